@@ -1,0 +1,35 @@
+/* Files: whole reads with a limit, read-only maps, and writes that are seen whole or not at all. */
+#ifndef PSEG_BASE_FILE_H
+#define PSEG_BASE_FILE_H
+
+#include "common/base/err.h"
+
+#include <stdint.h>
+
+/* Reads all of path; more than max_bytes is PSEG_R_REQUEST_TOO_LARGE. A NUL stands behind the data.
+ * Caller frees *out with pseg_free. Errors: PSEG_R_FILE_NOT_FOUND, PSEG_R_FILE_IO (a folder, no
+ * permission), PSEG_R_OUT_OF_MEMORY. "-" reads standard input. */
+pseg_status pseg_file_read(uint8_t **out, size_t *out_len, const char *path, size_t max_bytes,
+                           pseg_err *err);
+
+/* Writes to a temporary name in the same folder, syncs and renames. "-" writes to standard output.
+ */
+pseg_status pseg_file_write(const char *path, const void *data, size_t n, pseg_err *err);
+
+/* Maps a whole file read-only. An empty file gives data = NULL, size = 0. The bytes are borrowed
+ * until pseg_map_close. A file that shrinks under the map raises SIGBUS: model files are not edited
+ * in place. */
+typedef struct pseg_map {
+    const uint8_t *data;
+    size_t size;
+} pseg_map;
+pseg_status pseg_map_open(pseg_map *out, const char *path, pseg_err *err);
+void pseg_map_close(pseg_map *m);
+
+bool pseg_file_exists(const char *path);
+/* mkdir -p. */
+pseg_status pseg_dir_make(const char *path, pseg_err *err);
+/* dir + "/" + name into fresh memory; caller frees with pseg_free; NULL when memory is short. */
+char *pseg_path_join(const char *dir, const char *name);
+
+#endif

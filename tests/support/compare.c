@@ -12,7 +12,7 @@ bool pseg_compare_f32(pseg_compare *out, const float *got, const float *want, si
         double g = got[i], w = want[i], d = fabs(g - w);
         if (isinf(g) && isinf(w) && signbit(g) == signbit(w))
             continue;
-        if (!(d <= abs_tol + rel_tol * fabs(w)))
+        if (!isfinite(d) || !(d <= abs_tol + rel_tol * fabs(w)))
             c.n_bad++;
         double badness = isfinite(d) ? d : INFINITY;
         if (badness > worst) {

@@ -101,11 +101,26 @@ def check_header(path):
         faults.append(f"{path}: does not compile alone: {result.stderr.strip().splitlines()[0]}")
 
 
+def check_reasons():
+    """docs/api.md lists every reason of common/base/err.h with its gRPC status and no other."""
+    codes = {1: "CANCELLED", 3: "INVALID_ARGUMENT", 4: "DEADLINE_EXCEEDED", 5: "NOT_FOUND", 6: "ALREADY_EXISTS",
+             7: "PERMISSION_DENIED", 8: "RESOURCE_EXHAUSTED", 9: "FAILED_PRECONDITION", 10: "ABORTED",
+             12: "UNIMPLEMENTED", 13: "INTERNAL", 14: "UNAVAILABLE", 15: "DATA_LOSS", 16: "UNAUTHENTICATED"}
+    table = (ROOT / "common/base/err.h").read_text()
+    code = {(n, codes[int(g)], r == "true") for n, g, r in
+            re.findall(r"X\((\w+), PSEG_\w+, (\d+), (true|false)\)", table)}
+    docs = {(n, c, later == "yes") for n, c, later in
+            re.findall(r"^\| ([A-Z_]+) \| ([A-Z_]+) \| (yes|) ?\|", (ROOT / "docs/api.md").read_text(), re.M)}
+    for name, status, _ in sorted(code ^ docs):
+        faults.append(f"docs/api.md and common/base/err.h differ in {name} ({status})")
+
+
 def main():
     files = sorted(str(p.relative_to(ROOT)) for top in ("common", "scheduler", "client", "worker", "tests")
                    for p in (ROOT / top).rglob("*.[ch]"))
     if len(files) < 10:
         faults.append(f"only {len(files)} source files found below {ROOT}: is it the project's root?")
+    check_reasons()
     for path in files:
         check_file(path)
         if path.endswith(".h") and not path.startswith("tests/"):

@@ -1,0 +1,137 @@
+/* One OpenCL device in use: context, memory, queues, programs and launches.
+ *
+ * Everything that calls OpenCL is behind this header; it names no OpenCL type, so only worker/cl
+ * includes <CL/...>. It knows nothing of operations or models.
+ *
+ *     pseg_cl_options o = PSEG_CL_OPTIONS_DEFAULT;
+ *     pseg_cl_open(&cl, &o, &err);
+ *     pseg_stream_open(&s, cl, &err);
+ *     pseg_mem_new(&m, cl, bytes, &err);
+ *     pseg_mem_write(s, m, 0, data, bytes, &err);      // asynchronous
+ *     ... launches, pseg_mem_read(...)                 // asynchronous, in order
+ *     pseg_stream_finish(s, &err);                     // everything above is done
+ *
+ * Threads: a pseg_cl may be shared; a pseg_stream has one owner at a time. Devices' errors carry
+ * the cl_int in err.detail: PSEG_R_DEVICE_OUT_OF_MEMORY for want of memory,
+ * PSEG_R_KERNEL_BUILD_FAILED for programs, else PSEG_R_DEVICE_FAILED, after which the stream is
+ * unusable. */
+#ifndef PSEG_CL_CL_H
+#define PSEG_CL_CL_H
+
+#include "common/base/err.h"
+#include "common/base/log.h"
+#include "worker/cl/device.h"
+
+#include <stdint.h>
+
+typedef struct pseg_cl pseg_cl;         /* device, context and programs */
+typedef struct pseg_stream pseg_stream; /* an in-order queue and its kernels */
+typedef struct pseg_mem pseg_mem;       /* device memory */
+
+typedef struct pseg_cl_options {
+    const char *device;    /* as pseg_device_select; NULL: automatic */
+    const char *cache_dir; /* compiled programs; NULL: $XDG_CACHE_HOME/pseg or ~/.cache/pseg */
+    const char
+        *kernel_dir;     /* read kernels from this folder; NULL: $PSEG_KERNEL_DIR, else embedded */
+    bool no_cache;       /* neither read nor write compiled programs */
+    bool profile;        /* sum the device time of each kernel; costs a little speed */
+    const pseg_log *log; /* borrowed until pseg_cl_close; NULL: silent */
+} pseg_cl_options;
+
+#define PSEG_CL_OPTIONS_DEFAULT               \
+    {                                         \
+        NULL, NULL, NULL, false, false, NULL, \
+    }
+
+/* Strings in o are borrowed during the call only. Sets POCL_AFFINITY=1 unless the user set it:
+ * without it PoCL's threads share a core at random and every figure halves.
+ * Errors: PSEG_R_DEVICE_NOT_FOUND, device errors. */
+pseg_status pseg_cl_open(pseg_cl **out, const pseg_cl_options *o, pseg_err *err);
+/* After all its streams and memory are freed. NULL: nothing happens. */
+void pseg_cl_close(pseg_cl *cl);
+const pseg_device_info *pseg_cl_device(const pseg_cl *cl); /* borrowed until pseg_cl_close */
+/* Bytes in all pseg_mem of this context that the device had to allocate. Any thread. */
+uint64_t pseg_cl_mem_used(const pseg_cl *cl);
+/* How many programs were compiled from source, and how many came from the cache. Any thread. */
+void pseg_cl_program_counts(const pseg_cl *cl, unsigned *built, unsigned *cached);
+
+/* ---- memory ------------------------------------------------------------------------------- */
+
+/* Uninitialised read-write memory, 1 byte or more. Caller frees with pseg_mem_free, after every
+ * stream that uses it has finished. */
+pseg_status pseg_mem_new(pseg_mem **out, pseg_cl *cl, size_t bytes, pseg_err *err);
+
+/* Read-only memory with the contents of host[0..bytes). On a device that shares the host's memory,
+ * and if host is aligned to its host_align (pseg_aligned_alloc is), the bytes are used in place:
+ * then they are borrowed until pseg_mem_free. Elsewhere they are copied before the call returns.
+ * pseg_mem_is_in_place() tells which. */
+pseg_status pseg_mem_wrap(pseg_mem **out, pseg_cl *cl, const void *host, size_t bytes,
+                          pseg_err *err);
+void pseg_mem_free(pseg_mem *m); /* NULL: nothing happens */
+size_t pseg_mem_size(const pseg_mem *m);
+bool pseg_mem_is_in_place(const pseg_mem *m);
+
+/* Enqueue and return; offsets and sizes in bytes. Host memory is borrowed until
+ * pseg_stream_finish. Errors: PSEG_R_INVALID_ARGUMENT (range), device errors. */
+pseg_status pseg_mem_write(pseg_stream *s, pseg_mem *m, size_t off, const void *src, size_t n,
+                           pseg_err *err);
+pseg_status pseg_mem_read(void *dst, pseg_stream *s, const pseg_mem *m, size_t off, size_t n,
+                          pseg_err *err);
+pseg_status pseg_mem_copy(pseg_stream *s, pseg_mem *dst, size_t dst_off, const pseg_mem *src,
+                          size_t src_off, size_t n, pseg_err *err);
+pseg_status pseg_mem_zero(pseg_stream *s, pseg_mem *m, size_t off, size_t n, pseg_err *err);
+
+/* ---- streams ------------------------------------------------------------------------------ */
+
+pseg_status pseg_stream_open(pseg_stream **out, pseg_cl *cl, pseg_err *err);
+void pseg_stream_close(pseg_stream *s); /* waits for what is enqueued; NULL: nothing happens */
+pseg_cl *pseg_stream_cl(const pseg_stream *s);
+/* Starts what is enqueued without waiting. */
+pseg_status pseg_stream_flush(pseg_stream *s, pseg_err *err);
+/* Waits until everything enqueued is done. OpenCL knows no time-out here; a device that hangs is
+ * seen by the lease of the job, not by this call. */
+pseg_status pseg_stream_finish(pseg_stream *s, pseg_err *err);
+
+/* ---- programs and launches ---------------------------------------------------------------- */
+
+/* A kernel of the embedded sources. Its address is its identity, so it has static lifetime. */
+typedef struct pseg_kernel {
+    const char *file;    /* "gemm.cl": built behind params.h and common.clh */
+    const char *name;    /* the __kernel function, which is the operation's name */
+    const char *options; /* "-DMR=12": besides what every program gets; NULL: none */
+} pseg_kernel;
+
+typedef struct pseg_arg {
+    const pseg_mem *mem; /* a buffer, or */
+    const void *value;   /* a value of `size` bytes, copied by the call, or */
+    size_t size;         /* with both NULL: __local memory of so many bytes */
+} pseg_arg;
+
+#define PSEG_ARG_MEM(m)   ((pseg_arg){.mem = (m)})
+#define PSEG_ARG_VALUE(v) ((pseg_arg){.value = &(v), .size = sizeof(v)})
+#define PSEG_ARG_LOCAL(n) ((pseg_arg){.size = (n)})
+/* An argument that the kernel does not touch this time: a NULL buffer. */
+#define PSEG_ARG_NONE ((pseg_arg){0})
+
+/* Enqueues and returns. local NULL: the driver chooses; else global is rounded up to a multiple of
+ * it (kernels check their bounds). The first use of a kernel builds it or takes it from the cache.
+ * Errors: PSEG_R_KERNEL_BUILD_FAILED with the first line of the log, device errors. */
+pseg_status pseg_launch(pseg_stream *s, const pseg_kernel *k, unsigned n_dims, const size_t *global,
+                        const size_t *local, const pseg_arg *args, size_t n_args, pseg_err *err);
+/* Builds without launching, so that a first job does not wait for the compiler. */
+pseg_status pseg_kernel_prepare(pseg_stream *s, const pseg_kernel *k, pseg_err *err);
+
+/* ---- profile ------------------------------------------------------------------------------ */
+
+typedef struct pseg_profile_entry {
+    const char *name; /* of the kernel; static */
+    uint64_t launches;
+    double total_ms, max_ms; /* on the device */
+} pseg_profile_entry;
+
+/* What finished since the last reset, longest total first; at most cap entries are written, and the
+ * number of kernels returned. 0 unless the context was opened with profile = true. */
+size_t pseg_stream_profile(pseg_profile_entry *out, size_t cap, const pseg_stream *s);
+void pseg_stream_profile_reset(pseg_stream *s);
+
+#endif

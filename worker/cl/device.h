@@ -1,0 +1,46 @@
+/* OpenCL devices: what is there, and which one a flag means. */
+#ifndef PSEG_CL_DEVICE_H
+#define PSEG_CL_DEVICE_H
+
+#include "common/base/err.h"
+
+#include <stdint.h>
+
+typedef enum pseg_device_type {
+    PSEG_DEVICE_CPU,
+    PSEG_DEVICE_GPU,
+    PSEG_DEVICE_ACCELERATOR,
+    PSEG_DEVICE_OTHER,
+} pseg_device_type;
+
+/* Strings are cut to their arrays; all are NUL-terminated. */
+typedef struct pseg_device_info {
+    char id[24]; /* "platform:device", counted from 0 in the loader's order: what a flag may name */
+    pseg_device_type type;
+    char name[128], vendor[128], driver[64], version[128];
+    char platform_name[128], platform_version[192];
+    char extensions[2048];
+    uint32_t compute_units, clock_mhz;
+    uint32_t vector_width; /* native float vector width; 1 on most GPUs */
+    size_t max_group_size; /* work-items in a work-group */
+    uint64_t mem_bytes, max_alloc_bytes, local_bytes;
+    size_t host_align;   /* bytes: memory so aligned may be used in place */
+    bool is_host_memory; /* device and host share one memory */
+} pseg_device_info;
+
+/* Static: "cpu", "gpu", "accelerator", "other". */
+const char *pseg_device_type_name(pseg_device_type t);
+
+/* All devices of all platforms; caller frees *out with pseg_free. No platform, no driver or no
+ * device at all is success with *n = 0. Any thread. Errors: PSEG_R_OUT_OF_MEMORY,
+ * PSEG_R_DEVICE_FAILED. */
+pseg_status pseg_device_list(pseg_device_info **out, size_t *n, pseg_err *err);
+
+/* Which of list[0..n) `which` means: NULL, "" or "auto": the first GPU, else the first CPU, else
+ * the first; "cpu", "gpu" or "accelerator": the first of that type; "P:D": exactly that one;
+ * anything else: the first whose name, vendor or platform contains it, letter case ignored. Errors:
+ * PSEG_R_DEVICE_NOT_FOUND, with the remedy. */
+pseg_status pseg_device_select(size_t *out, const pseg_device_info *list, size_t n,
+                               const char *which, pseg_err *err);
+
+#endif

@@ -18,13 +18,54 @@ from __future__ import annotations
 
 import argparse
 import json
+import struct
+import subprocess
 import time
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+SIZE = 224
 KINDS = ("attribute", "relational", "superlative")
+
+
+class Scene:
+    """One record of the stream. rgb u8 [H, W, 3]; ids u8 [H, W]; phrases (text, target, other,
+    kind) with kind 0 attribute, 1 relation, 2 superlative."""
+
+    __slots__ = ("seed", "rgb", "ids", "phrases")
+
+
+def read_scenes(program: str, seed: int, count: int, size: int = SIZE):
+    """Yields Scenes seed, seed + 1, ...; closes the generator's process when dropped."""
+    cmd = [program, "--seed", str(seed), "--count", str(count), "--size", str(size), "--raw"]
+    proc = subprocess.Popen(cmd, stdout=subprocess.PIPE, bufsize=1 << 20)
+
+    def take(n):
+        data = proc.stdout.read(n)
+        if len(data) != n:
+            raise EOFError("scene stream ended inside a record")
+        return data
+
+    try:
+        for _ in range(count):
+            magic, version, s, w, h, _, n = struct.unpack("<4sIQHHHH", take(24))
+            if magic != b"PSCN" or version != 1:
+                raise ValueError(f"scene stream: magic {magic!r} version {version}")
+            sc = Scene()
+            sc.seed = s
+            sc.rgb = np.frombuffer(take(h * w * 3), np.uint8).reshape(h, w, 3)
+            sc.ids = np.frombuffer(take(h * w), np.uint8).reshape(h, w)
+            sc.phrases = []
+            for _ in range(n):
+                target, other, kind, _, length = struct.unpack("<BBBBH", take(6))
+                sc.phrases.append((take(length).decode(), target, other, kind))
+            yield sc
+    finally:
+        proc.stdout.close()
+        proc.terminate()
+        proc.wait()
 
 
 def pick_swap(phrases, i):
@@ -39,8 +80,6 @@ def pick_swap(phrases, i):
 @torch.no_grad()
 def evaluate(model, encode, program, seed, count, autocast=False, batch=8):
     """model: Pseg in eval mode; encode: phrase -> ids with BOS and EOS. Returns the figures."""
-    from train_scenes import read_scenes
-
     cfg = model.cfg
     mean = torch.tensor(cfg.image_mean).view(1, 3, 1, 1) * 255
     std = torch.tensor(cfg.image_std).view(1, 3, 1, 1) * 255

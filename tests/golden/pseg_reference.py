@@ -475,6 +475,9 @@ def save_model(model: Pseg, folder: str, name: str, description: str, tokenizer_
     write_json(os.path.join(folder, "pseg.json"), {
         "name": name, "description": description,
         "vision": "vision", "text": "text", "decoder": "pseg.safetensors"})
+    for root, _, files in os.walk(folder):
+        for file in files:
+            os.chmod(os.path.join(root, file), 0o644)
 
 
 def write_json(path: str, value) -> None:

@@ -27,8 +27,6 @@ import math
 import os
 import queue
 import re
-import struct
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -40,53 +38,15 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, Dinov2Config, Dinov2Model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from eval_scenes import SIZE, evaluate, read_scenes
 from pseg_reference import Pseg, PsegConfig, PsegHead, count_params, save_model, tokenize
 
 TRAIN_SEED, VALIDATION_SEED = 1_000_000, 500_000
-SIZE = 224
 MAX_TOKENS = 32
-PHRASES = 6  # of one image in one step
+PHRASES = 4  # of one image in one step, on average
 WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+|_+")
 DESCRIPTION = ("Trained from nothing on scenes drawn by pseg-scenes: it knows coloured shapes and "
                "how they stand to each other, not photographs.")
-
-
-class Scene:
-    """One record of the stream. rgb u8 [H, W, 3]; ids u8 [H, W]; phrases (text, target, other,
-    kind) with kind 0 attribute, 1 relation, 2 superlative."""
-
-    __slots__ = ("seed", "rgb", "ids", "phrases")
-
-
-def read_scenes(program: str, seed: int, count: int, size: int = SIZE):
-    """Yields Scenes seed, seed + 1, ...; closes the generator's process when dropped."""
-    cmd = [program, "--seed", str(seed), "--count", str(count), "--size", str(size), "--raw"]
-    proc = subprocess.Popen(cmd, stdout=subprocess.PIPE, bufsize=1 << 20)
-
-    def take(n):
-        data = proc.stdout.read(n)
-        if len(data) != n:
-            raise EOFError("scene stream ended inside a record")
-        return data
-
-    try:
-        for _ in range(count):
-            magic, version, s, w, h, _, n = struct.unpack("<4sIQHHHH", take(24))
-            if magic != b"PSCN" or version != 1:
-                raise ValueError(f"scene stream: magic {magic!r} version {version}")
-            sc = Scene()
-            sc.seed = s
-            sc.rgb = np.frombuffer(take(h * w * 3), np.uint8).reshape(h, w, 3)
-            sc.ids = np.frombuffer(take(h * w), np.uint8).reshape(h, w)
-            sc.phrases = []
-            for _ in range(n):
-                target, other, kind, _, length = struct.unpack("<BBBBH", take(6))
-                sc.phrases.append((take(length).decode(), target, other, kind))
-            yield sc
-    finally:
-        proc.stdout.close()
-        proc.terminate()
-        proc.wait()
 
 
 def byte_symbols() -> tuple:
@@ -192,7 +152,7 @@ def new_model(vocab_size: int) -> Pseg:
     hidden, dim, words, patch = 192, 128, 128, 14
     grid = SIZE // patch
     cfg = PsegConfig(
-        taps=(2, 4, 5, 6), tap_norm="final_ln", dim=dim, heads=4, depth=4, mlp_dim=512,
+        taps=(2, 4, 5, 6), tap_norm="final_ln", dim=dim, heads=4, depth=4, mlp_dim=384,
         downsample=1, gn_groups=32, grid=(grid, grid), upsample=(32, 16), text_mode="tokens",
         vision_dim=hidden, text_dim=words, text_hidden=words, image_size=(SIZE, SIZE), patch=patch)
     vision = Dinov2Model(Dinov2Config(
@@ -267,46 +227,44 @@ def split_params(model):
 
 
 class Batches:
-    """Batches of (pixels u8, ids u8, tokens, target ids, word labels), made on a thread."""
+    """Batches of (pixels u8, ids u8, tokens, image of each phrase, its target id, word labels,
+    last seed), made on a thread. Every batch has the same shapes, so that nothing is compiled
+    twice: PHRASES phrases an image on average, drawn from all that the batch's images have."""
 
-    def __init__(self, program, tok, batch, seed, words, kinds_at):
+    def __init__(self, program, tok, batch, seed, words, longest):
         self.q = queue.Queue(4)
-        self.args = (program, tok, batch, words, kinds_at)
+        self.program, self.tok, self.batch, self.words = program, tok, batch, words
+        self.longest = longest
         self.rng = np.random.default_rng(seed)
-        self.seed = seed
         threading.Thread(target=self.run, args=(seed,), daemon=True).start()
 
     def run(self, seed):
-        program, tok, batch, words, kinds_at = self.args
         items = []
         try:
-            for sc in read_scenes(program, seed, 100_000_000):
-                if not sc.phrases:
-                    continue
+            for sc in read_scenes(self.program, seed, 100_000_000):
                 items.append(sc)
-                if len(items) == batch:
-                    self.q.put(self.make(items, tok, words, kinds_at()))
+                if len(items) == self.batch:
+                    self.q.put(self.make(items))
                     items = []
         except Exception as e:  # the training loop raises it
             self.q.put(e)
 
-    def make(self, scenes, tok, words, kinds):
-        toks, targets, labels = [], [], []
-        for sc in scenes:
-            w = np.array([kinds[k] for _, _, _, k in sc.phrases]) + 1e-6
-            n = len(sc.phrases)
-            pick = self.rng.choice(n, PHRASES, replace=n < PHRASES, p=w / w.sum())
-            toks += [tok(sc.phrases[i][0]) for i in pick]
-            targets += [sc.phrases[i][1] for i in pick]
-            labels.append(words.labels(sc))
-        longest = 20 if max(map(len, toks)) <= 20 else MAX_TOKENS
-        ids = np.full((len(toks), longest), tok.eos)
-        for i, t in enumerate(toks):
-            ids[i, :len(t)] = t
+    def make(self, scenes):
+        pool = [(k, p) for k, sc in enumerate(scenes) for p in sc.phrases]
+        want = PHRASES * self.batch
+        pick = self.rng.choice(len(pool), want, replace=len(pool) < want)
+        pick.sort()
+        ids = np.full((want, self.longest), self.tok.eos)
+        for row, i in enumerate(pick):
+            t = self.tok(pool[i][1][0])[:self.longest]
+            ids[row, :len(t)] = t
+            ids[row, -1] = self.tok.eos
         return (torch.from_numpy(np.stack([s.rgb for s in scenes])),
-                torch.from_numpy(np.stack([s.ids for s in scenes])),
-                torch.from_numpy(ids), torch.tensor(targets, dtype=torch.uint8),
-                torch.from_numpy(np.stack(labels)), scenes[-1].seed)
+                torch.from_numpy(np.stack([s.ids for s in scenes])), torch.from_numpy(ids),
+                torch.tensor([pool[i][0] for i in pick]),
+                torch.tensor([pool[i][1][1] for i in pick], dtype=torch.uint8),
+                torch.from_numpy(np.stack([self.words.labels(s) for s in scenes])),
+                scenes[-1].seed)
 
     def next(self):
         b = self.q.get()
@@ -399,8 +357,8 @@ class Trainer:
         self.model = new_model(vocab)
         self.probe = WordProbe([p for p, k in phrases if k == 0], self.model.cfg.dim)
         use_plain_attention(self.model)
-        lengths = Counter(len(self.tok(p)) for p, _ in phrases)
-        self.log(f"phrases {len(phrases)}, vocabulary {vocab}, longest {max(lengths)} tokens, "
+        self.longest = max(len(self.tok(p)) for p, _ in phrases)
+        self.log(f"phrases {len(phrases)}, vocabulary {vocab}, longest {self.longest} tokens, "
                  f"kinds {dict(Counter(k for _, k in phrases))}, "
                  f"parameters {count_params(self.model)}, probe words {' '.join(self.probe.words)}")
         hidden, rest = split_params(self.model)
@@ -432,18 +390,12 @@ class Trainer:
         return warm * (1.0 if p < hold else
                        max(0.01, 0.5 * (1 + math.cos(math.pi * (p - hold) / (1 - hold)))))
 
-    def kinds(self):
-        """Weight of attribute, relation and superlative phrases: attributes first."""
-        t = min(1.0, self.progress() / max(1e-9, self.args.ramp))
-        return (1.0, 0.1 + 1.9 * t, 0.1 + 1.4 * t)
-
     def pixels(self, rgb):
         x = rgb.permute(0, 3, 1, 2).float()
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def one_step(self, batch):
-        rgb, ids, tokens, targets, labels, _ = batch
-        image_of = torch.arange(len(rgb)).repeat_interleave(PHRASES)
+        rgb, ids, tokens, image_of, targets, labels, _ = batch
         with torch.no_grad():
             hard = (ids[image_of] == targets[:, None, None]).bfloat16()
             target = (self.area @ hard @ self.area.t()).float()
@@ -483,8 +435,6 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, count):
-        from eval_scenes import evaluate
-
         self.swap()
         self.model.eval()
         out = evaluate(self.model, lambda p: self.tok(p), self.args.scenes, VALIDATION_SEED, count,
@@ -517,7 +467,7 @@ class Trainer:
 
     def run(self):
         a = self.args
-        data = Batches(a.scenes, self.tok, a.batch, self.seed, self.probe, self.kinds)
+        data = Batches(a.scenes, self.tok, a.batch, self.seed, self.probe, self.longest)
         sums, n, t0 = np.zeros(6), 0, time.time()
         saved = checked = time.time()
         while self.progress() < 1 and (not a.steps or self.step < a.steps):
@@ -556,14 +506,13 @@ def main():
     ap.add_argument("--resume", help="a checkpoint (work/last.pt) to go on from")
     ap.add_argument("--export-only", action="store_true", help="write --resume's model and stop")
     ap.add_argument("--seed", type=int, default=TRAIN_SEED)
-    ap.add_argument("--batch", type=int, default=16, help="images in a step")
-    ap.add_argument("--merges", type=int, default=512)
+    ap.add_argument("--batch", type=int, default=20, help="images in a step")
+    ap.add_argument("--merges", type=int, default=384)
     ap.add_argument("--lr", type=float, default=1e-3)
     ap.add_argument("--muon-lr", type=float, default=0.01)
     ap.add_argument("--bce", type=float, default=2.0)
     ap.add_argument("--probe", type=float, default=0.5)
     ap.add_argument("--hold", type=float, default=0.4, help="share of the time at full rate")
-    ap.add_argument("--ramp", type=float, default=0.15, help="share of the time to reach all kinds")
     ap.add_argument("--ema", type=float, default=0.998)
     ap.add_argument("--steps", type=int, default=0)
     ap.add_argument("--every", type=int, default=50, help="steps between log lines")

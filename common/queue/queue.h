@@ -1,0 +1,214 @@
+/* The queue: everything that must not be lost, kept in Redis behind one atomic function per step.
+ *
+ * A handle owns one thread and its connections. A request is queued from any thread and answered by
+ * a callback on the handle's thread, which must not block; pseg_queue_sync turns that into a wait.
+ * Requests are pipelined, so many may be under way. A request that Redis does not answer within
+ * timeout_ms ends as PSEG_R_BROKER_UNAVAILABLE and the connection is made anew: for a write the
+ * outcome is then unknown, and repeating it is safe (submit by request id, all others by fence).
+ *
+ * This header knows neither Redis nor gRPC. proto/KEYS.md has the keys, docs/job-lifecycle.md the
+ * transitions.
+ *
+ *     pseg_queue_sync wait;
+ *     pseg_queue_sync_init(&wait);
+ *     pseg_queue_get(q, "default", ids, 1, pseg_queue_sync_done, &wait);
+ *     pseg_queue_reply *r = pseg_queue_sync_take(&wait);
+ *     if (r->err.code == PSEG_OK && r->n_jobs == 1) ...
+ *     pseg_queue_reply_free(r);
+ */
+#ifndef PSEG_QUEUE_QUEUE_H
+#define PSEG_QUEUE_QUEUE_H
+
+#include "common/base/arena.h"
+#include "common/base/err.h"
+#include "common/base/log.h"
+#include "common/job/job.h"
+
+#include <pthread.h>
+#include <stdint.h>
+
+typedef struct pseg_queue pseg_queue;
+
+typedef struct pseg_queue_options {
+    const char *url;  /* redis://[[user]:password@]host[:port][/db] or unix:/path/to/socket */
+    const char *name; /* of the queue: [a-z0-9_-]{1,32}; queues of one server are strangers */
+    const pseg_log *log;
+    int64_t timeout_ms;   /* for one answer of Redis */
+    int64_t lease_ms;     /* a worker silent for longer loses its jobs */
+    int64_t max_attempts; /* how often a job is begun at most */
+    int64_t max_jobs;     /* alive at once */
+    int64_t max_bytes;    /* of images held */
+    int64_t image_ttl_ms; /* of an image since its last use */
+    int64_t max_age_ms;   /* of a job that names no deadline, and of any other at most */
+    /* Called on the handle's thread at every change of a job's state, with id = NULL when events
+     * may have been missed (after a reconnect): look at everything again. NULL: not watched. */
+    void (*on_event)(void *ud, const char *id, pseg_job_state state);
+    /* Called when something may wait in the line of `watch_model`, and after a reconnect. */
+    void (*on_ready)(void *ud);
+    const char *watch_model;
+    void *ud;
+} pseg_queue_options;
+
+#define PSEG_QUEUE_OPTIONS_DEFAULT                                                                 \
+    {                                                                                              \
+        .url = "redis://127.0.0.1:6379", .name = "default", .timeout_ms = 2000, .lease_ms = 10000, \
+        .max_attempts = 3, .max_jobs = 1000000, .max_bytes = (int64_t)4 << 30,                     \
+        .image_ttl_ms = 3600000, .max_age_ms = 86400000                                            \
+    }
+
+/* Starts the thread; a server that is not there yet is no error. Strings are copied.
+ * Errors: PSEG_R_CONFIG_INVALID (url, name), PSEG_R_OUT_OF_MEMORY, PSEG_R_INTERNAL. */
+pseg_status pseg_queue_open(pseg_queue **out, const pseg_queue_options *o, pseg_err *err);
+/* Answers what is under way with PSEG_R_CANCELLED, then ends the thread. */
+void pseg_queue_close(pseg_queue *q);
+
+/* Milliseconds since Redis last answered; a large number if it never did. Any thread. */
+int64_t pseg_queue_silence_ms(const pseg_queue *q);
+
+/* ---- answers ---- */
+
+typedef struct pseg_queue_image {
+    uint64_t size_bytes; /* 0: not held */
+    int64_t expire_unix_us;
+    bool existed;
+} pseg_queue_image;
+
+typedef struct pseg_queue_worker {
+    const char *id, *model, *digest, *device, *version;
+} pseg_queue_worker;
+
+/* A job that was claimed. */
+typedef struct pseg_queue_claim {
+    const char *id, *tenant, *image; /* image: for pseg_queue_fetch_image */
+    int64_t fence;                   /* names this lease in renew, publish, fail and release */
+    int64_t attempt, deadline_unix_us, created_unix_us;
+    pseg_bytes spec;
+} pseg_queue_claim;
+
+typedef enum pseg_lease_state {
+    PSEG_LEASE_OK,
+    PSEG_LEASE_LOST,
+    PSEG_LEASE_CANCEL, /* still held; the job is to be cancelled */
+    PSEG_LEASE_EXPIRED /* the job's deadline has passed; it has ended */
+} pseg_lease_state;
+
+typedef struct pseg_queue_stats {
+    int64_t live, leased, delayed, image_bytes;
+    int64_t submitted, succeeded, failed, cancelled, expired;
+} pseg_queue_stats;
+
+/* Everything in it is borrowed until pseg_queue_reply_free; what a request does not fill is 0. */
+typedef struct pseg_queue_reply {
+    pseg_err err; /* err.code == PSEG_OK: good */
+    bool created; /* submit: a new job */
+    pseg_job *jobs;
+    size_t n_jobs;       /* get: as many as asked, with id = NULL for those not found */
+    const char *next_id; /* list: where the next page begins, or "" */
+    pseg_queue_image *images;
+    size_t n_images;
+    pseg_bytes *blobs; /* masks, one per index asked; an image: data = NULL if it is gone */
+    size_t n_blobs;
+    pseg_queue_worker *workers;
+    size_t n_workers;
+    pseg_queue_claim *claims;
+    size_t n_claims;
+    pseg_lease_state *leases;
+    size_t n_leases;
+    pseg_job_state state; /* publish, fail, release: what the job is now */
+    pseg_queue_stats stats;
+    pseg_arena *arena;
+} pseg_queue_reply;
+
+void pseg_queue_reply_free(pseg_queue_reply *r);
+
+/* Takes ownership of r. Runs on the handle's thread, or at once on the caller's if the request
+ * could not be queued. */
+typedef void (*pseg_queue_done)(void *ud, pseg_queue_reply *r);
+
+typedef struct pseg_queue_sync {
+    pthread_mutex_t mu;
+    pthread_cond_t cv;
+    pseg_queue_reply *reply;
+} pseg_queue_sync;
+void pseg_queue_sync_init(pseg_queue_sync *s);
+void pseg_queue_sync_done(void *sync, pseg_queue_reply *r);
+/* Waits for the answer (every request is answered within timeout_ms and a little) and destroys s.
+ * Caller frees the reply. */
+pseg_queue_reply *pseg_queue_sync_take(pseg_queue_sync *s);
+
+/* ---- for schedulers ---- */
+
+typedef struct pseg_queue_submit_args {
+    const char *tenant, *id; /* id: 32 hexadecimal digits, see pseg_job_new_id */
+    const char *request_id;  /* or "" */
+    const char *fingerprint; /* of the request's content, to tell a repeat from a reuse */
+    const char *model;
+    bool model_is_default; /* then it need not be served yet */
+    const char *image_sha256;
+    pseg_bytes spec;          /* packed pseg.internal.v1.JobSpec */
+    pseg_bytes content;       /* the image, or empty if it was uploaded */
+    int64_t deadline_unix_us; /* 0: none */
+    int64_t ttl_ms;           /* of the result */
+} pseg_queue_submit_args;
+
+/* -> created, jobs[0]. Errors: REQUEST_ID_REUSED, MODEL_UNKNOWN, IMAGE_NOT_HELD, QUEUE_FULL,
+ * BROKER_FULL, BROKER_UNAVAILABLE (as for every request). */
+void pseg_queue_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done,
+                       void *ud);
+/* -> images[0]. Errors: QUEUE_FULL, BROKER_FULL. */
+void pseg_queue_put_image(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,
+                          pseg_queue_done done, void *ud);
+/* -> images, as many as asked. Extends the life of those held. */
+void pseg_queue_has_images(pseg_queue *q, const char *tenant, const char *const *sha256, size_t n,
+                           pseg_queue_done done, void *ud);
+/* -> jobs, as many as asked. */
+void pseg_queue_get(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
+                    pseg_queue_done done, void *ud);
+/* -> jobs, newest first, from those older than after_id ("": from the newest); next_id. */
+void pseg_queue_list(pseg_queue *q, const char *tenant, const char *after_id, size_t limit,
+                     pseg_queue_done done, void *ud);
+/* -> jobs[0] (n_jobs 0 if not found), blobs in the order of indexes. */
+void pseg_queue_masks(pseg_queue *q, const char *tenant, const char *id, const uint32_t *indexes,
+                      size_t n, pseg_queue_done done, void *ud);
+/* -> jobs[0] as it is now (n_jobs 0 if not found). */
+void pseg_queue_cancel(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                       void *ud);
+/* -> workers. */
+void pseg_queue_workers(pseg_queue *q, pseg_queue_done done, void *ud);
+/* -> stats. */
+void pseg_queue_get_stats(pseg_queue *q, pseg_queue_done done, void *ud);
+/* Due retries, lost leases, passed deadlines, unused images: to be called about once a second by
+ * every process. */
+void pseg_queue_sweep(pseg_queue *q, pseg_queue_done done, void *ud);
+
+/* ---- for workers ---- */
+
+/* Makes the worker and its model known; to be repeated with every heartbeat. */
+void pseg_queue_register(pseg_queue *q, const pseg_queue_worker *w, pseg_queue_done done, void *ud);
+void pseg_queue_unregister(pseg_queue *q, const char *worker, pseg_queue_done done, void *ud);
+/* -> claims, at most max; each lease runs from now. Does not wait. */
+void pseg_queue_claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
+                           pseg_queue_done done, void *ud);
+/* -> blobs[0]. */
+void pseg_queue_fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, void *ud);
+
+typedef struct pseg_queue_lease {
+    const char *id;
+    int64_t fence;
+} pseg_queue_lease;
+/* -> leases, one per lease given. */
+void pseg_queue_renew(pseg_queue *q, const char *worker, const pseg_queue_lease *l, size_t n,
+                      pseg_queue_done done, void *ud);
+/* -> state: SUCCEEDED, or CANCELLED or EXPIRED if that came first. masks: n in prompt order.
+ * Errors: LEASE_LOST (nothing was written). */
+void pseg_queue_publish(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,
+                        const pseg_bytes *masks, size_t n, pseg_queue_done done, void *ud);
+/* -> state: QUEUED (another attempt after delay_ms), FAILED or CANCELLED. `why` tells the reason,
+ * the message and, by its reason, whether another attempt makes sense. Errors: LEASE_LOST. */
+void pseg_queue_fail(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,
+                     int64_t delay_ms, pseg_queue_done done, void *ud);
+/* -> state QUEUED, with no attempt burnt. Errors: LEASE_LOST. */
+void pseg_queue_release(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_queue_done done,
+                        void *ud);
+
+#endif

@@ -107,6 +107,7 @@ typedef enum pseg_status {
     X(KERNEL_BUILD_FAILED, PSEG_EDEVICE, 13, false)     \
     X(OUT_OF_MEMORY, PSEG_ENOMEM, 8, true)              \
     X(ADDRESS_IN_USE, PSEG_EIO, 9, false)               \
+    X(NOT_FOUND, PSEG_ENOTFOUND, 5, false)              \
     X(FILE_NOT_FOUND, PSEG_ENOTFOUND, 5, false)         \
     X(FILE_IO, PSEG_EIO, 13, false)                     \
     X(CONFIG_INVALID, PSEG_EINVAL, 3, false)            \

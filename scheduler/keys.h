@@ -1,0 +1,26 @@
+/* Bearer keys: a file of lines "SHA-256-OF-KEY TENANT", '#' begins a comment. Keys themselves are
+ * never stored; `printf %s KEY | sha256sum` makes a line. */
+#ifndef PSEG_SCHEDULER_KEYS_H
+#define PSEG_SCHEDULER_KEYS_H
+
+#include "common/base/err.h"
+#include "common/rpc/rpc.h"
+
+typedef struct pseg_keys pseg_keys;
+
+/* Errors: PSEG_R_FILE_NOT_FOUND, PSEG_R_CONFIG_INVALID with the line's number. */
+pseg_status pseg_keys_open(pseg_keys **out, const char *path, pseg_err *err);
+void pseg_keys_free(pseg_keys *k);
+
+/* Who may call and as which tenant. keys: NULL, no keys. needs_certificate: a client certificate is
+ * required, and names the tenant where no key does. */
+typedef struct pseg_auth {
+    pseg_keys *keys;
+    bool needs_certificate;
+} pseg_auth;
+
+/* A pseg_rpc_authorize_fn; ud is a pseg_auth. */
+pseg_status pseg_auth_check(void *ud, char *tenant, const pseg_rpc_peer *peer, const char *method,
+                            pseg_err *err);
+
+#endif

@@ -1,0 +1,270 @@
+/* pseg-scheduler: gRPC in, queue out. Wiring only. */
+#include "common/base/alloc.h"
+#include "common/base/clock.h"
+#include "common/base/conf.h"
+#include "common/base/file.h"
+#include "common/base/version.h"
+#include "common/queue/queue.h"
+#include "common/rpc/rpc.h"
+#include "scheduler/keys.h"
+#include "scheduler/service/service.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SERVICE "pseg.v1.SegmentationService"
+
+typedef struct config {
+    const char *config, *listen, *redis, *queue, *default_model, *ready_file, *log_level;
+    const char *tls_cert, *tls_key, *tls_client_ca, *keys;
+    bool insecure;
+    int64_t max_jobs, max_bytes, max_image_bytes, max_upload_bytes, image_ttl_ms, max_age_ms;
+    int64_t lease_ms, max_attempts, max_calls, grace_ms, redis_timeout_ms, loops;
+} config;
+
+#define OPTION(n, t, d, ...)                       \
+    {                                              \
+#n, t, offsetof(config, n), d, __VA_ARGS__ \
+    }
+static const pseg_conf_option options[] = {
+    OPTION(config, PSEG_CONF_STRING, NULL, .unit = "FILE", .help = "file of `name = value` lines"),
+    OPTION(listen, PSEG_CONF_STRING, "127.0.0.1:7433", .unit = "ADDR",
+           .help = "host:port (port 0: a free one) or unix:/path"),
+    OPTION(redis, PSEG_CONF_STRING, "redis://127.0.0.1:6379", .unit = "URL", .is_secret = true,
+           .help = "redis://[user:password@]host[:port][/db] or unix:/path"),
+    OPTION(queue, PSEG_CONF_STRING, "default", .unit = "NAME", .help = "queue within that Redis"),
+    OPTION(default_model, PSEG_CONF_STRING, "scenes", .unit = "NAME",
+           .help = "model of jobs that name none"),
+    OPTION(tls_cert, PSEG_CONF_STRING, NULL, .unit = "FILE",
+           .help = "certificate chain (PEM); read again when it changes"),
+    OPTION(tls_key, PSEG_CONF_STRING, NULL, .unit = "FILE", .help = "its private key"),
+    OPTION(tls_client_ca, PSEG_CONF_STRING, NULL, .unit = "FILE",
+           .help = "clients must show a certificate signed by one of these"),
+    OPTION(keys, PSEG_CONF_STRING, NULL, .unit = "FILE",
+           .help = "clients must send a bearer key; lines of SHA-256 and tenant"),
+    OPTION(insecure, PSEG_CONF_BOOL, "false",
+           .help = "allow a public address without TLS or without authentication"),
+    OPTION(max_jobs, PSEG_CONF_INT, "1000000", .min = 1, .max = 1e12,
+           .help = "jobs alive at once; beyond: QUEUE_FULL"),
+    OPTION(max_bytes, PSEG_CONF_INT, "4G", .unit = "bytes", .min = 1, .max = 1e15,
+           .help = "image bytes held at once; beyond: QUEUE_FULL"),
+    OPTION(max_image_bytes, PSEG_CONF_INT, "64M", .unit = "bytes", .min = 1024, .max = 536870912,
+           .help = "one uploaded image"),
+    OPTION(max_upload_bytes, PSEG_CONF_INT, "512M", .unit = "bytes", .min = 1024, .max = 1e12,
+           .help = "all uploads under way in this process"),
+    OPTION(image_ttl_ms, PSEG_CONF_INT, "60m", .unit = "ms", .min = 1000, .max = 1e12,
+           .help = "life of an image since its last use"),
+    OPTION(max_age_ms, PSEG_CONF_INT, "1440m", .unit = "ms", .min = 1000, .max = 1e12,
+           .help = "longest deadline of a job, and that of jobs which name none"),
+    OPTION(lease_ms, PSEG_CONF_INT, "10s", .unit = "ms", .min = 100, .max = 3600000,
+           .help = "must agree with the workers'"),
+    OPTION(max_attempts, PSEG_CONF_INT, "3", .min = 1, .max = 100,
+           .help = "how often a job is begun at most"),
+    OPTION(max_calls, PSEG_CONF_INT, "10000", .min = 1, .max = 1000000,
+           .help = "calls at once; beyond: SERVER_BUSY"),
+    OPTION(loops, PSEG_CONF_INT, "1", .min = 1, .max = 64,
+           .help = "threads for calls; more than one wants GRPC_POLL_STRATEGY=poll"),
+    OPTION(grace_ms, PSEG_CONF_INT, "10s", .unit = "ms", .min = 0, .max = 3600000,
+           .help = "how long calls may go on after SIGTERM"),
+    OPTION(redis_timeout_ms, PSEG_CONF_INT, "2s", .unit = "ms", .min = 50, .max = 60000,
+           .help = "after which Redis counts as gone"),
+    OPTION(ready_file, PSEG_CONF_STRING, NULL, .unit = "FILE",
+           .help = "gets the address once calls are served"),
+    OPTION(log_level, PSEG_CONF_STRING, "info", .unit = "LEVEL",
+           .help = "error, warn, info or debug"),
+    {0}};
+
+static _Atomic bool listener_lost, sweeping;
+
+static void on_listener_lost(void *ud)
+{
+    (void)ud;
+    atomic_store(&listener_lost, true);
+    kill(getpid(), SIGTERM);
+}
+
+static void swept(void *ud, pseg_queue_reply *r)
+{
+    (void)ud;
+    atomic_store(&sweeping, false);
+    pseg_queue_reply_free(r);
+}
+
+static bool is_local(const char *address)
+{
+    return strncmp(address, "127.", 4) == 0 || strncmp(address, "localhost:", 10) == 0 ||
+           strncmp(address, "[::1]", 5) == 0 || strncmp(address, "unix:", 5) == 0;
+}
+
+static pseg_status check(const config *c, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    if (!c->tls_cert != !c->tls_key)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--tls-cert and --tls-key belong together");
+    if (c->tls_client_ca && !c->tls_cert)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--tls-client-ca needs --tls-cert and --tls-key");
+    if (!is_local(c->listen) && !c->insecure && !(c->tls_cert && (c->tls_client_ca || c->keys)))
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "--listen %s is not a loopback address: add --tls-cert, --tls-key and "
+                  "--tls-client-ca or --keys, "
+                  "or --insecure behind a proxy",
+                  c->listen);
+out:
+    return rc;
+}
+
+static pseg_status open_queue(pseg_queue **out, const config *c, pseg_service *s,
+                              const pseg_log *log, pseg_err *err)
+{
+    pseg_queue_options o = PSEG_QUEUE_OPTIONS_DEFAULT;
+
+    o.url = c->redis;
+    o.name = c->queue;
+    o.log = log;
+    o.timeout_ms = c->redis_timeout_ms;
+    o.lease_ms = c->lease_ms;
+    o.max_attempts = c->max_attempts;
+    o.max_jobs = c->max_jobs;
+    o.max_bytes = c->max_bytes;
+    o.image_ttl_ms = c->image_ttl_ms;
+    o.max_age_ms = c->max_age_ms;
+    o.on_event = pseg_service_on_event;
+    o.ud = s;
+    return pseg_queue_open(out, &o, err);
+}
+
+static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_service *s,
+                               pseg_auth *auth, const pseg_log *log, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_rpc_server_options o = PSEG_RPC_SERVER_OPTIONS_DEFAULT;
+    char address[256];
+    int port = 0;
+
+    o.log = log;
+    o.n_loops = (int)c->loops;
+    o.max_live_calls = (int)c->max_calls;
+    o.cert_file = c->tls_cert;
+    o.key_file = c->tls_key;
+    o.client_ca_file = c->tls_client_ca;
+    o.text_reason = pseg_service_text_reason;
+    if (auth->keys || auth->needs_certificate) {
+        o.authorize = pseg_auth_check;
+        o.authorize_ud = auth;
+    }
+    PSEG_TRY(pseg_rpc_server_new(out, &o, err));
+    PSEG_TRY(pseg_rpc_server_add(*out, pseg_service_methods, s, err));
+    PSEG_TRY(pseg_rpc_server_listen(*out, c->listen, &port, err));
+    PSEG_TRY(pseg_rpc_server_start(*out, err));
+    pseg_rpc_server_set_serving(*out, "", true);
+    pseg_rpc_server_set_serving(*out, SERVICE, true);
+    snprintf(address, sizeof address, "%s", c->listen);
+    if (port > 0 && strrchr(address, ':'))
+        snprintf(strrchr(address, ':'), 8, ":%d", port);
+    PSEG_INFO(log, "scheduler", "ready listen=%s version=%s tls=%s", address, PSEG_VERSION,
+              c->tls_cert ? "on" : "off");
+    if (c->ready_file)
+        PSEG_TRY(pseg_file_write(c->ready_file, address, strlen(address), err));
+out:
+    return rc;
+}
+
+/* Until a signal asks to stop: a sweep of the queue every second, and health by Redis' answers. The
+ * whole server ("") stays healthy without Redis: restarting it would help nobody. */
+static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue,
+                  const sigset_t *signals)
+{
+    const struct timespec second = {1, 0};
+
+    for (;;) {
+        int sig = sigtimedwait(signals, NULL, &second);
+        if (sig == SIGTERM || sig == SIGINT)
+            return;
+        if (!atomic_exchange(&sweeping, true))
+            pseg_queue_sweep(queue, swept, NULL);
+        pseg_rpc_server_set_serving(server, SERVICE,
+                                    pseg_queue_silence_ms(queue) < 2 * c->redis_timeout_ms + 1000);
+    }
+}
+
+static pseg_status run(const config *c, const sigset_t *signals, const pseg_log *log, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_service_options so = PSEG_SERVICE_OPTIONS_DEFAULT;
+    pseg_auth auth = {.needs_certificate = c->tls_client_ca != NULL};
+    pseg_service *service = NULL;
+    pseg_queue *queue = NULL;
+    pseg_rpc_server *server = NULL;
+
+    pseg_rpc_init(log, on_listener_lost, NULL);
+    PSEG_TRY(check(c, err));
+    if (c->keys)
+        PSEG_TRY(pseg_keys_open(&auth.keys, c->keys, err));
+    so.default_model = c->default_model;
+    so.max_image_bytes = c->max_image_bytes;
+    so.max_upload_bytes = c->max_upload_bytes;
+    so.log = log;
+    PSEG_TRY(pseg_service_new(&service, &so, err));
+    PSEG_TRY(open_queue(&queue, c, service, log, err));
+    PSEG_TRY(pseg_service_start(service, queue, err));
+    PSEG_TRY(open_server(&server, c, service, &auth, log, err));
+    serve(c, server, queue, signals);
+    PSEG_INFO(log, "scheduler", "stopping");
+    pseg_rpc_server_stop(server, c->grace_ms);
+    if (atomic_load(&listener_lost))
+        PSEG_FAIL(PSEG_R_INTERNAL, 0,
+                  "the listener is lost (too many open files?); raise the limit and start again");
+    PSEG_INFO(log, "scheduler", "stopped");
+out:
+    pseg_rpc_server_free(server);
+    pseg_queue_close(queue);
+    pseg_service_free(service);
+    pseg_keys_free(auth.keys);
+    pseg_rpc_shutdown();
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    config c = {0};
+    pseg_conf *conf = NULL;
+    pseg_err err = PSEG_ERR_INIT;
+    pseg_log log = {PSEG_LOG_INFO, STDERR_FILENO};
+    sigset_t signals;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+
+    pseg_status rc = pseg_conf_parse(&conf, &c, options, argc, argv, &err);
+    if (rc == PSEG_OK && pseg_conf_wants_help(conf)) {
+        printf("pseg-scheduler " PSEG_VERSION
+               ": accepts segmentation jobs over gRPC and keeps them in Redis\n\n"
+               "usage: pseg-scheduler [options]\n\n");
+        pseg_conf_print_help(stdout, options);
+        printf("\nEvery option is also a variable (PSEG_LISTEN) and a line of --config (listen = "
+               "...).\n");
+    } else if (rc == PSEG_OK && pseg_conf_n_args(conf) > 0) {
+        rc = pseg_err_set(&err, PSEG_R_CONFIG_INVALID, 0, PSEG_HERE, "unexpected argument \"%s\"",
+                          pseg_conf_arg(conf, 0));
+    } else if (rc == PSEG_OK && !pseg_log_level_parse(&log.level, c.log_level)) {
+        rc = pseg_err_set(&err, PSEG_R_CONFIG_INVALID, 0, PSEG_HERE,
+                          "--log-level \"%s\" is not error, warn, info or debug", c.log_level);
+    } else if (rc == PSEG_OK) {
+        char *text = pseg_conf_describe(conf);
+        PSEG_INFO(&log, "scheduler", "config %s", text ? text : "");
+        pseg_free(text);
+        rc = run(&c, &signals, &log, &err);
+    }
+    if (rc != PSEG_OK)
+        fprintf(stderr, "error: %s (%s)\n", err.msg, pseg_reason_name(err.reason));
+    pseg_conf_free(conf);
+    return rc == PSEG_OK ? 0 : pseg_reason_exit_status(err.reason);
+}

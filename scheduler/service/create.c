@@ -1,0 +1,217 @@
+/* CreateJob and Segment. */
+#include "scheduler/service/internal.h"
+#include "common/base/alloc.h"
+#include "common/base/clock.h"
+#include "common/base/hash.h"
+#include "common/base/version.h"
+#include "scheduler/service/validate.h"
+
+#include <string.h>
+
+/* Leaves room in a reply of 20 MiB for the job itself. */
+#define MAX_INLINE_MASK_BYTES ((size_t)16 << 20)
+
+static char *unconst(const char *s)
+{
+    return (char *)(uintptr_t)s;
+}
+
+/* The stored form of the request, packed into the arena. */
+static pseg_status pack_spec(pseg_bytes *out, pseg_arena *a, const Pseg__V1__JobSpec *q,
+                             const char *request_id, const char *model, const char *sha256,
+                             pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    Pseg__Internal__V1__JobSpec s = PSEG__INTERNAL__V1__JOB_SPEC__INIT;
+
+    s.image_sha256 = unconst(sha256);
+    s.model = unconst(model);
+    s.mask_threshold = q->mask_threshold != 0 ? q->mask_threshold : 0.5f;
+    s.request_id = unconst(request_id);
+    s.scheduler_version = unconst(PSEG_VERSION);
+    s.prompts = pseg_arena_calloc(a, q->n_prompts, sizeof *s.prompts);
+    s.labels = pseg_arena_calloc(a, q->n_labels, sizeof *s.labels);
+    if (!s.prompts || !s.labels)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
+    for (; s.n_prompts < q->n_prompts; s.n_prompts++)
+        s.prompts[s.n_prompts] = q->prompts[s.n_prompts]->text;
+    for (; s.n_labels < q->n_labels; s.n_labels++) {
+        Pseg__Internal__V1__Label *l = pseg_arena_calloc(a, 1, sizeof *l);
+        if (!l)
+            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
+        pseg__internal__v1__label__init(l);
+        l->key = q->labels[s.n_labels]->key;
+        l->value = q->labels[s.n_labels]->value;
+        s.labels[s.n_labels] = l;
+    }
+    uint8_t *data = pseg_arena_alloc(a, pseg__internal__v1__job_spec__get_packed_size(&s));
+    if (!data)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
+    *out = (pseg_bytes){data, pseg__internal__v1__job_spec__pack(&s, data)};
+out:
+    return rc;
+}
+
+/* What makes two requests the same: everything but how the image came. */
+static void fingerprint_of(char out[33], const Pseg__V1__JobSpec *q, pseg_bytes spec)
+{
+    int64_t times[3] = {q->deadline ? q->deadline->seconds : 0,
+                        q->deadline ? q->deadline->nanos : 0,
+                        q->result_ttl ? q->result_ttl->seconds : 0};
+    uint8_t digest[PSEG_SHA256_BYTES];
+    pseg_sha256 *h = pseg_sha256_new();
+
+    out[0] = '\0';
+    if (!h)
+        return;
+    pseg_sha256_update(h, spec.data, spec.len);
+    pseg_sha256_update(h, times, sizeof times);
+    pseg_sha256_finish(h, digest);
+    pseg_sha256_free(h);
+    pseg_hex(out, digest, 16);
+}
+
+static void submit(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpec *q,
+                   void (*then)(pseg_rpc_call *, pseg_queue_reply *))
+{
+    pseg_service *s = service_of(c);
+    pseg_arena *a = pseg_rpc_arena(c);
+    pseg_status rc = PSEG_OK;
+    pseg_err e = PSEG_ERR_INIT, *err = &e;
+    pseg_queue_submit_args args = {.tenant = pseg_rpc_tenant(c), .request_id = request_id};
+    char sha256[PSEG_SHA256_HEX + 1], fingerprint[33], id[PSEG_JOB_ID_LEN + 1];
+
+    PSEG_TRY(pseg_check_request_id(request_id, err));
+    PSEG_TRY(pseg_check_spec(q, "job", pseg_clock_unix_us(), err));
+    if (q->image_case == PSEG__V1__JOB_SPEC__IMAGE_CONTENT) {
+        uint8_t digest[PSEG_SHA256_BYTES];
+        pseg_sha256_of(digest, q->content.data, q->content.len);
+        pseg_hex(sha256, digest, sizeof digest);
+        args.content = (pseg_bytes){q->content.data, q->content.len};
+    } else {
+        memcpy(sha256, q->sha256, sizeof sha256);
+    }
+    args.model = *q->model ? q->model : s->opt.default_model;
+    args.model_is_default = strcmp(args.model, s->opt.default_model) == 0;
+    args.image_sha256 = sha256;
+    PSEG_TRY(pack_spec(&args.spec, a, q, request_id, args.model, sha256, err));
+    fingerprint_of(fingerprint, q, args.spec);
+    args.fingerprint = fingerprint;
+    PSEG_TRY(pseg_job_new_id(id, err));
+    args.id = id;
+    if (q->deadline)
+        args.deadline_unix_us = q->deadline->seconds * 1000000 + q->deadline->nanos / 1000;
+    args.ttl_ms = q->result_ttl ? q->result_ttl->seconds * 1000 + q->result_ttl->nanos / 1000000
+                                : s->opt.default_result_ttl_ms;
+    op *o = op_new(c, then);
+    if (o)
+        pseg_queue_submit(s->queue, &args, op_done, o);
+    return;
+out:
+    pseg_rpc_fail(c, &e);
+}
+
+void create_job(pseg_rpc_call *c, const void *msg)
+{
+    const Pseg__V1__CreateJobRequest *q = msg;
+
+    submit(c, q->request_id, q->job, reply_with_job);
+}
+
+/* ---- Segment ---- */
+
+static void reply_with_masks(pseg_rpc_call *c, encode_task *t)
+{
+    pseg_arena *a = pseg_rpc_arena(c);
+    Pseg__V1__SegmentResponse out = PSEG__V1__SEGMENT_RESPONSE__INIT;
+    pseg_err e = PSEG_ERR_INIT;
+    size_t bytes = 0;
+
+    out.job = job_view(a, &t->reply->jobs[0], &e);
+    out.masks = pseg_arena_calloc(a, t->n, sizeof *out.masks);
+    if (!out.job || !out.masks || t->err.code != PSEG_OK) {
+        pseg_rpc_fail(c, t->err.code != PSEG_OK ? &t->err : &e);
+        return;
+    }
+    for (size_t i = 0; i < t->n; i++) {
+        bytes += t->masks[i].data.len;
+        out.masks[out.n_masks++] = &t->masks[i];
+    }
+    if (bytes > MAX_INLINE_MASK_BYTES) {
+        out.n_masks = 0;
+        out.masks_omitted = true;
+    }
+    pseg_rpc_reply(c, &out.base);
+}
+
+static void masks_fetched(pseg_rpc_call *c, pseg_queue_reply *r)
+{
+    call_state *state = state_of(c);
+    uint32_t *indexes = pseg_arena_calloc(pseg_rpc_arena(c), r->n_blobs, sizeof *indexes);
+
+    if (fail_if_error(c, r))
+        return;
+    if (r->n_jobs == 0 || !indexes) {
+        reply_with_job(c, r);
+        return;
+    }
+    for (uint32_t i = 0; i < r->n_blobs; i++)
+        indexes[i] = i;
+    encode_masks(c, r, indexes, r->n_blobs, state->format, reply_with_masks);
+}
+
+static void segmented(pseg_rpc_call *c, pseg_queue_reply *r)
+{
+    pseg_service *s = service_of(c);
+    Pseg__V1__SegmentResponse out = PSEG__V1__SEGMENT_RESPONSE__INIT;
+    pseg_err e = PSEG_ERR_INIT;
+
+    if (fail_if_error(c, r))
+        return;
+    if (!r->jobs[0].id) {
+        reply_with_job(c, r);
+        return;
+    }
+    out.job = job_view(pseg_rpc_arena(c), &r->jobs[0], &e);
+    if (!out.job) {
+        pseg_rpc_fail(c, &e);
+        return;
+    }
+    if (r->jobs[0].state != PSEG_JOB_SUCCEEDED) {
+        pseg_rpc_reply(c, &out.base);
+        return;
+    }
+    uint32_t indexes[PSEG_MAX_PROMPTS];
+    for (uint32_t i = 0; i < PSEG_MAX_PROMPTS; i++)
+        indexes[i] = i;
+    op *o = op_new(c, masks_fetched);
+    if (o)
+        pseg_queue_masks(s->queue, pseg_rpc_tenant(c), state_of(c)->job_id, indexes,
+                         out.job->n_prompts, op_done, o);
+}
+
+static void segment_created(pseg_rpc_call *c, pseg_queue_reply *r)
+{
+    if (fail_if_error(c, r))
+        return;
+    memcpy(state_of(c)->job_id, r->jobs[0].id, PSEG_JOB_ID_LEN + 1);
+    wait_for_job(c, r->jobs[0].id, segmented);
+}
+
+void segment(pseg_rpc_call *c, const void *msg)
+{
+    const Pseg__V1__SegmentRequest *q = msg;
+    pseg_err e = PSEG_ERR_INIT;
+    call_state *state = state_of(c);
+
+    if (!state) {
+        fail_no_memory(c);
+        return;
+    }
+    if (pseg_check_format(q->format, &e) != PSEG_OK) {
+        pseg_rpc_fail(c, &e);
+        return;
+    }
+    state->format = q->format;
+    submit(c, q->request_id, q->job, segment_created);
+}

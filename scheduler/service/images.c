@@ -1,0 +1,245 @@
+/* UploadImage and BatchCheckImages. */
+#include "scheduler/service/internal.h"
+#include "common/base/alloc.h"
+#include "common/base/hash.h"
+#include "scheduler/service/validate.h"
+
+#include <stdio.h>
+
+#include <stdatomic.h>
+#include <string.h>
+
+typedef struct upload {
+    char sha256[PSEG_SHA256_HEX + 1];
+    size_t size, len;
+    uint8_t *data; /* of `size` bytes, allocated when the image is known not to be held */
+    pseg_sha256 *hash;
+    bool is_storing;
+} upload;
+
+#define FAIL(c, reason, field, ...)                             \
+    do {                                                        \
+        pseg_err e_ = PSEG_ERR_INIT;                            \
+        pseg_err_set(&e_, (reason), 0, PSEG_HERE, __VA_ARGS__); \
+        pseg_err_field(&e_, "%s", (field));                     \
+        pseg_rpc_fail((c), &e_);                                \
+    } while (0)
+
+static void reply_image(pseg_rpc_call *c, const char *sha256, const pseg_queue_image *i)
+{
+    Pseg__V1__Image out = PSEG__V1__IMAGE__INIT;
+
+    out.sha256 = (char *)(uintptr_t)sha256;
+    out.size_bytes = i->size_bytes;
+    out.existed = i->existed;
+    out.expire_time = timestamp_of(pseg_rpc_arena(c), i->expire_unix_us);
+    pseg_rpc_reply(c, &out.base);
+}
+
+static void looked_up(pseg_rpc_call *c, pseg_queue_reply *r)
+{
+    pseg_service *s = service_of(c);
+    upload *u = state_of(c)->upload;
+
+    if (fail_if_error(c, r))
+        return;
+    if (r->images[0].size_bytes) {
+        r->images[0].existed = true;
+        reply_image(c, u->sha256, &r->images[0]);
+        return;
+    }
+    if (atomic_fetch_add(&s->upload_bytes, (int64_t)u->size) + (int64_t)u->size >
+        s->opt.max_upload_bytes) {
+        atomic_fetch_sub(&s->upload_bytes, (int64_t)u->size);
+        FAIL(c, PSEG_R_SERVER_BUSY, "",
+             "uploads under way fill their limit of %lld bytes; try again later",
+             (long long)s->opt.max_upload_bytes);
+        return;
+    }
+    u->data = pseg_malloc(u->size);
+    u->hash = pseg_sha256_new();
+    if (!u->data || !u->hash) {
+        if (!u->data)
+            atomic_fetch_sub(&s->upload_bytes, (int64_t)u->size);
+        fail_no_memory(c);
+        return;
+    }
+    pseg_rpc_read(c);
+}
+
+static void begin(pseg_rpc_call *c, const Pseg__V1__UploadHeader *h)
+{
+    pseg_service *s = service_of(c);
+    call_state *state = state_of(c);
+    pseg_err e = PSEG_ERR_INIT;
+
+    if (pseg_check_sha256(h->sha256, "header.sha256", &e) != PSEG_OK) {
+        pseg_rpc_fail(c, &e);
+        return;
+    }
+    if (h->size_bytes == 0) {
+        FAIL(c, PSEG_R_IMAGE_MISSING, "header.size_bytes",
+             "size_bytes is 0: there is no image to upload");
+        return;
+    }
+    if (h->size_bytes > (uint64_t)s->opt.max_image_bytes) {
+        FAIL(c, PSEG_R_IMAGE_TOO_LARGE, "header.size_bytes",
+             "image of %llu bytes is over the limit of %lld; recompress it",
+             (unsigned long long)h->size_bytes, (long long)s->opt.max_image_bytes);
+        return;
+    }
+    upload *u = pseg_arena_calloc(pseg_rpc_arena(c), 1, sizeof *u);
+    op *o = u && state ? op_new(c, looked_up) : NULL;
+    if (!o) {
+        fail_no_memory(c);
+        return;
+    }
+    u->size = (size_t)h->size_bytes;
+    memcpy(u->sha256, h->sha256, sizeof u->sha256);
+    state->upload = u;
+    const char *sha256 = u->sha256;
+    pseg_queue_has_images(s->queue, pseg_rpc_tenant(c), &sha256, 1, op_done, o);
+}
+
+static void take_chunk(pseg_rpc_call *c, upload *u, ProtobufCBinaryData chunk)
+{
+    pseg_err e = PSEG_ERR_INIT;
+
+    if (chunk.len == 0 || chunk.len > PSEG_MAX_CHUNK_BYTES) {
+        FAIL(c, PSEG_R_REQUEST_TOO_LARGE, "chunk", "chunk of %zu bytes is not of 1 to %d",
+             chunk.len, PSEG_MAX_CHUNK_BYTES);
+        return;
+    }
+    if (chunk.len > u->size - u->len) {
+        FAIL(c, PSEG_R_UPLOAD_INCOMPLETE, "chunk",
+             "the chunks hold more than the %zu bytes of the header", u->size);
+        return;
+    }
+    if (u->len == 0 && pseg_check_image_magic(chunk.data, chunk.len, "chunk", &e) != PSEG_OK) {
+        pseg_rpc_fail(c, &e);
+        return;
+    }
+    memcpy(u->data + u->len, chunk.data, chunk.len);
+    u->len += chunk.len;
+    pseg_sha256_update(u->hash, chunk.data, chunk.len);
+    pseg_rpc_read(c);
+}
+
+static void stored(pseg_rpc_call *c, pseg_queue_reply *r)
+{
+    if (!fail_if_error(c, r))
+        reply_image(c, state_of(c)->upload->sha256, &r->images[0]);
+}
+
+static void finish(pseg_rpc_call *c, upload *u)
+{
+    uint8_t digest[PSEG_SHA256_BYTES];
+    char hex[PSEG_SHA256_HEX + 1];
+
+    if (u->len != u->size) {
+        FAIL(c, PSEG_R_UPLOAD_INCOMPLETE, "header.size_bytes",
+             "the stream ended after %zu of %zu bytes", u->len, u->size);
+        return;
+    }
+    pseg_sha256_finish(u->hash, digest);
+    pseg_hex(hex, digest, sizeof digest);
+    if (strcmp(hex, u->sha256) != 0) {
+        FAIL(c, PSEG_R_UPLOAD_HASH_MISMATCH, "header.sha256",
+             "the bytes have the SHA-256 %s, not that of the header", hex);
+        return;
+    }
+    op *o = op_new(c, stored);
+    if (o)
+        pseg_queue_put_image(service_of(c)->queue, pseg_rpc_tenant(c), u->sha256,
+                             (pseg_bytes){u->data, u->len}, op_done, o);
+}
+
+void upload_image(pseg_rpc_call *c, const void *msg)
+{
+    const Pseg__V1__UploadImageRequest *q = msg;
+    call_state *state = state_of(c);
+    upload *u = state ? state->upload : NULL;
+
+    if (!state)
+        fail_no_memory(c);
+    else if (!q && u)
+        finish(c, u);
+    else if (!u && q && q->part_case == PSEG__V1__UPLOAD_IMAGE_REQUEST__PART_HEADER)
+        begin(c, q->header);
+    else if (u && q->part_case == PSEG__V1__UPLOAD_IMAGE_REQUEST__PART_CHUNK)
+        take_chunk(c, u, q->chunk);
+    else
+        FAIL(c, PSEG_R_UPLOAD_OUT_OF_ORDER, "part", "%s",
+             u ? "only chunks may follow the header" : "the first message must be the header");
+}
+
+void upload_end(pseg_rpc_call *c)
+{
+    call_state *state = pseg_rpc_state(c);
+    upload *u = state ? state->upload : NULL;
+
+    if (!u)
+        return;
+    if (u->data)
+        atomic_fetch_sub(&service_of(c)->upload_bytes, (int64_t)u->size);
+    pseg_free(u->data);
+    pseg_sha256_free(u->hash);
+    u->data = NULL;
+    u->hash = NULL;
+}
+
+/* ---- BatchCheckImages ---- */
+
+static void checked(pseg_rpc_call *c, pseg_queue_reply *r)
+{
+    pseg_arena *a = pseg_rpc_arena(c);
+    const Pseg__V1__BatchCheckImagesRequest *q = state_of(c)->check;
+    Pseg__V1__BatchCheckImagesResponse out = PSEG__V1__BATCH_CHECK_IMAGES_RESPONSE__INIT;
+
+    if (fail_if_error(c, r))
+        return;
+    out.images = pseg_arena_calloc(a, r->n_images, sizeof *out.images);
+    Pseg__V1__Image *images = pseg_arena_calloc(a, r->n_images, sizeof *images);
+    if (!out.images || !images) {
+        fail_no_memory(c);
+        return;
+    }
+    for (size_t i = 0; i < r->n_images; i++) {
+        pseg__v1__image__init(&images[i]);
+        images[i].sha256 = q->sha256[i];
+        images[i].size_bytes = r->images[i].size_bytes;
+        images[i].existed = r->images[i].size_bytes > 0;
+        images[i].expire_time = timestamp_of(a, r->images[i].expire_unix_us);
+        out.images[out.n_images++] = &images[i];
+    }
+    pseg_rpc_reply(c, &out.base);
+}
+
+void batch_check_images(pseg_rpc_call *c, const void *msg)
+{
+    const Pseg__V1__BatchCheckImagesRequest *q = msg;
+    call_state *state = state_of(c);
+    pseg_err e = PSEG_ERR_INIT;
+    char field[32];
+
+    if (q->n_sha256 < 1 || q->n_sha256 > PSEG_MAX_CHECK_IMAGES) {
+        FAIL(c, PSEG_R_INVALID_ARGUMENT, "sha256", "%zu images are not between 1 and %d",
+             q->n_sha256, PSEG_MAX_CHECK_IMAGES);
+        return;
+    }
+    for (size_t i = 0; i < q->n_sha256; i++) {
+        snprintf(field, sizeof field, "sha256[%zu]", i);
+        if (pseg_check_sha256(q->sha256[i], field, &e) != PSEG_OK) {
+            pseg_rpc_fail(c, &e);
+            return;
+        }
+    }
+    op *o = state ? op_new(c, checked) : NULL;
+    if (!o) {
+        fail_no_memory(c);
+        return;
+    }
+    state->check = q;
+    pseg_queue_has_images(service_of(c)->queue, pseg_rpc_tenant(c), (const char *const *)q->sha256,
+                          q->n_sha256, op_done, o);
+}

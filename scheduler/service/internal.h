@@ -1,0 +1,146 @@
+/* Shared by the files of this folder. */
+#ifndef PSEG_SERVICE_INTERNAL_H
+#define PSEG_SERVICE_INTERNAL_H
+
+#include "common/queue/queue.h"
+#include "common/rpc/rpc.h"
+#include "pseg/internal/v1/record.pb-c.h"
+#include "pseg/v1/pseg.pb-c.h"
+#include "scheduler/service/service.h"
+
+#include <pthread.h>
+
+/* ---- asking the queue ---- */
+
+/* One request to the queue on behalf of a call. `then` runs on the call's loop with the answer,
+ * which is freed after it; it does not run if the call is over by then. */
+typedef struct op {
+    pseg_rpc_ticket *ticket;
+    pseg_queue_reply *reply;
+    void (*then)(pseg_rpc_call *c, pseg_queue_reply *r);
+} op;
+
+/* NULL: memory is short, and the call has been failed. */
+op *op_new(pseg_rpc_call *c, void (*then)(pseg_rpc_call *c, pseg_queue_reply *r));
+void op_done(void *op, pseg_queue_reply *r); /* a pseg_queue_done */
+
+/* Fails the call with the answer's error; false if there is none. */
+bool fail_if_error(pseg_rpc_call *c, const pseg_queue_reply *r);
+void fail_no_memory(pseg_rpc_call *c);
+
+/* ---- waiting for jobs ---- */
+
+/* A call that waits for the end of a job. Lives in the call's arena. */
+typedef struct waiter {
+    struct waiter *next, **slot; /* in the table, under its mutex */
+    pseg_rpc_call *call;
+    pseg_rpc_ticket *ticket; /* while in the table */
+    pseg_rpc_timer timer;
+    char id[PSEG_JOB_ID_LEN + 1];
+    bool is_last_look; /* time is up: answer with the job as it is */
+    void (*then)(pseg_rpc_call *c, pseg_queue_reply *r); /* with the job: terminal, or time is up */
+} waiter;
+
+enum { N_WAITER_SLOTS = 4096 };
+typedef struct waiter_table {
+    pthread_mutex_t mu;
+    waiter *slots[N_WAITER_SLOTS];
+} waiter_table;
+
+/* Calls `then` with the job once it is terminal, shortly before the call's deadline, or when the
+ * server stops (the call's on_drain must be wait_drain and its on_end wait_end). */
+void wait_for_job(pseg_rpc_call *c, const char *id,
+                  void (*then)(pseg_rpc_call *c, pseg_queue_reply *r));
+void wait_drain(pseg_rpc_call *c);
+void wait_end(pseg_rpc_call *c);
+
+/* ---- the service ---- */
+
+typedef struct encode_task encode_task;
+
+struct pseg_service {
+    pseg_service_options opt;
+    pseg_queue *queue;
+    waiter_table waiters;
+    _Atomic int64_t upload_bytes;
+    /* the thread that encodes masks */
+    pthread_t encoder;
+    pthread_mutex_t encode_mu;
+    pthread_cond_t encode_cv;
+    encode_task *encode_head, *encode_tail;
+    int64_t n_encode;
+    bool encoder_runs, stopping;
+};
+
+static inline pseg_service *service_of(const pseg_rpc_call *c)
+{
+    return pseg_rpc_ud(c);
+}
+
+/* What the calls of this folder keep as their state. */
+typedef struct call_state {
+    waiter *waiter;
+    struct upload *upload;
+    struct fetch *fetch;
+    const Pseg__V1__MaskFormat *format; /* Segment */
+    const Pseg__V1__ListJobsRequest *list;
+    const Pseg__V1__BatchCheckImagesRequest *check;
+    pseg_queue_reply *kept; /* an answer that outlives its op: encode_masks took it */
+    char job_id[PSEG_JOB_ID_LEN + 1];
+} call_state;
+/* Made on first use; NULL: memory is short. */
+call_state *state_of(pseg_rpc_call *c);
+
+/* ---- views ---- */
+
+/* The public form of a stored job, in the arena; NULL and *err set if its record does not parse. */
+Pseg__V1__Job *job_view(pseg_arena *a, const pseg_job *j, pseg_err *err);
+Google__Protobuf__Timestamp *timestamp_of(pseg_arena *a, int64_t unix_us); /* NULL for 0 */
+/* An allocator for unpacking into an arena. */
+ProtobufCAllocator arena_allocator(pseg_arena *a);
+/* Replies with jobs[0] of the answer, or fails. */
+void reply_with_job(pseg_rpc_call *c, pseg_queue_reply *r);
+
+/* ---- masks ---- */
+
+/* Encodes masks of a SUCCEEDED job on the encoder's thread, then runs `then` on the loop.
+ * result: unpacked record; grids: float16 logits per entry. */
+struct encode_task {
+    encode_task *next;
+    pseg_rpc_ticket *ticket;
+    pseg_arena *arena;       /* of the call */
+    pseg_queue_reply *reply; /* owns the blobs; freed after `then` */
+    Pseg__Internal__V1__JobResult *result;
+    const uint32_t *indexes; /* prompt index of each blob */
+    float threshold;
+    int encoding;          /* Pseg__V1__MaskEncoding */
+    Pseg__V1__Mask *masks; /* filled: data is freed with pseg_free after `then` */
+    size_t n;
+    pseg_err err;
+    void (*then)(pseg_rpc_call *c, encode_task *t);
+};
+/* From within an op's `then`, whose answer r is kept until `then` of the task has run. Fails the
+ * call itself where the task cannot be queued; otherwise `then` runs, with t->err set on failure.
+ */
+void encode_masks(pseg_rpc_call *c, pseg_queue_reply *r, const uint32_t *indexes, size_t n,
+                  const Pseg__V1__MaskFormat *format, void (*then)(pseg_rpc_call *, encode_task *));
+pseg_status encoder_start(pseg_service *s, pseg_err *err);
+void encoder_stop(pseg_service *s);
+
+/* ---- handlers, by file ---- */
+
+void create_job(pseg_rpc_call *c, const void *msg);
+void segment(pseg_rpc_call *c, const void *msg);
+void upload_image(pseg_rpc_call *c, const void *msg);
+void upload_end(pseg_rpc_call *c);
+void batch_check_images(pseg_rpc_call *c, const void *msg);
+void get_job(pseg_rpc_call *c, const void *msg);
+void wait_job(pseg_rpc_call *c, const void *msg);
+void list_jobs(pseg_rpc_call *c, const void *msg);
+void cancel_job(pseg_rpc_call *c, const void *msg);
+void fetch_masks(pseg_rpc_call *c, const void *msg);
+void fetch_writable(pseg_rpc_call *c);
+void fetch_end(pseg_rpc_call *c);
+void list_models(pseg_rpc_call *c, const void *msg);
+
+#endif

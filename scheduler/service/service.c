@@ -1,0 +1,133 @@
+#include "scheduler/service/internal.h"
+#include "common/base/alloc.h"
+
+#include <string.h>
+
+/* ---- asking the queue ---- */
+
+void fail_no_memory(pseg_rpc_call *c)
+{
+    pseg_err e = PSEG_ERR_INIT;
+
+    pseg_err_set(&e, PSEG_R_OUT_OF_MEMORY, 0, PSEG_HERE,
+                 "the scheduler is short of memory; try again later");
+    pseg_rpc_fail(c, &e);
+}
+
+bool fail_if_error(pseg_rpc_call *c, const pseg_queue_reply *r)
+{
+    if (r->err.code == PSEG_OK)
+        return false;
+    pseg_rpc_fail(c, &r->err);
+    return true;
+}
+
+op *op_new(pseg_rpc_call *c, void (*then)(pseg_rpc_call *, pseg_queue_reply *))
+{
+    op *o = pseg_arena_calloc(pseg_rpc_arena(c), 1, sizeof *o);
+
+    if (o)
+        o->ticket = pseg_rpc_hold(c);
+    if (!o || !o->ticket) {
+        fail_no_memory(c);
+        return NULL;
+    }
+    o->then = then;
+    return o;
+}
+
+static void op_resume(pseg_rpc_call *c, void *arg)
+{
+    op *o = arg;
+
+    if (!pseg_rpc_is_over(c))
+        o->then(c, o->reply);
+    call_state *state = pseg_rpc_state(c);
+    if (state && state->kept == o->reply)
+        state->kept = NULL;
+    else
+        pseg_queue_reply_free(o->reply);
+}
+
+void op_done(void *ud, pseg_queue_reply *r)
+{
+    op *o = ud;
+
+    o->reply = r;
+    pseg_rpc_post(o->ticket, op_resume, o);
+}
+
+call_state *state_of(pseg_rpc_call *c)
+{
+    call_state *s = pseg_rpc_state(c);
+
+    if (!s) {
+        s = pseg_arena_calloc(pseg_rpc_arena(c), 1, sizeof *s);
+        pseg_rpc_set_state(c, s);
+    }
+    return s;
+}
+
+/* ---- the service ---- */
+
+pseg_status pseg_service_new(pseg_service **out, const pseg_service_options *o, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_service *s = pseg_calloc(1, sizeof *s);
+
+    *out = NULL;
+    if (!s)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the service");
+    s->opt = *o;
+    pthread_mutex_init(&s->waiters.mu, NULL);
+    *out = s;
+out:
+    return rc;
+}
+
+pseg_status pseg_service_start(pseg_service *s, pseg_queue *q, pseg_err *err)
+{
+    s->queue = q;
+    return encoder_start(s, err);
+}
+
+void pseg_service_free(pseg_service *s)
+{
+    if (!s)
+        return;
+    encoder_stop(s);
+    pthread_mutex_destroy(&s->waiters.mu);
+    pseg_free(s);
+}
+
+pseg_reason pseg_service_text_reason(const ProtobufCMessageDescriptor *message,
+                                     const ProtobufCFieldDescriptor *field)
+{
+    (void)field;
+    return message == &pseg__v1__prompt__descriptor ? PSEG_R_PROMPT_NOT_TEXT
+                                                    : PSEG_R_REQUEST_MALFORMED;
+}
+
+#define METHOD(name, kind, type, ...)                                \
+    {                                                                \
+        .path = "/pseg.v1.SegmentationService/" name, .flags = kind, \
+        .request = &pseg__v1__##type##__descriptor, __VA_ARGS__      \
+    }
+
+const pseg_rpc_method pseg_service_methods[] = {
+    METHOD("CreateJob", PSEG_RPC_UNARY, create_job_request, .on_message = create_job),
+    METHOD("Segment", PSEG_RPC_UNARY, segment_request, .on_message = segment,
+           .on_drain = wait_drain, .on_end = wait_end),
+    METHOD("UploadImage", PSEG_RPC_CLIENT_STREAM, upload_image_request, .on_message = upload_image,
+           .on_end = upload_end),
+    METHOD("BatchCheckImages", PSEG_RPC_UNARY, batch_check_images_request,
+           .on_message = batch_check_images),
+    METHOD("GetJob", PSEG_RPC_UNARY, get_job_request, .on_message = get_job),
+    METHOD("WaitJob", PSEG_RPC_UNARY, wait_job_request, .on_message = wait_job,
+           .on_drain = wait_drain, .on_end = wait_end),
+    METHOD("ListJobs", PSEG_RPC_UNARY, list_jobs_request, .on_message = list_jobs),
+    METHOD("CancelJob", PSEG_RPC_UNARY, cancel_job_request, .on_message = cancel_job),
+    METHOD("FetchMasks", PSEG_RPC_SERVER_STREAM, fetch_masks_request, .on_message = fetch_masks,
+           .on_writable = fetch_writable, .on_end = fetch_end),
+    METHOD("ListModels", PSEG_RPC_UNARY, list_models_request, .on_message = list_models),
+    {0}};

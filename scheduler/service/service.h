@@ -1,0 +1,55 @@
+/* The methods of pseg.v1.SegmentationService: decode, check, act on the queue, encode.
+ *
+ * Handlers run on the loop of their call and never wait: what takes time (Redis, masks) happens on
+ * another thread and comes back by a ticket. This folder knows neither gRPC nor Redis, and it keeps
+ * nothing that another scheduler would miss.
+ *
+ *     pseg_service_new(&s, &options, &err);
+ *     queue_options.on_event = pseg_service_on_event;   // ud: s
+ *     pseg_queue_open(&q, &queue_options, &err);
+ *     pseg_service_start(s, q, &err);
+ *     pseg_rpc_server_add(server, pseg_service_methods, s, &err);
+ *     ... pseg_rpc_server_stop(server, ...); pseg_queue_close(q); pseg_service_free(s);
+ */
+#ifndef PSEG_SERVICE_SERVICE_H
+#define PSEG_SERVICE_SERVICE_H
+
+#include "common/base/log.h"
+#include "common/queue/queue.h"
+#include "common/rpc/rpc.h"
+
+typedef struct pseg_service pseg_service;
+
+typedef struct pseg_service_options {
+    const char *default_model;     /* of jobs that name none */
+    int64_t max_image_bytes;       /* of one uploaded image */
+    int64_t max_upload_bytes;      /* of all uploads under way; beyond: SERVER_BUSY */
+    int64_t max_encode_queue;      /* masks that wait to be encoded; beyond: SERVER_BUSY */
+    int64_t default_result_ttl_ms; /* of jobs that name none */
+    const pseg_log *log;
+} pseg_service_options;
+
+#define PSEG_SERVICE_OPTIONS_DEFAULT                                      \
+    {                                                                     \
+        .default_model = "scenes", .max_image_bytes = (int64_t)64 << 20,  \
+        .max_upload_bytes = (int64_t)512 << 20, .max_encode_queue = 1000, \
+        .default_result_ttl_ms = 86400000                                 \
+    }
+
+/* Strings are borrowed until pseg_service_free. Errors: PSEG_R_OUT_OF_MEMORY. */
+pseg_status pseg_service_new(pseg_service **out, const pseg_service_options *o, pseg_err *err);
+/* Starts the thread that encodes masks. q is borrowed until pseg_service_free. */
+pseg_status pseg_service_start(pseg_service *s, pseg_queue *q, pseg_err *err);
+/* After the server has stopped and the queue is closed. */
+void pseg_service_free(pseg_service *s);
+
+/* For pseg_queue_options.on_event; ud is the service. */
+void pseg_service_on_event(void *ud, const char *id, pseg_job_state state);
+
+/* For pseg_rpc_server_options.text_reason: a prompt that is no text has a reason of its own. */
+pseg_reason pseg_service_text_reason(const ProtobufCMessageDescriptor *message,
+                                     const ProtobufCFieldDescriptor *field);
+
+extern const pseg_rpc_method pseg_service_methods[];
+
+#endif

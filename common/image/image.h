@@ -1,0 +1,99 @@
+/* Photos: checked, decoded and made ready for a model; pictures of results.
+ *
+ * Every decoder runs behind limits that are read from the file's header before a pixel is decoded.
+ * It knows nothing of models beyond the numbers in pseg_preprocess.
+ *
+ *     pseg_image_init();                                   // once, before any other thread
+ *     pseg_image_limits limits = PSEG_IMAGE_LIMITS_DEFAULT;
+ *     pseg_image_decode(&photo, data, len, &limits, &err);
+ *     pseg_image_preprocess(chw, rect, photo, &how, &err);
+ *     pseg_image_free(photo);
+ */
+#ifndef PSEG_IMAGE_IMAGE_H
+#define PSEG_IMAGE_IMAGE_H
+
+#include "common/base/buf.h"
+#include "common/base/err.h"
+
+#include <stdint.h>
+
+/* Once per process and before it has threads that use this module; pseg_image_shutdown at its end.
+ * Only the decoders of JPEG, PNG, WebP, TIFF and HEIF are let in. */
+pseg_status pseg_image_init(pseg_err *err);
+void pseg_image_shutdown(void);
+
+typedef struct pseg_image_limits {
+    size_t max_bytes;    /* of the file */
+    uint64_t max_pixels; /* width * height */
+    uint32_t max_side;   /* pixels */
+    uint32_t max_frames; /* pages of a TIFF, pictures of an animation */
+} pseg_image_limits;
+#define PSEG_IMAGE_LIMITS_DEFAULT                                                                  \
+    {                                                                                              \
+        .max_bytes = (size_t)64 << 20, .max_pixels = 200000000, .max_side = 32768, .max_frames = 1 \
+    }
+
+/* 8-bit sRGB, row-major [height, width, 3], upright. */
+typedef struct pseg_image {
+    uint8_t *rgb;
+    uint32_t width, height;
+} pseg_image;
+
+typedef struct pseg_image_info {
+    const char *format;     /* "JPEG", "PNG", "WebP", "TIFF", "HEIF"; static */
+    uint32_t width, height; /* upright */
+    uint32_t frames;
+} pseg_image_info;
+
+/* From the header alone. Errors: PSEG_R_IMAGE_TOO_LARGE, _FORMAT_UNSUPPORTED, _UNDECODABLE,
+ * _TOO_MANY_PIXELS, _TOO_MANY_FRAMES, PSEG_R_IMAGE_MISSING (len 0). Any thread. */
+pseg_status pseg_image_probe(pseg_image_info *out, const void *data, size_t len,
+                             const pseg_image_limits *limits, pseg_err *err);
+
+/* Orientation applied, colours to sRGB by the embedded profile, CMYK and grey converted, 16 bit to
+ * 8, transparency laid on white. A truncated file is an error, not half a picture. Caller frees
+ * with pseg_image_free. Errors: those of pseg_image_probe, PSEG_R_OUT_OF_MEMORY. Any thread. */
+pseg_status pseg_image_decode(pseg_image **out, const void *data, size_t len,
+                              const pseg_image_limits *limits, pseg_err *err);
+void pseg_image_free(pseg_image *i);
+
+/* ---- for the model ---- */
+
+typedef enum pseg_image_fit {
+    PSEG_IMAGE_SQUASH,
+    PSEG_IMAGE_LETTERBOX,   /* longest side fits, centred; outside is 0 after normalisation */
+    PSEG_IMAGE_CENTRE_CROP, /* shortest side to resize_edge, then the middle */
+} pseg_image_fit;
+
+typedef struct pseg_preprocess {
+    pseg_image_fit fit;
+    uint32_t width, height; /* of the model's input */
+    uint32_t resize_edge;   /* CENTRE_CROP only */
+    float mean[3], std[3];  /* a channel's number is (value / 255 - mean) / std */
+} pseg_preprocess;
+
+/* chw: 3 * height * width floats, planar. rect: x0, y0, x1, y1 of the photo's part that the input
+ * covers, in photo pixels (for pseg_mask_grid). Resampling is Pillow's BICUBIC, bit for bit, so
+ * that the numbers are those of Hugging Face's processors. Errors: PSEG_R_OUT_OF_MEMORY. Any
+ * thread. */
+pseg_status pseg_image_preprocess(float *chw, float rect[4], const pseg_image *photo,
+                                  const pseg_preprocess *how, pseg_err *err);
+
+/* Pillow's resize(BICUBIC) of [h, w, 3] bytes (Pillow, Resample.c: coefficients in 22-bit fixed
+ * point, rows first, rounded to bytes between the passes). out: [out_h, out_w, 3]. */
+pseg_status pseg_image_resize(uint8_t *out, uint32_t out_w, uint32_t out_h, const uint8_t *in,
+                              uint32_t w, uint32_t h, pseg_err *err);
+
+/* ---- pictures of results ---- */
+
+/* The photo with the mask (1 inside, of the photo's size) tinted and outlined. Caller frees. */
+pseg_status pseg_image_overlay(pseg_image **out, const pseg_image *photo, const uint8_t *mask,
+                               pseg_err *err);
+/* Pictures of one size beside each other, with a gap. NULL entries are not allowed. */
+pseg_status pseg_image_beside(pseg_image **out, const pseg_image *const *images, size_t n,
+                              pseg_err *err);
+/* A mask as a picture, 255 inside. */
+pseg_status pseg_image_of_mask(pseg_image **out, const uint8_t *mask, uint32_t width,
+                               uint32_t height, pseg_err *err);
+
+#endif

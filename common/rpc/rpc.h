@@ -149,7 +149,7 @@ typedef struct pseg_rpc_server_options {
  * pseg_rpc_server_free. Options are copied but for what they point to. */
 pseg_status pseg_rpc_server_new(pseg_rpc_server **out, const pseg_rpc_server_options *options,
                                 pseg_err *err);
-/* NULL is accepted. After start, only after stop. */
+/* NULL is accepted. */
 void pseg_rpc_server_free(pseg_rpc_server *s);
 
 /* A service's table, before start; `ud` is what pseg_rpc_ud gives its handlers. Both borrowed until

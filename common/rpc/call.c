@@ -1,0 +1,579 @@
+/* A call from its arrival to its end. Everything here runs on the loop of the call, except
+ * pseg_rpc_post. */
+#include "common/rpc/internal.h"
+
+#include "common/base/alloc.h"
+#include "common/base/utf8.h"
+#include "common/rpc/status.h"
+#include "common/rpc/wire.h"
+
+#include <grpc/byte_buffer.h>
+#include <grpc/byte_buffer_reader.h>
+#include <grpc/support/alloc.h>
+#include <grpc/support/time.h>
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CALL_OF(t, member)   ((pseg_rpc_call *)((char *)(t)-offsetof(pseg_rpc_call, member)))
+#define ARENA_BYTES          ((size_t)64 << 20)
+#define REQUESTS_RETRY_MS    50
+#define PUBLIC_CALLS_ABOVE   256 /* health and reflection are answered above max_live_calls */
+#define MEMORY_PER_WIRE_BYTE 4   /* of a request; protobuf-c needs up to 60 for hostile ones */
+#define PATH_SHOWN           200
+#define MEMORY_PER_REQUEST   ((size_t)256 << 10)
+
+static void start_finish(pseg_rpc_call *c, grpc_byte_buffer *message);
+
+/* ---- messages ---- */
+
+grpc_slice pseg_rpc_pack(const ProtobufCMessage *m)
+{
+    grpc_slice s = grpc_slice_malloc(protobuf_c_message_get_packed_size(m));
+
+    protobuf_c_message_pack(m, GRPC_SLICE_START_PTR(s));
+    return s;
+}
+
+grpc_byte_buffer *pseg_rpc_buffer(grpc_slice s)
+{
+    grpc_byte_buffer *b = grpc_raw_byte_buffer_create(&s, 1);
+
+    grpc_slice_unref(s);
+    return b;
+}
+
+bool pseg_rpc_flatten(grpc_byte_buffer *b, grpc_slice *out)
+{
+    grpc_byte_buffer_reader r;
+
+    if (b->type == GRPC_BB_RAW && b->data.raw.slice_buffer.count == 1) { /* no copy */
+        *out = grpc_slice_ref(b->data.raw.slice_buffer.slices[0]);
+        return true;
+    }
+    if (!grpc_byte_buffer_reader_init(&r, b))
+        return false;
+    *out = grpc_byte_buffer_reader_readall(&r);
+    grpc_byte_buffer_reader_destroy(&r);
+    return true;
+}
+
+/* protobuf-c allocates up to sixty times what hostile input holds; this bounds it. */
+typedef struct budget {
+    pseg_arena *arena;
+    size_t left;
+} budget;
+
+static void *budget_alloc(void *ud, size_t n)
+{
+    budget *b = ud;
+
+    if (n > b->left)
+        return NULL;
+    b->left -= n;
+    return pseg_arena_alloc(b->arena, n ? n : 1);
+}
+
+static void budget_free(void *ud, void *p)
+{
+    (void)ud;
+    (void)p;
+}
+
+static pseg_status unpack(ProtobufCMessage **out, pseg_rpc_call *c, pseg_arena *arena,
+                          const uint8_t *data, size_t len, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_rpc_server_options *o = &c->loop->server->options;
+    const ProtobufCMessageDescriptor *type = c->row->method->request;
+    budget b = {arena, len * MEMORY_PER_WIRE_BYTE + MEMORY_PER_REQUEST};
+    ProtobufCAllocator allocator = {budget_alloc, budget_free, &b};
+
+    if (len > o->max_message_bytes)
+        PSEG_FAIL(PSEG_R_REQUEST_TOO_LARGE, 0,
+                  "a message of %zu bytes is over the limit of %zu; send large data in chunks", len,
+                  o->max_message_bytes);
+    PSEG_TRY(pseg_rpc_check_strings(type, data, len, o->text_reason, err));
+    *out = protobuf_c_message_unpack(type, &allocator, len, data);
+    if (!*out)
+        PSEG_FAIL(PSEG_R_REQUEST_MALFORMED, 0,
+                  "the message is no %s, or would need over %zu bytes of memory", type->name,
+                  len * MEMORY_PER_WIRE_BYTE + MEMORY_PER_REQUEST);
+out:
+    return rc;
+}
+
+/* ---- life ---- */
+
+static void call_free(pseg_rpc_call *c)
+{
+    pseg_rpc_loop *l = c->loop;
+
+    pseg_arena_free(c->arena); /* its clean-ups may look at the call */
+    if (c->call) {
+        if (c->prev)
+            c->prev->next = c->next;
+        else
+            l->calls = c->next;
+        if (c->next)
+            c->next->prev = c->prev;
+        atomic_fetch_sub(&l->n_live, 1);
+        grpc_call_unref(c->call);
+    }
+    if (c->in)
+        grpc_byte_buffer_destroy(c->in);
+    if (c->out)
+        grpc_byte_buffer_destroy(c->out);
+    grpc_slice_unref(c->text);
+    grpc_slice_unref(c->details_bin);
+    grpc_metadata_array_destroy(&c->headers);
+    grpc_call_details_destroy(&c->details);
+    pseg_free(c);
+    pseg_rpc_loop_unref(l);
+}
+
+static void unref(pseg_rpc_call *c)
+{
+    if (--c->refs == 0)
+        call_free(c);
+}
+
+static bool start_batch(pseg_rpc_call *c, const grpc_op *ops, size_t n, pseg_rpc_tag *t)
+{
+    c->refs++;
+    grpc_call_error e = grpc_call_start_batch(c->call, ops, n, t, NULL);
+    if (e == GRPC_CALL_OK)
+        return true;
+    c->refs--;
+    PSEG_ERROR(c->loop->server->options.log, "rpc", "batch refused: %s",
+               grpc_call_error_to_string(e));
+    return false;
+}
+
+bool pseg_rpc_is_over(const pseg_rpc_call *c)
+{
+    return c->closed || c->finish_started || c->finish_wanted;
+}
+
+bool pseg_rpc_is_cancelled(const pseg_rpc_call *c)
+{
+    return c->closed && c->cancelled;
+}
+
+/* ---- receiving ---- */
+
+static void deliver(pseg_rpc_call *c)
+{
+    const pseg_rpc_method *m = c->row->method;
+    bool is_stream = m->flags & PSEG_RPC_CLIENT_STREAM;
+    pseg_err err = PSEG_ERR_INIT;
+    ProtobufCMessage *msg = NULL;
+    pseg_arena *once = NULL; /* a stream's messages must not pile up in the call's arena */
+    grpc_slice bytes;
+
+    if (!c->in) {
+        c->eof = true;
+        if (is_stream) {
+            m->on_message(c, NULL);
+        } else {
+            pseg_err_set(&err, PSEG_R_REQUEST_MALFORMED, 0, PSEG_HERE, "the request is missing");
+            pseg_rpc_fail(c, &err);
+        }
+        return;
+    }
+    bool ok = pseg_rpc_flatten(c->in, &bytes);
+    grpc_byte_buffer_destroy(c->in);
+    c->in = NULL;
+    if (!ok) {
+        pseg_err_set(&err, PSEG_R_REQUEST_MALFORMED, 0, PSEG_HERE, "the message cannot be read");
+        pseg_rpc_fail(c, &err);
+        return;
+    }
+    size_t len = GRPC_SLICE_LENGTH(bytes);
+    if (is_stream)
+        once = pseg_arena_new(len * MEMORY_PER_WIRE_BYTE + 2 * MEMORY_PER_REQUEST);
+    if (is_stream && !once)
+        pseg_err_set(&err, PSEG_R_OUT_OF_MEMORY, 0, PSEG_HERE, "out of memory");
+    else
+        (void)unpack(&msg, c, once ? once : c->arena, GRPC_SLICE_START_PTR(bytes), len, &err);
+    if (msg) {
+        m->on_message(c, msg);
+    } else {
+        atomic_fetch_add(&c->loop->n_refused, 1);
+        pseg_rpc_fail(c, &err);
+    }
+    pseg_arena_free(once);
+    grpc_slice_unref(bytes);
+}
+
+static void on_received(pseg_rpc_tag *t, bool ok)
+{
+    pseg_rpc_call *c = CALL_OF(t, on_received);
+
+    c->reading = false;
+    if (ok && !pseg_rpc_is_over(c))
+        deliver(c);
+    unref(c);
+}
+
+void pseg_rpc_read(pseg_rpc_call *c)
+{
+    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &c->in};
+
+    if (!c->reading && !c->eof && !pseg_rpc_is_over(c))
+        c->reading = start_batch(c, &op, 1, &c->on_received);
+}
+
+/* ---- sending ---- */
+
+static bool fits(pseg_rpc_call *c, const ProtobufCMessage *msg)
+{
+    size_t n = protobuf_c_message_get_packed_size(msg),
+           max = c->loop->server->options.max_reply_bytes;
+    pseg_err err = PSEG_ERR_INIT;
+
+    if (n <= max)
+        return true;
+    pseg_err_set(&err, PSEG_R_INTERNAL, 0, PSEG_HERE,
+                 "a reply of %zu bytes is over the limit of %zu", n, max);
+    pseg_rpc_fail(c, &err);
+    return false;
+}
+
+static void on_sent(pseg_rpc_tag *t, bool ok)
+{
+    pseg_rpc_call *c = CALL_OF(t, on_sent);
+
+    c->sending = false;
+    grpc_byte_buffer_destroy(c->out);
+    c->out = NULL;
+    if (c->finish_wanted && !c->closed)
+        start_finish(c, NULL);
+    else if (ok && !pseg_rpc_is_over(c) && c->row->method->on_writable)
+        c->row->method->on_writable(c);
+    unref(c);
+}
+
+void pseg_rpc_send(pseg_rpc_call *c, const ProtobufCMessage *msg)
+{
+    grpc_op ops[2] = {{0}};
+    size_t n = 0;
+
+    if (c->sending || pseg_rpc_is_over(c) || !fits(c, msg))
+        return;
+    if (!c->sent_headers)
+        ops[n++].op = GRPC_OP_SEND_INITIAL_METADATA;
+    c->out = pseg_rpc_buffer(pseg_rpc_pack(msg));
+    ops[n].op = GRPC_OP_SEND_MESSAGE;
+    ops[n++].data.send_message.send_message = c->out;
+    c->sent_headers = true;
+    c->sending = start_batch(c, ops, n, &c->on_sent);
+}
+
+static void on_finished(pseg_rpc_tag *t, bool ok)
+{
+    (void)ok; /* on_closed tells */
+    unref(CALL_OF(t, on_finished));
+}
+
+/* The status, and before it the message of a unary reply, in one batch. */
+static void start_finish(pseg_rpc_call *c, grpc_byte_buffer *message)
+{
+    grpc_op ops[3] = {{0}}, *o = ops;
+    grpc_metadata details = {.key = grpc_slice_from_static_string("grpc-status-details-bin"),
+                             .value = c->details_bin};
+
+    c->finish_started = true;
+    if (!c->sent_headers)
+        (o++)->op = GRPC_OP_SEND_INITIAL_METADATA;
+    c->sent_headers = true;
+    if (message) {
+        o->op = GRPC_OP_SEND_MESSAGE;
+        (o++)->data.send_message.send_message = message;
+    }
+    o->op = GRPC_OP_SEND_STATUS_FROM_SERVER;
+    struct grpc_op_send_status_from_server *st = &(o++)->data.send_status_from_server;
+    st->status = (grpc_status_code)c->code;
+    st->status_details = c->code ? &c->text : NULL;
+    if (GRPC_SLICE_LENGTH(c->details_bin) > 0) {
+        st->trailing_metadata_count = 1;
+        st->trailing_metadata = &details;
+    }
+    (void)start_batch(c, ops, (size_t)(o - ops), &c->on_finished); /* takes its own references */
+}
+
+static void finish(pseg_rpc_call *c)
+{
+    if (c->sending)
+        c->finish_wanted = true; /* after the message in flight */
+    else
+        start_finish(c, NULL);
+}
+
+void pseg_rpc_reply(pseg_rpc_call *c, const ProtobufCMessage *msg)
+{
+    if (c->sending || pseg_rpc_is_over(c) || !fits(c, msg))
+        return;
+    c->out = pseg_rpc_buffer(pseg_rpc_pack(msg));
+    start_finish(c, c->out);
+}
+
+void pseg_rpc_finish(pseg_rpc_call *c)
+{
+    if (!pseg_rpc_is_over(c))
+        finish(c);
+}
+
+void pseg_rpc_fail_code(pseg_rpc_call *c, int code, const char *text)
+{
+    if (pseg_rpc_is_over(c))
+        return;
+    c->code = code;
+    c->text = grpc_slice_from_copied_string(text);
+    finish(c);
+}
+
+void pseg_rpc_fail_after(pseg_rpc_call *c, const pseg_err *err, int64_t retry_after_ms)
+{
+    if (pseg_rpc_is_over(c))
+        return;
+    pseg_arena *a = pseg_arena_new((size_t)64 << 10);
+    Google__Rpc__Status *st = a ? pseg_rpc_status_of(a, err, retry_after_ms) : NULL;
+    if (st)
+        c->details_bin = pseg_rpc_pack(&st->base);
+    pseg_rpc_fail_code(c, pseg_reason_grpc(err->reason), st ? st->message : "out of memory");
+    pseg_arena_free(a);
+}
+
+void pseg_rpc_fail(pseg_rpc_call *c, const pseg_err *err)
+{
+    pseg_rpc_fail_after(c, err, -1);
+}
+
+/* ---- away from the loop and back ---- */
+
+static void on_posted(pseg_rpc_tag *tag, bool ok)
+{
+    pseg_rpc_ticket *t = (pseg_rpc_ticket *)tag;
+    pseg_rpc_call *c = t->call;
+
+    (void)ok;
+    t->fn(c, t->arg);
+    pseg_free(t);
+    unref(c);
+}
+
+pseg_rpc_ticket *pseg_rpc_hold(pseg_rpc_call *c)
+{
+    pseg_rpc_ticket *t = pseg_malloc(sizeof *t);
+
+    if (t) {
+        *t = (pseg_rpc_ticket){.tag.fn = on_posted, .call = c};
+        c->refs++;
+    }
+    return t;
+}
+
+void pseg_rpc_post(pseg_rpc_ticket *t, void (*fn)(pseg_rpc_call *c, void *arg), void *arg)
+{
+    t->fn = fn;
+    t->arg = arg;
+    /* An empty batch completes at once, on the queue of the call, from any thread. It is refused
+     * for no reason but a call or a queue that is gone, and the ticket keeps both. */
+    (void)grpc_call_start_batch(t->call->call, NULL, 0, &t->tag, NULL);
+}
+
+void pseg_rpc_ticket_drop(pseg_rpc_ticket *t)
+{
+    pseg_rpc_call *c = t->call;
+
+    pseg_free(t);
+    unref(c);
+}
+
+/* ---- arrival ---- */
+
+static int row_cmp(const void *path, const void *row)
+{
+    return grpc_slice_str_cmp(*(const grpc_slice *)path, ((const pseg_rpc_row *)row)->method->path);
+}
+
+static void on_closed(pseg_rpc_tag *t, bool ok)
+{
+    pseg_rpc_call *c = CALL_OF(t, on_closed);
+
+    (void)ok;
+    c->closed = true;
+    if (c->dispatched && c->row->method->on_end)
+        c->row->method->on_end(c);
+    unref(c);
+}
+
+/* May this call be answered by a handler? */
+static pseg_status admit(pseg_rpc_call *c, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_rpc_loop *l = c->loop;
+    pseg_rpc_server *s = l->server;
+    uint64_t live = atomic_load(&l->n_live), max = (uint64_t)s->options.max_live_calls;
+
+    c->row = bsearch(&c->details.method, s->rows, s->n_rows, sizeof *s->rows, row_cmp);
+    if (!c->row)
+        PSEG_FAIL(PSEG_R_UNSUPPORTED, 0, "unknown method %.*s; the server's version may be older",
+                  GRPC_SLICE_LENGTH(c->details.method) < PATH_SHOWN
+                      ? (int)GRPC_SLICE_LENGTH(c->details.method)
+                      : PATH_SHOWN,
+                  (const char *)GRPC_SLICE_START_PTR(c->details.method));
+    if (c->row->method->flags & PSEG_RPC_PUBLIC)
+        max += PUBLIC_CALLS_ABOVE;
+    if (live > max)
+        PSEG_FAIL(PSEG_R_SERVER_BUSY, 0, "the server has %llu calls at once, its limit; try later",
+                  (unsigned long long)max);
+    if (l->draining)
+        PSEG_FAIL(PSEG_R_DRAINING, 0, "the server is stopping; try again, another may answer");
+    c->arena = pseg_arena_new(ARENA_BYTES + s->options.max_message_bytes * MEMORY_PER_WIRE_BYTE);
+    if (!c->arena)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
+    if (!(c->row->method->flags & PSEG_RPC_PUBLIC))
+        PSEG_TRY(pseg_rpc_authorize(c, err));
+out:
+    return rc;
+}
+
+/* The requests that are open when the server stops come back not ok, at least one on every loop:
+ * that is the loop's sign to let its long calls end themselves. */
+static void drain(pseg_rpc_loop *l)
+{
+    if (l->draining)
+        return;
+    l->draining = true;
+    for (pseg_rpc_call *c = l->calls, *next; c; c = next) {
+        next = c->next; /* c itself cannot go before its close, which is an event of its own */
+        if (c->dispatched && !pseg_rpc_is_over(c) && c->row->method->on_drain)
+            c->row->method->on_drain(c);
+    }
+    pseg_rpc_loop_unref(l);
+}
+
+static void on_new(pseg_rpc_tag *t, bool ok)
+{
+    pseg_rpc_call *c = CALL_OF(t, on_new);
+    pseg_rpc_loop *l = c->loop;
+    pseg_err err = PSEG_ERR_INIT;
+    grpc_op close = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER,
+                     .data.recv_close_on_server.cancelled = &c->cancelled};
+
+    if (!ok) {
+        c->call = NULL;
+        drain(l);
+        call_free(c);
+        return;
+    }
+    atomic_fetch_add(&l->n_calls, 1);
+    atomic_fetch_add(&l->n_live, 1);
+    c->next = l->calls;
+    if (c->next)
+        c->next->prev = c;
+    l->calls = c;
+    pseg_rpc_call_request(l); /* always, also while stopping: see drain() */
+    if (!start_batch(c, &close, 1, &c->on_closed)) {
+        grpc_call_cancel(c->call, NULL);
+    } else if (admit(c, &err) == PSEG_OK) {
+        c->dispatched = true;
+        pseg_rpc_read(c);
+    } else {
+        atomic_fetch_add(&l->n_refused, 1);
+        pseg_rpc_fail(c, &err);
+    }
+    unref(c);
+}
+
+static void retry_requests(pseg_rpc_timer *t, void *ud)
+{
+    pseg_rpc_loop *l = ud;
+    int n = l->n_missing;
+
+    (void)t;
+    l->n_missing = 0;
+    while (n-- > 0)
+        pseg_rpc_call_request(l);
+}
+
+void pseg_rpc_call_request(pseg_rpc_loop *l)
+{
+    pseg_rpc_call *c = pseg_calloc(1, sizeof *c);
+
+    if (!c) {
+        l->n_missing++;
+        pseg_rpc_timer_set(l, &l->retry, REQUESTS_RETRY_MS, retry_requests, l);
+        return;
+    }
+    l->n_open++;
+    c->loop = l;
+    c->refs = 1;
+    c->on_new.fn = on_new;
+    c->on_received.fn = on_received;
+    c->on_sent.fn = on_sent;
+    c->on_closed.fn = on_closed;
+    c->on_finished.fn = on_finished;
+    c->text = c->details_bin = grpc_empty_slice();
+    memcpy(c->tenant, "default", sizeof "default");
+    grpc_metadata_array_init(&c->headers);
+    grpc_call_details_init(&c->details);
+    grpc_call_error e = grpc_server_request_call(l->server->server, &c->call, &c->details,
+                                                 &c->headers, l->cq, l->cq, &c->on_new);
+    if (e != GRPC_CALL_OK) {
+        PSEG_ERROR(l->server->options.log, "rpc", "cannot ask for calls: %s",
+                   grpc_call_error_to_string(e));
+        c->call = NULL;
+        call_free(c);
+    }
+}
+
+/* ---- facts ---- */
+
+int64_t pseg_rpc_ms_left(const pseg_rpc_call *c)
+{
+    gpr_timespec at = c->details.deadline;
+
+    if (gpr_time_cmp(at, gpr_inf_future(at.clock_type)) == 0)
+        return INT64_MAX;
+    gpr_timespec left = gpr_time_sub(at, gpr_now(at.clock_type));
+    return left.tv_sec * 1000 + left.tv_nsec / 1000000;
+}
+
+void *pseg_rpc_ud(const pseg_rpc_call *c)
+{
+    return c->row->ud;
+}
+
+const char *pseg_rpc_tenant(const pseg_rpc_call *c)
+{
+    return c->tenant;
+}
+
+const char *pseg_rpc_path(const pseg_rpc_call *c)
+{
+    return c->row->method->path;
+}
+
+pseg_rpc_loop *pseg_rpc_loop_of(const pseg_rpc_call *c)
+{
+    return c->loop;
+}
+
+void pseg_rpc_set_state(pseg_rpc_call *c, void *state)
+{
+    c->state = state;
+}
+
+void *pseg_rpc_state(const pseg_rpc_call *c)
+{
+    return c->state;
+}
+
+pseg_arena *pseg_rpc_arena(pseg_rpc_call *c)
+{
+    return c->arena;
+}

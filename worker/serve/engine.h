@@ -1,0 +1,84 @@
+/* One image and its phrases, from encoded bytes to results: what `pseg-worker` does for a job and
+ * `pseg run` does without a server, so that the two agree pixel for pixel.
+ *
+ * The work has three parts that may run on three threads: prepare (decode, resize), run (device)
+ * and finish (summaries, packing). */
+#ifndef PSEG_SERVE_ENGINE_H
+#define PSEG_SERVE_ENGINE_H
+
+#include "common/base/arena.h"
+#include "common/base/err.h"
+#include "common/image/image.h"
+#include "common/job/job.h"
+#include "common/mask/mask.h"
+#include "worker/model/pseg.h"
+
+#include <stdint.h>
+
+enum { PSEG_ENGINE_MAX_STAGES = 12 };
+
+/* The name of the model that does no work: it decodes no image and gives empty masks. With it the
+ * speed of everything around the model can be measured. */
+#define PSEG_ENGINE_EMPTY "empty"
+
+typedef struct pseg_engine pseg_engine;
+
+typedef struct pseg_engine_options {
+    pseg_model_source source; /* folder NULL and no parts: the empty model */
+    const char *name;         /* under which it is served; NULL: the model's own */
+    pseg_cl_options cl;
+    pseg_model_options model;
+    pseg_image_limits limits;
+    const char *worker; /* id, for receipts */
+    const pseg_log *log;
+} pseg_engine_options;
+
+/* Opens the device and the model and runs it once, so that the first job does not wait for the
+ * compiler. pseg_image_init must have been called. Errors: those of pseg_model_open and
+ * pseg_cl_open. */
+pseg_status pseg_engine_open(pseg_engine **out, const pseg_engine_options *o, pseg_err *err);
+void pseg_engine_close(pseg_engine *e);
+
+const char *pseg_engine_name(const pseg_engine *e);
+const char *pseg_engine_digest(const pseg_engine *e);
+const char *pseg_engine_device(const pseg_engine *e);
+
+/* One unit of work. Zeroed at first; everything is in the arena but what the engine frees. */
+typedef struct pseg_work {
+    pseg_arena *arena;          /* of the caller, lives as long as the work */
+    const char *const *prompts; /* n of them */
+    size_t n_prompts;
+    float threshold; /* in (0, 1) */
+    /* after prepare */
+    uint32_t width, height; /* of the photo */
+    float rect[4];
+    float *chw;
+    /* after run: [n, mask_height, mask_width], [n], [n] */
+    float *logits, *iou;
+    bool *truncated;
+    /* after finish */
+    pseg_bytes result; /* packed pseg.internal.v1.JobResult */
+    pseg_bytes *masks; /* n times float16 logits */
+    pseg_mask_grid *grids;
+    struct {
+        const char *name; /* static */
+        int64_t us;
+    } stages[PSEG_ENGINE_MAX_STAGES];
+    size_t n_stages;
+} pseg_work;
+
+void pseg_work_stage(pseg_work *w, const char *name, int64_t us);
+/* Frees what prepare and run allocated; not the arena. */
+void pseg_work_free(pseg_work *w);
+
+/* Any thread. Keeps the decoded photo in *photo if not NULL (caller frees with pseg_image_free). */
+pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, pseg_bytes image, pseg_image **photo,
+                                pseg_err *err);
+/* One thread at a time. is_cancelled(ud), asked before each stage, may stop it: PSEG_R_CANCELLED.
+ * NULL: never. After PSEG_EDEVICE the engine is of no more use. */
+pseg_status pseg_engine_run(pseg_engine *e, pseg_work *w, bool (*is_cancelled)(void *ud), void *ud,
+                            pseg_err *err);
+/* Any thread. */
+pseg_status pseg_engine_finish(pseg_engine *e, pseg_work *w, pseg_err *err);
+
+#endif

@@ -1,0 +1,544 @@
+#include "worker/serve/serve.h"
+#include "common/base/alloc.h"
+#include "common/base/clock.h"
+#include "common/base/version.h"
+#include "pseg/internal/v1/record.pb-c.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#define TASK_ARENA_BYTES ((size_t)256 << 20)
+
+/* A job that this worker holds. It is in `held` from claim to the end, and in at most one line. */
+typedef struct task {
+    struct task *next_held, *next;
+    pseg_arena *arena;
+    char id[PSEG_JOB_ID_LEN + 1];
+    int64_t fence, attempt;
+    const char *image;
+    pseg_work work;
+    _Atomic bool cancelled, lost;
+} task;
+
+typedef struct task_line {
+    task *head, *tail;
+    size_t n;
+} task_line;
+
+struct pseg_worker {
+    pseg_worker_options opt;
+    pseg_queue *queue;
+    pthread_t prepare, device, publish, heartbeat;
+    unsigned n_threads;
+    pthread_mutex_t mu;
+    pthread_cond_t cv; /* anything below changed */
+    task *held;
+    size_t n_held;
+    task_line ready, done;
+    bool stopping;                        /* no more claims */
+    bool device_is_over, publish_is_over; /* nothing more comes from there */
+    bool may_claim;                       /* something may wait in line */
+    _Atomic bool failed;
+    _Atomic uint64_t n_done, n_failed, n_lost, n_released;
+};
+
+/* ---- lines and tasks ---- */
+
+static void push(pseg_worker *w, task_line *l, task *t)
+{
+    pthread_mutex_lock(&w->mu);
+    t->next = NULL;
+    if (l->tail)
+        l->tail->next = t;
+    else
+        l->head = t;
+    l->tail = t;
+    l->n++;
+    pthread_cond_broadcast(&w->cv);
+    pthread_mutex_unlock(&w->mu);
+}
+
+/* Waits for the next; NULL once *is_over and the line is empty. */
+static task *pop(pseg_worker *w, task_line *l, const bool *is_over)
+{
+    pthread_mutex_lock(&w->mu);
+    while (!l->head && !*is_over)
+        pthread_cond_wait(&w->cv, &w->mu);
+    task *t = l->head;
+    if (t) {
+        l->head = t->next;
+        if (!l->head)
+            l->tail = NULL;
+        l->n--;
+    }
+    pthread_mutex_unlock(&w->mu);
+    return t;
+}
+
+static void tell(pseg_worker *w, bool *flag)
+{
+    pthread_mutex_lock(&w->mu);
+    *flag = true;
+    pthread_cond_broadcast(&w->cv);
+    pthread_mutex_unlock(&w->mu);
+}
+
+static bool is_stopping(pseg_worker *w)
+{
+    pthread_mutex_lock(&w->mu);
+    bool s = w->stopping;
+    pthread_mutex_unlock(&w->mu);
+    return s;
+}
+
+static void task_end(pseg_worker *w, task *t)
+{
+    pthread_mutex_lock(&w->mu);
+    for (task **p = &w->held; *p; p = &(*p)->next_held)
+        if (*p == t) {
+            *p = t->next_held;
+            break;
+        }
+    w->n_held--;
+    pthread_cond_broadcast(&w->cv);
+    pthread_mutex_unlock(&w->mu);
+    pseg_work_free(&t->work);
+    pseg_arena_free(t->arena);
+    pseg_free(t);
+}
+
+static pseg_queue_lease lease_of(const task *t)
+{
+    return (pseg_queue_lease){t->id, t->fence};
+}
+
+/* ---- ending a job: publish, fail, release ---- */
+
+typedef enum ending { PUBLISH, FAIL, RELEASE } ending;
+
+/* Tells the queue, again and again while Redis is away and the lease may still be ours. */
+static void end_job(pseg_worker *w, task *t, ending how, const pseg_err *why)
+{
+    const char *id = w->opt.id;
+    int64_t until = pseg_clock_mono_ms() + 2 * w->opt.queue.lease_ms;
+
+    for (;;) {
+        pseg_queue_sync sync;
+        pseg_queue_sync_init(&sync);
+        if (how == PUBLISH)
+            pseg_queue_publish(w->queue, id, lease_of(t), t->work.result, t->work.masks,
+                               t->work.n_prompts, pseg_queue_sync_done, &sync);
+        else if (how == FAIL)
+            pseg_queue_fail(w->queue, id, lease_of(t), why, pseg_job_retry_delay_ms(t->attempt),
+                            pseg_queue_sync_done, &sync);
+        else
+            pseg_queue_release(w->queue, id, lease_of(t), pseg_queue_sync_done, &sync);
+        pseg_queue_reply *r = pseg_queue_sync_take(&sync);
+        pseg_reason reason = r->err.code == PSEG_OK ? PSEG_R_NONE : r->err.reason;
+        pseg_job_state state = r->state;
+        if (reason == PSEG_R_NONE) {
+            PSEG_INFO(w->opt.log, "worker", "job=%s attempt=%lld state=%s%s%s", t->id,
+                      (long long)t->attempt, pseg_job_state_name(state), how == FAIL ? " why=" : "",
+                      how == FAIL ? why->msg : "");
+            atomic_fetch_add(how == PUBLISH ? &w->n_done
+                             : how == FAIL  ? &w->n_failed
+                                            : &w->n_released,
+                             1);
+        } else if (reason == PSEG_R_BROKER_UNAVAILABLE && pseg_clock_mono_ms() < until) {
+            pseg_queue_reply_free(r);
+            pthread_mutex_lock(&w->mu);
+            pseg_cond_wait_until_us(&w->cv, &w->mu, pseg_clock_mono_us() + 200000);
+            pthread_mutex_unlock(&w->mu);
+            continue;
+        } else {
+            PSEG_WARN(w->opt.log, "worker", "job=%s attempt=%lld not %s: %s", t->id,
+                      (long long)t->attempt,
+                      how == PUBLISH ? "published"
+                      : how == FAIL  ? "failed"
+                                     : "released",
+                      r->err.msg);
+            atomic_fetch_add(&w->n_lost, 1);
+        }
+        pseg_queue_reply_free(r);
+        break;
+    }
+    task_end(w, t);
+}
+
+/* ---- prepare ---- */
+
+static void *unpack_alloc(void *arena, size_t n)
+{
+    return pseg_arena_alloc(arena, n);
+}
+
+static void unpack_free(void *arena, void *p)
+{
+    (void)arena;
+    (void)p;
+}
+
+static task *task_new(pseg_worker *w, const pseg_queue_claim *c)
+{
+    task *t = pseg_calloc(1, sizeof *t);
+
+    if (!t)
+        return NULL;
+    t->arena = pseg_arena_new(TASK_ARENA_BYTES);
+    t->image = t->arena ? pseg_arena_strdup(t->arena, c->image) : NULL;
+    if (!t->image) {
+        pseg_arena_free(t->arena);
+        pseg_free(t);
+        return NULL;
+    }
+    snprintf(t->id, sizeof t->id, "%s", c->id);
+    t->fence = c->fence;
+    t->attempt = c->attempt;
+    t->work.arena = t->arena;
+    pthread_mutex_lock(&w->mu);
+    t->next_held = w->held;
+    w->held = t;
+    w->n_held++;
+    pthread_mutex_unlock(&w->mu);
+    return t;
+}
+
+static pseg_status read_spec(task *t, pseg_bytes spec, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    ProtobufCAllocator alloc = {unpack_alloc, unpack_free, t->arena};
+    Pseg__Internal__V1__JobSpec *s =
+        pseg__internal__v1__job_spec__unpack(&alloc, spec.len, spec.data);
+
+    if (!s || s->n_prompts == 0)
+        PSEG_FAIL(PSEG_R_JOB_CORRUPT, 0, "the stored job does not parse");
+    t->work.prompts = (const char *const *)s->prompts;
+    t->work.n_prompts = s->n_prompts;
+    t->work.threshold = s->mask_threshold > 0 && s->mask_threshold < 1 ? s->mask_threshold : 0.5f;
+out:
+    return rc;
+}
+
+static pseg_status prepare_task(pseg_worker *w, task *t, const pseg_queue_claim *c, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_queue_reply *r = NULL;
+    int64_t begin = pseg_clock_mono_us();
+    pseg_queue_sync sync;
+
+    pseg_work_stage(&t->work, "queue", pseg_clock_unix_us() - c->created_unix_us);
+    PSEG_TRY(read_spec(t, c->spec, err));
+    pseg_queue_sync_init(&sync);
+    pseg_queue_fetch_image(w->queue, t->image, pseg_queue_sync_done, &sync);
+    r = pseg_queue_sync_take(&sync);
+    if (r->err.code != PSEG_OK) {
+        rc = r->err.code;
+        if (err)
+            *err = r->err;
+        goto out;
+    }
+    if (r->n_blobs == 0 || !r->blobs[0].data)
+        PSEG_FAIL(PSEG_R_IMAGE_NOT_HELD, 0,
+                  "the image of the job is no longer held; upload it and submit again");
+    pseg_work_stage(&t->work, "fetch", pseg_clock_mono_us() - begin);
+    PSEG_TRY(pseg_engine_prepare(w->opt.engine, &t->work, r->blobs[0], NULL, err));
+out:
+    pseg_queue_reply_free(r);
+    return rc;
+}
+
+static void on_ready(void *ud)
+{
+    pseg_worker *w = ud;
+
+    tell(w, &w->may_claim);
+}
+
+/* How many more jobs may be held; waits while there is no room or nothing to claim. 0: stop. */
+static size_t wait_for_room(pseg_worker *w)
+{
+    size_t room = 0;
+
+    pthread_mutex_lock(&w->mu);
+    /* A missed wake-up costs a second at most. */
+    int64_t until = pseg_clock_mono_us() + 1000000;
+    for (;;) {
+        if (w->stopping) {
+            room = 0;
+            break;
+        }
+        room = w->n_held < w->opt.ahead + 1 ? w->opt.ahead + 1 - w->n_held : 0;
+        if (room && w->may_claim)
+            break;
+        if (!pseg_cond_wait_until_us(&w->cv, &w->mu, until)) {
+            w->may_claim = true;
+            until = pseg_clock_mono_us() + 1000000;
+        }
+    }
+    w->may_claim = false;
+    pthread_mutex_unlock(&w->mu);
+    return room;
+}
+
+static void claim_and_prepare(pseg_worker *w, size_t room)
+{
+    pseg_queue_sync sync;
+
+    pseg_queue_sync_init(&sync);
+    pseg_queue_claim_jobs(w->queue, w->opt.id, pseg_engine_name(w->opt.engine), room,
+                          pseg_queue_sync_done, &sync);
+    pseg_queue_reply *r = pseg_queue_sync_take(&sync);
+    task *tasks[64];
+    size_t n = r->n_claims < 64 ? r->n_claims : 64;
+    /* All of them are held from now on, so that the heartbeat renews those that wait here. */
+    for (size_t i = 0; i < n; i++)
+        tasks[i] = task_new(w, &r->claims[i]);
+    if (n == room)
+        tell(w, &w->may_claim);
+    for (size_t i = 0; i < n; i++) {
+        pseg_err e = PSEG_ERR_INIT;
+        if (!tasks[i])
+            continue; /* no memory: its lease ends by itself */
+        if (is_stopping(w))
+            end_job(w, tasks[i], RELEASE, NULL);
+        else if (prepare_task(w, tasks[i], &r->claims[i], &e) != PSEG_OK)
+            end_job(w, tasks[i], FAIL, &e);
+        else
+            push(w, &w->ready, tasks[i]);
+    }
+    pseg_queue_reply_free(r);
+}
+
+static void *prepare_main(void *arg)
+{
+    pseg_worker *w = arg;
+    size_t room;
+
+    while ((room = wait_for_room(w)) > 0)
+        claim_and_prepare(w, room < 64 ? room : 64);
+    /* The device thread ends when the line is empty and this is set. */
+    tell(w, &w->device_is_over);
+    return NULL;
+}
+
+/* ---- device ---- */
+
+static bool is_cancelled(void *ud)
+{
+    task *t = ud;
+
+    return atomic_load(&t->cancelled) || atomic_load(&t->lost);
+}
+
+static void *device_main(void *arg)
+{
+    pseg_worker *w = arg;
+    task *t;
+
+    while ((t = pop(w, &w->ready, &w->device_is_over))) {
+        pseg_err e = PSEG_ERR_INIT;
+        if (is_stopping(w)) {
+            end_job(w, t, RELEASE, NULL);
+            continue;
+        }
+        pseg_status rc = pseg_engine_run(w->opt.engine, &t->work, is_cancelled, t, &e);
+        if (rc == PSEG_OK) {
+            push(w, &w->done, t);
+            continue;
+        }
+        if (rc == PSEG_EDEVICE) {
+            PSEG_ERROR(w->opt.log, "worker", "the device failed: %s", e.msg);
+            atomic_store(&w->failed, true);
+            tell(w, &w->stopping);
+        }
+        end_job(w, t, FAIL, &e);
+    }
+    tell(w, &w->publish_is_over);
+    return NULL;
+}
+
+/* ---- publish ---- */
+
+static void *publish_main(void *arg)
+{
+    pseg_worker *w = arg;
+    task *t;
+
+    while ((t = pop(w, &w->done, &w->publish_is_over))) {
+        pseg_err e = PSEG_ERR_INIT;
+        pseg_status rc = pseg_engine_finish(w->opt.engine, &t->work, &e);
+        end_job(w, t, rc == PSEG_OK ? PUBLISH : FAIL, &e);
+    }
+    return NULL;
+}
+
+/* ---- heartbeat ---- */
+
+static void register_self(pseg_worker *w)
+{
+    pseg_queue_sync sync;
+    pseg_queue_worker me = {.id = w->opt.id,
+                            .model = pseg_engine_name(w->opt.engine),
+                            .digest = pseg_engine_digest(w->opt.engine),
+                            .device = pseg_engine_device(w->opt.engine),
+                            .version = PSEG_VERSION};
+
+    pseg_queue_sync_init(&sync);
+    pseg_queue_register(w->queue, &me, pseg_queue_sync_done, &sync);
+    pseg_queue_reply_free(pseg_queue_sync_take(&sync));
+}
+
+static void mark(task *t, pseg_lease_state s, const pseg_log *log)
+{
+    if (s == PSEG_LEASE_CANCEL)
+        atomic_store(&t->cancelled, true);
+    else if (s != PSEG_LEASE_OK && !atomic_exchange(&t->lost, true))
+        PSEG_WARN(log, "worker", "job=%s %s", t->id,
+                  s == PSEG_LEASE_EXPIRED ? "is past its deadline" : "lost its lease");
+}
+
+static void renew_all(pseg_worker *w)
+{
+    enum { MAX = 256 };
+    pseg_queue_lease leases[MAX];
+    char ids[MAX][PSEG_JOB_ID_LEN + 1];
+    size_t n = 0;
+
+    pthread_mutex_lock(&w->mu);
+    for (task *t = w->held; t && n < MAX; t = t->next_held, n++) {
+        memcpy(ids[n], t->id, sizeof ids[n]);
+        leases[n] = (pseg_queue_lease){ids[n], t->fence};
+    }
+    pthread_mutex_unlock(&w->mu);
+    if (n == 0)
+        return;
+    pseg_queue_sync sync;
+    pseg_queue_sync_init(&sync);
+    pseg_queue_renew(w->queue, w->opt.id, leases, n, pseg_queue_sync_done, &sync);
+    pseg_queue_reply *r = pseg_queue_sync_take(&sync);
+    pthread_mutex_lock(&w->mu);
+    for (task *t = w->held; t; t = t->next_held)
+        for (size_t i = 0; i < r->n_leases; i++)
+            if (strcmp(t->id, ids[i]) == 0 && t->fence == leases[i].fence)
+                mark(t, r->leases[i], w->opt.log);
+    pthread_mutex_unlock(&w->mu);
+    pseg_queue_reply_free(r);
+}
+
+static void sweep(pseg_worker *w)
+{
+    pseg_queue_sync sync;
+
+    pseg_queue_sync_init(&sync);
+    pseg_queue_sweep(w->queue, pseg_queue_sync_done, &sync);
+    pseg_queue_reply_free(pseg_queue_sync_take(&sync));
+}
+
+static void *heartbeat_main(void *arg)
+{
+    pseg_worker *w = arg;
+    /* Three chances to renew within a lease; a sweep once a second. */
+    int64_t beat_us = w->opt.queue.lease_ms * 1000 / 3, next_register = 0;
+    if (beat_us > 1000000)
+        beat_us = 1000000;
+
+    for (;;) {
+        pthread_mutex_lock(&w->mu);
+        int64_t until = pseg_clock_mono_us() + beat_us;
+        while (!(w->stopping && w->publish_is_over && !w->held) &&
+               pseg_cond_wait_until_us(&w->cv, &w->mu, until)) {
+        }
+        bool over = w->stopping && w->publish_is_over && !w->held;
+        pthread_mutex_unlock(&w->mu);
+        if (over)
+            return NULL;
+        renew_all(w);
+        if (pseg_clock_mono_us() >= next_register) {
+            register_self(w);
+            next_register = pseg_clock_mono_us() + 3 * beat_us;
+        }
+        sweep(w);
+    }
+}
+
+/* ---- start and stop ---- */
+
+bool pseg_worker_has_failed(const pseg_worker *w)
+{
+    return atomic_load(&((pseg_worker *)(uintptr_t)w)->failed);
+}
+
+bool pseg_worker_is_connected(const pseg_worker *w)
+{
+    return pseg_queue_silence_ms(w->queue) < w->opt.queue.lease_ms;
+}
+
+void pseg_worker_get_stats(const pseg_worker *cw, pseg_worker_stats *out)
+{
+    pseg_worker *w = (pseg_worker *)(uintptr_t)cw;
+
+    *out = (pseg_worker_stats){atomic_load(&w->n_done), atomic_load(&w->n_failed),
+                               atomic_load(&w->n_lost), atomic_load(&w->n_released)};
+}
+
+pseg_status pseg_worker_start(pseg_worker **out, const pseg_worker_options *o, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_worker *w = pseg_calloc(1, sizeof *w);
+
+    *out = NULL;
+    if (!w)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the worker");
+    w->opt = *o;
+    w->may_claim = true;
+    pthread_mutex_init(&w->mu, NULL);
+    pseg_cond_init(&w->cv);
+    w->opt.queue.on_ready = on_ready;
+    w->opt.queue.watch_model = pseg_engine_name(o->engine);
+    w->opt.queue.ud = w;
+    PSEG_TRY(pseg_queue_open(&w->queue, &w->opt.queue, err));
+    register_self(w);
+    const struct {
+        pthread_t *thread;
+        void *(*main)(void *);
+    } threads[] = {{&w->publish, publish_main},
+                   {&w->device, device_main},
+                   {&w->prepare, prepare_main},
+                   {&w->heartbeat, heartbeat_main}};
+    for (; w->n_threads < 4; w->n_threads++)
+        if (pthread_create(threads[w->n_threads].thread, NULL, threads[w->n_threads].main, w))
+            PSEG_FAIL(PSEG_R_INTERNAL, 0, "cannot start the worker's threads");
+    *out = w;
+    w = NULL;
+out:
+    if (w)
+        pseg_worker_stop(w);
+    return rc;
+}
+
+void pseg_worker_stop(pseg_worker *w)
+{
+    if (!w)
+        return;
+    tell(w, &w->stopping);
+    /* Threads that were never started have nothing to say. */
+    if (w->n_threads < 3)
+        tell(w, &w->device_is_over);
+    if (w->n_threads < 2)
+        tell(w, &w->publish_is_over);
+    pthread_t *all[] = {&w->publish, &w->device, &w->prepare, &w->heartbeat};
+    for (unsigned i = 0; i < w->n_threads; i++)
+        pthread_join(*all[i], NULL);
+    if (w->queue) {
+        pseg_queue_sync sync;
+        pseg_queue_sync_init(&sync);
+        pseg_queue_unregister(w->queue, w->opt.id, pseg_queue_sync_done, &sync);
+        pseg_queue_reply_free(pseg_queue_sync_take(&sync));
+    }
+    pseg_queue_close(w->queue);
+    pthread_cond_destroy(&w->cv);
+    pthread_mutex_destroy(&w->mu);
+    pseg_free(w);
+}

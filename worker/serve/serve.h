@@ -1,0 +1,41 @@
+/* The worker's life: claim, prepare, run, publish, with the leases renewed beside it.
+ *
+ * Four threads besides the caller's: `prepare` claims jobs and gets them ready, a few ahead of the
+ * device; `device` runs them; `publish` writes results; `heartbeat` renews leases, learns of
+ * cancellations and sweeps the queue. None of them waits for another's slow side: the device never
+ * waits for Redis, and the heartbeat for nothing. */
+#ifndef PSEG_SERVE_SERVE_H
+#define PSEG_SERVE_SERVE_H
+
+#include "common/base/log.h"
+#include "common/queue/queue.h"
+#include "worker/serve/engine.h"
+
+typedef struct pseg_worker pseg_worker;
+
+typedef struct pseg_worker_options {
+    pseg_queue_options queue; /* on_ready and watch_model are set by the worker */
+    pseg_engine *engine;      /* borrowed */
+    const char *id;           /* of this worker, not shared with any other alive */
+    size_t ahead;             /* jobs held besides the one on the device */
+    const pseg_log *log;
+} pseg_worker_options;
+
+/* Starts the threads and registers. Errors: PSEG_R_CONFIG_INVALID, PSEG_R_OUT_OF_MEMORY. */
+pseg_status pseg_worker_start(pseg_worker **out, const pseg_worker_options *o, pseg_err *err);
+
+/* Did the device fail, so that the process should end and be started anew? Any thread. */
+bool pseg_worker_has_failed(const pseg_worker *w);
+/* Has Redis answered since the start? Any thread. */
+bool pseg_worker_is_connected(const pseg_worker *w);
+
+typedef struct pseg_worker_stats {
+    uint64_t done, failed, lost, released;
+} pseg_worker_stats;
+void pseg_worker_get_stats(const pseg_worker *w, pseg_worker_stats *out);
+
+/* Claims nothing more, finishes what is on the device, hands back the rest with no attempt burnt,
+ * unregisters, ends the threads and frees. */
+void pseg_worker_stop(pseg_worker *w);
+
+#endif

@@ -6,12 +6,19 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "common/base/alloc.h"
 #include "common/base/hash.h"
+#include "common/mask/mask.h"
+#include "worker/scenes/dataset.h"
+#include "worker/scenes/internal.h"
 #include "worker/scenes/raw.h"
 #include "worker/scenes/scenes.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { N_SCENES = 2000 };
 
@@ -115,57 +122,86 @@ static double rank(char clause, const pseg_scene_object *o, const pseg_scene_obj
     }
 }
 
-/* The only object that the phrase means; -1 none, -2 several, -3 not understood. *n_loose: how many
- * fit its noun phrase without the clause. */
-static int meaning(const pseg_scene *s, const char *text, int *n_loose)
-{
-    noun_phrase p = {-1, -1, -1, -1}, anchor = p;
-    char copy[PSEG_SCENE_MAX_TEXT], *save = NULL, clause = 0;
-    bool in_anchor = false;
-    int a = -1, found = -1;
+typedef struct reading {
+    noun_phrase what, anchor;
+    char clause; /* 0: none */
+    bool has_anchor;
+} reading;
 
+static bool read_phrase(reading *r, const char *text)
+{
+    char copy[PSEG_SCENE_MAX_TEXT], *save = NULL;
+
+    *r = (reading){{-1, -1, -1, -1}, {-1, -1, -1, -1}, 0, false};
     strcpy(copy, text);
     for (char *w = strtok_r(copy, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
         char c = clause_of(w);
         if (c) {
-            clause = c;
-            in_anchor = strchr("LRABN", c) != NULL;
+            r->clause = c;
+            r->has_anchor = strchr("LRABN", c) != NULL;
         } else if (strcmp(w, "to") == 0 || strcmp(w, "of") == 0 || strcmp(w, "on") == 0)
             continue;
         else if (strcmp(w, "far") == 0) { /* "on the far left" */
             w = strtok_r(NULL, " ", &save);
-            clause = strcmp(w, "left") == 0 ? 'l' : 'r';
-        } else if (!take(in_anchor ? &anchor : &p, w))
-            return -3;
+            r->clause = strcmp(w, "left") == 0 ? 'l' : 'r';
+        } else if (!take(r->has_anchor ? &r->anchor : &r->what, w))
+            return false;
     }
-    for (int k = 0; in_anchor && k < s->n_objects; k++)
-        if (is_a(&anchor, &s->objects[k])) {
-            if (a >= 0)
+    return true;
+}
+
+/* The one object that fits, without any clause; -1 none, -2 several. */
+static int only_one(const pseg_scene *s, const noun_phrase *p)
+{
+    int found = -1;
+
+    for (int k = 0; k < s->n_objects; k++)
+        if (is_a(p, &s->objects[k])) {
+            if (found >= 0)
                 return -2;
-            a = k;
+            found = k;
         }
-    if (in_anchor && a < 0)
-        return -1;
+    return found;
+}
+
+/* The only object that the phrase means; -1 none, -2 several, -3 not understood. *n_loose: how many
+ * fit its noun phrase without the clause. *margin: by how much the clause holds for the object and
+ * for no other, pixels at 224 (for "nearest": the runner-up's distance over its own). */
+static int meaning(const pseg_scene *s, const char *text, int *n_loose, double *margin)
+{
+    reading r;
+    int a = -1, found = -1;
+    double best = -1e9, second = -1e9;
+
+    if (!read_phrase(&r, text))
+        return -3;
+    if (r.has_anchor && (a = only_one(s, &r.anchor)) < 0)
+        return a;
+    if (!r.clause) {
+        *n_loose = 1;
+        return only_one(s, &r.what);
+    }
     *n_loose = 0;
     for (int k = 0; k < s->n_objects; k++) {
         const pseg_scene_object *o = &s->objects[k];
-        if (k == a || !is_a(&p, o))
+        if (k == a || !is_a(&r.what, o))
             continue;
         ++*n_loose;
-        if (clause && strchr("LRAB", clause)) {
-            if (rank(clause, o, &s->objects[a]) <= 0)
-                continue;
-            if (found >= 0)
-                return -2;
+        double x = rank(r.clause, o, a < 0 ? NULL : &s->objects[a]);
+        if (x > best) {
+            second = best;
+            best = x;
             found = k;
-        } else if (!clause) {
-            if (found >= 0)
-                return -2;
-            found = k;
-        } else if (found < 0 || rank(clause, o, a < 0 ? NULL : &s->objects[a]) >
-                                    rank(clause, &s->objects[found], a < 0 ? NULL : &s->objects[a]))
-            found = k;
+        } else if (x > second)
+            second = x;
     }
+    *margin = (best - second) * 224 / s->width;
+    if (strchr("LRAB", r.clause)) {
+        if (best <= 0 || second > 0)
+            return best <= 0 ? -1 : -2;
+        *margin = best * 224 / s->width;
+    } else if (r.clause == 'N')
+        *margin = second / best;
     return found;
 }
 
@@ -183,13 +219,28 @@ static void every_phrase_means_its_target_alone(void **state)
         assert_in_range(s->n_phrases, 2, 6);
         for (int i = 0; i < s->n_phrases; i++) {
             const pseg_scene_phrase *p = &s->phrases[i];
-            int loose = 0, m = meaning(s, p->text, &loose);
+            int loose = 0, m;
+            double margin = 0;
+            reading r;
+            m = meaning(s, p->text, &loose, &margin);
             if (m != p->target)
                 fail_msg("seed %d: \"%s\" means %d, said of %d", (int)seed, p->text, m, p->target);
             if (p->kind != PSEG_PHRASE_ATTRIBUTE && loose < 2)
                 fail_msg("seed %d: \"%s\" needs no clause", (int)seed, p->text);
+            assert_true(read_phrase(&r, p->text));
+            double least = !r.clause                ? 0
+                           : r.clause == 'N'        ? 1.5
+                           : strchr("gs", r.clause) ? 4.5
+                                                    : 12;
+            if (margin < least - 1e-9)
+                fail_msg("seed %d: \"%s\" holds by %g only", (int)seed, p->text, margin);
             assert_int_not_equal(p->other, p->target);
             assert_in_range(p->other, 0, s->n_objects - 1);
+            if (p->kind == PSEG_PHRASE_ATTRIBUTE)
+                assert_true(s->objects[p->other].kind == s->objects[p->target].kind ||
+                            s->objects[p->other].colour == s->objects[p->target].colour);
+            else
+                assert_true(is_a(&r.what, &s->objects[p->other]));
             bool shares = false;
             for (int k = 0; k < s->n_objects; k++)
                 shares = shares ||
@@ -210,12 +261,13 @@ static void the_reader_can_tell_a_wrong_phrase(void **state)
 {
     pseg_scene *s;
     int loose, wrong = 0, n = 0;
+    double margin;
 
     (void)state;
     for (uint64_t seed = 0; seed < 50; seed++) {
         assert_int_equal(pseg_scene_make(&s, seed, 64, NULL), PSEG_OK);
         for (int i = 0; i < s->n_phrases; i++, n++)
-            wrong += meaning(s, s->phrases[i].text, &loose) != s->phrases[i].other;
+            wrong += meaning(s, s->phrases[i].text, &loose, &margin) != s->phrases[i].other;
         pseg_scene_free(s);
     }
     assert_int_equal(wrong, n);
@@ -247,6 +299,77 @@ static void objects_are_visible_and_measured(void **state)
             assert_int_equal(o->bbox[3], y1 - y0 + 1);
         }
         pseg_scene_free(s);
+    }
+}
+
+/* Draws the objects' outlines again with the C library's sine, and compares with the id map. */
+static void objects_lie_where_they_are_said_to(void **state)
+{
+    const double full_turn = 6.283185307179586;
+    int wrong = 0, occluded = 0;
+
+    (void)state;
+    for (uint64_t seed = 0; seed < 200; seed++) {
+        pseg_scene *s;
+        int full[PSEG_SCENE_MAX_OBJECTS] = {0};
+        assert_int_equal(pseg_scene_make(&s, seed, 112, NULL), PSEG_OK);
+        for (int i = 0; i < 112 * 112; i++) {
+            int top = 0;
+            for (int k = 0; k < s->n_objects; k++) {
+                const pseg_scene_object *o = &s->objects[k];
+                double sn = sin(o->turn * full_turn / 256), cs = cos(o->turn * full_turn / 256);
+                double x = (i % 112 + 0.5 - o->x) / o->radius;
+                double y = (i / 112 + 0.5 - o->y) / o->radius;
+                if (shape_contains(o->kind, x * cs + y * sn, y * cs - x * sn)) {
+                    full[k]++;
+                    top = k + 1;
+                }
+            }
+            wrong += s->id[i] != top;
+        }
+        for (int k = 0; k < s->n_objects; k++) {
+            assert_true(s->objects[k].area >= 0.6 * full[k]);
+            occluded += s->objects[k].area < 0.95 * full[k];
+        }
+        pseg_scene_free(s);
+    }
+    assert_true(wrong <= 5);     /* pixel centres that lie on an outline */
+    assert_true(occluded >= 20); /* there is something to see through */
+}
+
+static void a_colour_is_nearest_to_its_own_name(void **state)
+{
+    enum { MANY = 200 };
+    static pseg_scene_object seen[MANY * PSEG_SCENE_MAX_OBJECTS];
+    double mean[PSEG_SCENE_N_COLOURS][3] = {{0}};
+    int n_seen = 0, n[PSEG_SCENE_N_COLOURS] = {0};
+
+    (void)state;
+    for (uint64_t seed = 0; seed < MANY; seed++) {
+        pseg_scene *s;
+        assert_int_equal(pseg_scene_make(&s, seed, 64, NULL), PSEG_OK);
+        for (int k = 0; k < s->n_objects; k++)
+            seen[n_seen++] = s->objects[k];
+        pseg_scene_free(s);
+    }
+    for (int i = 0; i < n_seen; i++, n[seen[i - 1].colour]++)
+        for (int c = 0; c < 3; c++)
+            mean[seen[i].colour][c] += seen[i].rgb[c];
+    for (int i = 0; i < n_seen; i++) {
+        double least = 1e9;
+        int nearest = -1;
+        for (int m = 0; m < PSEG_SCENE_N_COLOURS; m++) {
+            double d = 0;
+            for (int c = 0; c < 3; c++) {
+                double x = seen[i].rgb[c] - mean[m][c] / n[m];
+                d += x * x;
+            }
+            if (d < least) {
+                least = d;
+                nearest = m;
+            }
+        }
+        assert_int_equal(nearest, seen[i].colour);
     }
 }
 
@@ -297,13 +420,126 @@ static void sizes_out_of_range_are_refused(void **state)
     pseg_scene_free(NULL);
 }
 
+static int count_lines(const char *path, char *first, size_t n)
+{
+    FILE *f = fopen(path, "r");
+    int lines = 0;
+
+    if (!f)
+        return -1;
+    assert_non_null(fgets(first, (int)n, f));
+    for (int c; (c = fgetc(f)) != EOF;)
+        lines += c == '\n';
+    fclose(f);
+    return lines + 1;
+}
+
+static void a_data_set_holds_what_was_added(void **state)
+{
+    char dir[] = "/tmp/pseg-scenes-XXXXXX", path[96], line[32768], want[200];
+    pseg_scene_dataset *d;
+    pseg_scene *s[2];
+    pseg_mask *mask;
+    pseg_err e = PSEG_ERR_INIT;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pseg_scene_make(&s[i], (uint64_t)(40 + i), 64, NULL), PSEG_OK);
+    snprintf(path, sizeof path, "%s/scenes.jsonl", dir);
+    assert_int_equal(pseg_scene_dataset_open(&d, dir, &e), PSEG_OK);
+    assert_int_equal(pseg_scene_dataset_add(d, s[0], &e), PSEG_OK);
+    assert_int_equal(pseg_scene_dataset_add(d, s[1], &e), PSEG_OK);
+    assert_int_equal(count_lines(path, line, sizeof line), -1); /* not whole yet */
+    assert_int_equal(pseg_scene_dataset_finish(d, &e), PSEG_OK);
+    assert_int_equal(pseg_scene_dataset_finish(d, &e), PSEG_EINTERNAL);
+    pseg_scene_dataset_free(d);
+    assert_int_equal(count_lines(path, line, sizeof line), 2);
+    snprintf(want, sizeof want,
+             "{\"image\":\"images/000040.png\",\"width\":64,\"height\":64,"
+             "\"seed\":40,\"objects\":[{\"id\":1,");
+    assert_memory_equal(line, want, strlen(want));
+    const pseg_scene_phrase *p = &s[0]->phrases[0];
+    snprintf(want, sizeof want, "\"sentences\":[\"%s\"]", p->text);
+    char *at = strstr(line, want);
+    assert_non_null(at);
+
+    /* The sample's mask is the target's pixels. Counts may hold a backslash, doubled in JSON. */
+    char counts[4096];
+    size_t n = 0;
+    at = strstr(at, "\"counts\":\"");
+    assert_non_null(at);
+    for (at += strlen("\"counts\":\""); *at != '"'; at++) {
+        at += *at == '\\';
+        assert_true(n < sizeof counts - 1);
+        counts[n++] = *at;
+    }
+    counts[n] = 0;
+    assert_int_equal(pseg_mask_from_rle(&mask, counts, 64, 64, &e), PSEG_OK);
+    for (int i = 0; i < 64 * 64; i++)
+        assert_int_equal(mask->data[i], s[0]->id[i] == p->target + 1);
+    pseg_mask_free(mask);
+
+    /* A set that is opened again and left is not there. */
+    assert_int_equal(pseg_scene_dataset_open(&d, dir, &e), PSEG_OK);
+    assert_int_equal(pseg_scene_dataset_add(d, s[1], &e), PSEG_OK);
+    pseg_scene_dataset_free(d);
+    assert_int_equal(count_lines(path, line, sizeof line), -1);
+
+    for (int i = 0; i < 2; i++) {
+        for (int k = 0; k < s[i]->n_objects; k++) {
+            snprintf(path, sizeof path, "%s/masks/%06d_%d.png", dir, 40 + i, k + 1);
+            assert_int_equal(remove(path), 0);
+        }
+        snprintf(path, sizeof path, "%s/images/%06d.png", dir, 40 + i);
+        assert_int_equal(remove(path), 0);
+        pseg_scene_free(s[i]);
+    }
+    static const char *const folders[] = {"masks", "images", ""};
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, folders[i]);
+        assert_int_equal(rmdir(path), 0); /* nothing else is left behind */
+    }
+}
+
+static void a_data_set_in_no_folder_is_refused(void **state)
+{
+    pseg_scene_dataset *d;
+    pseg_err e = PSEG_ERR_INIT;
+
+    (void)state;
+    assert_true(pseg_scene_dataset_open(&d, "/dev/null/set", &e) < 0);
+    assert_null(d);
+    assert_non_null(strstr(e.msg, "/dev/null/set"));
+    pseg_scene_dataset_free(NULL);
+}
+
+static void short_memory_is_an_error(void **state)
+{
+    pseg_err e = PSEG_ERR_INIT;
+
+    (void)state;
+    for (uint64_t nth = 1; nth <= 3; nth++) {
+        pseg_scene *s;
+        pseg_alloc_fail_nth(nth);
+        assert_int_equal(pseg_scene_make(&s, 0, 64, &e), PSEG_ENOMEM);
+        assert_null(s);
+    }
+    pseg_alloc_fail_nth(0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_phrase_means_its_target_alone),
         cmocka_unit_test(the_reader_can_tell_a_wrong_phrase),
         cmocka_unit_test(objects_are_visible_and_measured),
+        cmocka_unit_test(objects_lie_where_they_are_said_to),
+        cmocka_unit_test(a_colour_is_nearest_to_its_own_name),
         cmocka_unit_test(a_seed_always_gives_the_same_scene),
+        cmocka_unit_test(a_data_set_holds_what_was_added),
+        cmocka_unit_test(a_data_set_in_no_folder_is_refused),
+        cmocka_unit_test(short_memory_is_an_error),
         cmocka_unit_test(sizes_out_of_range_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,6 +43,13 @@ const char *pseg_scene_texture_name(int texture)
     return textures[texture];
 }
 
+const char *pseg_scene_phrase_kind_name(pseg_phrase_kind kind)
+{
+    return kind == PSEG_PHRASE_ATTRIBUTE  ? "attribute"
+           : kind == PSEG_PHRASE_RELATION ? "relational"
+                                          : "superlative";
+}
+
 static int other_than(rng *r, int n, int not_this)
 {
     int x = rng_below(r, n - 1);

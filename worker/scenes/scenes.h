@@ -83,4 +83,7 @@ const char *pseg_scene_colour_name(int colour);
 const char *pseg_scene_size_name(int size);
 const char *pseg_scene_texture_name(int texture);
 
+/* "attribute", "relational", "superlative". */
+const char *pseg_scene_phrase_kind_name(pseg_phrase_kind kind);
+
 #endif

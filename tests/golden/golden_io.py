@@ -54,6 +54,8 @@ class Stages:
         assert exact.dtype == torch.float64 and single.dtype == torch.float32, name
         assert exact.shape == single.shape and bool(torch.isfinite(exact).all()), name
         power = (exact ** 2).sum().item()
+        if exact.numel() == 1:
+            power = max(power, 1.0)  # a single number may happen to be near 0
         nmse = ((exact - single) ** 2).sum().item() / power
         assert nmse < self.LIMIT, (name, nmse)
         if nmse > self.worst:
@@ -65,10 +67,10 @@ class Stages:
         for k in exact:
             self.put_pair(prefix + k, exact[k], single[k])
 
-    def save(self, path):
-        extra = {"torch_fp32_worst_nmse": f"{self.worst:.2e}", "torch_fp32_worst_at": self.worst_at}
+    def save(self, path, extra=None):
+        extra = (extra or {}) | {"torch_fp32_worst_nmse": f"{self.worst:.2e}", "torch_fp32_worst_at": self.worst_at}
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        save_file(self.tensors, path, metadata() | (extra if self.worst else {}))
+        save_file(self.tensors, path, metadata() | extra)
         print(f"{os.path.getsize(path):9d} {path}  {len(self.tensors)} tensors, "
               f"fp32 NMSE <= {self.worst:.1e}", flush=True)
 

@@ -4,7 +4,7 @@
     python3 tests/golden/make_golden.py --out DIR --only vision,text       # some
     python3 tests/golden/make_golden.py --check tests/golden/data          # regenerate, compare
 
-Needs the packages of requirements.txt. Two minutes on one core, 2.5 GB (the full shapes).
+Needs the packages of requirements.txt, 20 seconds of one core and 2.5 GB (the full shapes).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import transformers
 from safetensors.torch import load_file
 
 import golden_encoders as ge
+import golden_head as gh
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REAL_VIT = os.path.join(HERE, "..", "..", "..", "shared", "data", "vit_tiny")
@@ -33,7 +34,8 @@ def real_vit(out):
 
 
 PARTS = {"vision": ge.make_vision, "text": ge.make_text, "positions": ge.make_positions,
-         "full": ge.make_full_encoders, "real": real_vit}
+         "pseg": gh.make_pseg, "sam": gh.make_sam, "preprocess": gh.make_preprocess,
+         "full": ge.make_full_encoders, "full_head": gh.make_full_head, "real": real_vit}
 
 
 def files_of(folder):

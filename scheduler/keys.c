@@ -46,7 +46,7 @@ static pseg_status parse_line(pseg_keys *k, char *line, const char *path, int nu
     if (!is_tenant(tenant))
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%s:%d: tenant \"%s\" must be 1 to 63 of a-z 0-9 _ -",
                   path, number, tenant);
-    snprintf(one->tenant, sizeof one->tenant, "%s", tenant);
+    memcpy(one->tenant, tenant, strlen(tenant) + 1);
     k->n++;
 out:
     return rc;

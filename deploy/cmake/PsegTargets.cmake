@@ -22,6 +22,10 @@ set(CMAKE_C_FLAGS_DEBUG "-O0 -g -DPSEG_DEBUG=1")
 set(PSEG_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes
     -Wpointer-arith -Wwrite-strings -Wvla -Wno-missing-field-initializers -Wno-missing-braces
     -Wno-overlength-strings)
+if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
+  # Texts that are cut to fit are cut on purpose.
+  list(APPEND PSEG_WARNINGS -Wno-format-truncation)
+endif()
 if(PSEG_WERROR)
   list(APPEND PSEG_WARNINGS -Werror)
 endif()

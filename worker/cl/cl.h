@@ -28,19 +28,27 @@ typedef struct pseg_cl pseg_cl;         /* device, context and programs */
 typedef struct pseg_stream pseg_stream; /* an in-order queue and its kernels */
 typedef struct pseg_mem pseg_mem;       /* device memory */
 
+/* Which form of a kernel is taken where there are several. */
+typedef enum pseg_cl_variant {
+    PSEG_CL_AUTO,     /* by the device's type */
+    PSEG_CL_CPU,      /* one work-item per register tile */
+    PSEG_CL_PORTABLE, /* work-groups that share local memory */
+} pseg_cl_variant;
+
 typedef struct pseg_cl_options {
     const char *device;    /* as pseg_device_select; NULL: automatic */
     const char *cache_dir; /* compiled programs; NULL: $XDG_CACHE_HOME/pseg or ~/.cache/pseg */
-    const char
-        *kernel_dir;     /* read kernels from this folder; NULL: $PSEG_KERNEL_DIR, else embedded */
-    bool no_cache;       /* neither read nor write compiled programs */
-    bool profile;        /* sum the device time of each kernel; costs a little speed */
+    /* Read kernels from this folder; NULL: $PSEG_KERNEL_DIR, else the embedded ones. */
+    const char *kernel_dir;
+    bool no_cache; /* neither read nor write compiled programs */
+    bool profile;  /* sum the device time of each kernel; costs a little speed */
+    pseg_cl_variant variant;
     const pseg_log *log; /* borrowed until pseg_cl_close; NULL: silent */
 } pseg_cl_options;
 
-#define PSEG_CL_OPTIONS_DEFAULT               \
-    {                                         \
-        NULL, NULL, NULL, false, false, NULL, \
+#define PSEG_CL_OPTIONS_DEFAULT                             \
+    {                                                       \
+        NULL, NULL, NULL, false, false, PSEG_CL_AUTO, NULL, \
     }
 
 /* Strings in o are borrowed during the call only. Sets POCL_AFFINITY=1 unless the user set it:
@@ -50,6 +58,7 @@ pseg_status pseg_cl_open(pseg_cl **out, const pseg_cl_options *o, pseg_err *err)
 /* After all its streams and memory are freed. NULL: nothing happens. */
 void pseg_cl_close(pseg_cl *cl);
 const pseg_device_info *pseg_cl_device(const pseg_cl *cl); /* borrowed until pseg_cl_close */
+pseg_cl_variant pseg_cl_variant_of(const pseg_cl *cl);     /* in force: never PSEG_CL_AUTO */
 /* Bytes in all pseg_mem of this context that the device had to allocate. Any thread. */
 uint64_t pseg_cl_mem_used(const pseg_cl *cl);
 /* How many programs were compiled from source, and how many came from the cache. Any thread. */

@@ -180,7 +180,8 @@ pseg_status pseg_op_shuffle2(pseg_stream *s, pseg_view out, pseg_view x, size_t 
 pseg_status pseg_op_transpose(pseg_stream *s, pseg_view out, pseg_view x, size_t batch, size_t r,
                               size_t c, pseg_err *err);
 
-/* Builds every program for this device. */
+/* Builds every program for this device and runs each once on small data (some drivers compile again
+ * at the first launch), so that the first job does not wait for it. */
 pseg_status pseg_ops_prepare(pseg_stream *s, pseg_err *err);
 
 #endif

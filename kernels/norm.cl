@@ -1,0 +1,149 @@
+/* Normalisations: mean and variance in two passes (no cancellation), each sum in FV partial sums.
+ * One work-group a row or group: one item on a CPU, 64 that share the row elsewhere. In place is
+ * allowed: an item writes what it alone reads in the last pass. */
+
+/* Row r of C channels: act((x - mean) / sqrt(var + eps) * w + b). Groups stride over rows. */
+__kernel void layernorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
+                        const pseg_layernorm_params p, __local float *tmp)
+{
+    uint step = (uint)get_local_size(0) * FV, first = (uint)get_local_id(0) * FV;
+
+    for (uint r = get_group_id(0); r < p.rows; r += get_num_groups(0)) {
+        gcfloat *row = x + p.x_off + r * p.x_stride;
+        gfloat *o = out + p.out_off + r * p.out_stride;
+        fv sum = (fv)(0.0f);
+
+        for (uint c = first; c < p.c; c += step)
+            sum += fv_load(row + c, p.c - c);
+        float mean = group_sum(fv_sum(sum), tmp) / (float)p.c;
+        sum = (fv)(0.0f);
+        for (uint c = first; c < p.c; c += step) {
+            fv d = fv_first(fv_load(row + c, p.c - c) - mean, p.c - c);
+
+            sum += d * d;
+        }
+        float inv = 1.0f / sqrt(group_sum(fv_sum(sum), tmp) / (float)p.c + p.eps);
+        for (uint c = first; c < p.c; c += step) {
+            fv v = (fv_load(row + c, p.c - c) - mean) * inv;
+
+            if (p.flags & HAS_AFFINE)
+                v = v * fv_load(w + p.w_off + c, p.c - c) + fv_load(b + p.b_off + c, p.c - c);
+            fv_store(fv_act(v, p.act), o + c, p.c - c);
+        }
+    }
+}
+
+/* Group g of sample s: channels g*cg..g*cg+cg of all HW tokens,
+ *
+ *      token 0 | g0 g0 .. | g1 g1 .. | ...
+ *      token 1 | g0 g0 .. | g1 g1 .. |        a group is a column block of cg channels
+ *
+ * GV, a build option, is how many of a token's channels a vector takes on a CPU: 16 if 16 divides cg,
+ * 8 (two tokens a vector) if 8 does, else 0: up to 16 channels of one token, one by one. */
+#ifndef GV
+#define GV 0
+#endif
+
+#if PSEG_CPU && GV == 8
+#define TOKENS  2
+#define GN_STEP 8
+
+static inline fv gn_load(gcfloat *p, ulong stride, uint tokens, uint left)
+{
+    return (fv)(vload8(0, p), tokens > 1 ? vload8(0, p + stride) : (float8)(0.0f));
+}
+static inline uint gn_count(uint tokens, uint left)
+{
+    return tokens > 1 ? 16 : 8;
+}
+static inline void gn_store(fv v, gfloat *p, ulong stride, uint tokens, uint left)
+{
+    vstore8(v.lo, 0, p);
+    if (tokens > 1)
+        vstore8(v.hi, 0, p + stride);
+}
+static inline fv gn_channels(gcfloat *p, uint left)
+{
+    return (fv)(vload8(0, p), vload8(0, p));
+}
+#else
+#define TOKENS  1
+#define GN_STEP FV
+
+static inline fv gn_load(gcfloat *p, ulong stride, uint tokens, uint left)
+{
+    return fv_load(p, left);
+}
+static inline uint gn_count(uint tokens, uint left)
+{
+    return left;
+}
+static inline void gn_store(fv v, gfloat *p, ulong stride, uint tokens, uint left)
+{
+    fv_store(v, p, left);
+}
+static inline fv gn_channels(gcfloat *p, uint left)
+{
+    return fv_load(p, left);
+}
+#endif
+
+__kernel void groupnorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
+                        const pseg_groupnorm_params p, __local float *tmp)
+{
+    uint cg = p.c / p.groups, lid = get_local_id(0), step = (uint)get_local_size(0);
+    float count = (float)cg * (float)p.hw;
+
+    for (uint i = get_group_id(0); i < p.batch * p.groups; i += get_num_groups(0)) {
+        ulong base = (ulong)(i / p.groups) * p.hw * p.c;
+        uint c0 = i % p.groups * cg;
+        gcfloat *from = x + p.x_off + base + c0;
+        gfloat *to = out + p.out_off + base + c0;
+        fv sum = (fv)(0.0f);
+
+        for (uint t = lid * TOKENS; t < p.hw; t += step * TOKENS)
+            for (uint c = 0; c < cg; c += GN_STEP)
+                sum += gn_load(from + (ulong)t * p.c + c, p.c, p.hw - t, cg - c);
+        float mean = group_sum(fv_sum(sum), tmp) / count;
+        sum = (fv)(0.0f);
+        for (uint t = lid * TOKENS; t < p.hw; t += step * TOKENS)
+            for (uint c = 0; c < cg; c += GN_STEP) {
+                fv d = gn_load(from + (ulong)t * p.c + c, p.c, p.hw - t, cg - c) - mean;
+
+                d = fv_first(d, gn_count(p.hw - t, cg - c));
+                sum += d * d;
+            }
+        float inv = 1.0f / sqrt(group_sum(fv_sum(sum), tmp) / count + p.eps);
+        for (uint t = lid * TOKENS; t < p.hw; t += step * TOKENS)
+            for (uint c = 0; c < cg; c += GN_STEP) {
+                uint left = cg - c;
+                fv v = (gn_load(from + (ulong)t * p.c + c, p.c, p.hw - t, left) - mean) * inv;
+
+                v = v * gn_channels(w + p.w_off + c0 + c, left) +
+                    gn_channels(b + p.b_off + c0 + c, left);
+                gn_store(fv_act(v, p.act), to + (ulong)t * p.c + c, p.c, p.hw - t, left);
+            }
+    }
+}
+
+/* Rows divided by max(norm, eps). */
+__kernel void l2norm(gfloat *out, gcfloat *x, const pseg_rows_params p, __local float *tmp)
+{
+    uint step = (uint)get_local_size(0) * FV, first = (uint)get_local_id(0) * FV, n = (uint)p.c;
+
+    for (uint r = get_group_id(0); r < p.rows; r += get_num_groups(0)) {
+        gcfloat *row = x + p.x_off + (ulong)r * n;
+        gfloat *o = out + p.out_off + (ulong)r * n;
+        fv sum = (fv)(0.0f);
+
+        for (uint c = first; c < n; c += step) {
+            fv v = fv_load(row + c, n - c);
+
+            sum += v * v;
+        }
+        float norm = sqrt(group_sum(fv_sum(sum), tmp));
+        norm = norm < p.eps ? p.eps : norm; /* not fmax: a row with NaN stays NaN */
+        for (uint c = first; c < n; c += step)
+            fv_store(fv_load(row + c, n - c) / norm, o + c, n - c);
+    }
+}

@@ -1,0 +1,123 @@
+/* The parameters of the kernels, one struct an operation, passed by value. Shared by the host and
+ * OpenCL C: fixed-size members only, 64-bit ones first, sizes asserted on both sides.
+ * Offsets and strides count elements. Every dimension is below 2^31 (the host checks). */
+#ifndef PSEG_KERNELS_PARAMS_H
+#define PSEG_KERNELS_PARAMS_H
+
+#if defined(__OPENCL_VERSION__) || defined(__OPENCL_C_VERSION__)
+typedef ulong pseg_u64;
+typedef uint pseg_u32;
+typedef float pseg_f32;
+#define PSEG_SIZE_IS(type, bytes) typedef char type##_size_check[sizeof(type) == (bytes) ? 1 : -1]
+#else
+#include <stdint.h>
+typedef uint64_t pseg_u64;
+typedef uint32_t pseg_u32;
+typedef float pseg_f32;
+#define PSEG_SIZE_IS(type, bytes) _Static_assert(sizeof(type) == (bytes), #type)
+#endif
+
+/* Activations; the values are those of pseg_act. */
+#define ACT_NONE       0
+#define ACT_GELU       1
+#define ACT_QUICK_GELU 2
+#define ACT_RELU       3
+#define ACT_SILU       4
+#define ACT_SIGMOID    5
+
+/* Outputs of a panel of packed weights. */
+#define PANEL 32
+
+/* Bits of flags: which optional tensors are there. */
+#define HAS_BIAS  1u
+#define HAS_RES   2u
+#define HAS_SCALE 4u
+
+typedef struct pseg_gemm_params {
+    pseg_u64 out_off, a_off, w_off, bias_off, res_off, scale_off;
+    pseg_u64 out_stride, a_stride, res_stride;
+    pseg_u32 m, n, k, act, flags, tiles_per_item;
+} pseg_gemm_params;
+PSEG_SIZE_IS(pseg_gemm_params, 96);
+
+#define HAS_AFFINE 1u
+
+typedef struct pseg_layernorm_params {
+    pseg_u64 out_off, x_off, w_off, b_off, out_stride, x_stride;
+    pseg_u32 rows, c, act, flags;
+    pseg_f32 eps, pad;
+} pseg_layernorm_params;
+PSEG_SIZE_IS(pseg_layernorm_params, 72);
+
+typedef struct pseg_groupnorm_params {
+    pseg_u64 out_off, x_off, w_off, b_off;
+    pseg_u32 batch, hw, c, groups, act;
+    pseg_f32 eps;
+} pseg_groupnorm_params;
+PSEG_SIZE_IS(pseg_groupnorm_params, 56);
+
+#define IS_CAUSAL   1u
+#define HAS_KEY_LEN 2u
+
+typedef struct pseg_attention_params {
+    pseg_u64 out_off, q_off, k_off, v_off, key_len_off;
+    pseg_u64 out_row, q_row, k_row, v_row;
+    pseg_u64 out_batch, q_batch, k_batch, v_batch;
+    pseg_u32 batch, heads, d, n_q, n_k, flags;
+    pseg_f32 scale;
+    pseg_u32 pad;
+} pseg_attention_params;
+PSEG_SIZE_IS(pseg_attention_params, 136);
+
+typedef struct pseg_patches_params {
+    pseg_u64 out_off, x_off;
+    pseg_u32 batch, channels, gh, gw, p, pad;
+} pseg_patches_params;
+PSEG_SIZE_IS(pseg_patches_params, 40);
+
+#define HAS_CLS 1u
+#define HAS_POS 2u
+
+typedef struct pseg_tokens_params {
+    pseg_u64 out_off, patch_off, cls_off, regs_off, pos_off;
+    pseg_u32 batch, n_patches, n_regs, c, flags, pad;
+} pseg_tokens_params;
+PSEG_SIZE_IS(pseg_tokens_params, 64);
+
+typedef struct pseg_gather_params {
+    pseg_u64 out_off, x_off, idx_off, pos_off, x_stride;
+    pseg_u32 rows, c, n_x, n_pos;
+} pseg_gather_params;
+PSEG_SIZE_IS(pseg_gather_params, 56);
+
+/* copy (without y) and add. */
+typedef struct pseg_add_params {
+    pseg_u64 out_off, x_off, y_off;
+    pseg_u64 out_batch, out_row, x_batch, x_row, y_batch, y_row;
+    pseg_u32 batch, n, c;
+    pseg_f32 alpha;
+} pseg_add_params;
+PSEG_SIZE_IS(pseg_add_params, 88);
+
+/* l2norm and swiglu: rows of c; act: one row of c. */
+typedef struct pseg_rows_params {
+    pseg_u64 out_off, x_off, c;
+    pseg_u32 rows, act;
+    pseg_f32 eps, pad;
+} pseg_rows_params;
+PSEG_SIZE_IS(pseg_rows_params, 40);
+
+typedef struct pseg_maskdot_params {
+    pseg_u64 out_off, q_off, x_off;
+    pseg_u32 batch, n_q, n, c;
+} pseg_maskdot_params;
+PSEG_SIZE_IS(pseg_maskdot_params, 40);
+
+/* im2col3, shuffle2: a map h x w; transpose: h rows, w columns, c unused. */
+typedef struct pseg_map_params {
+    pseg_u64 out_off, x_off;
+    pseg_u32 batch, h, w, c;
+} pseg_map_params;
+PSEG_SIZE_IS(pseg_map_params, 32);
+
+#endif

@@ -1,0 +1,68 @@
+/* What the files of worker/cl share. The only header of the project that includes OpenCL's. */
+#ifndef PSEG_CL_INTERNAL_H
+#define PSEG_CL_INTERNAL_H
+
+#define CL_TARGET_OPENCL_VERSION 120
+#include <CL/cl.h>
+
+#include "worker/cl/cl.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+typedef struct pseg_program {
+    struct pseg_program *next;
+    const char *file, *options; /* of the pseg_kernel, static */
+    cl_program program;
+} pseg_program;
+
+struct pseg_cl {
+    pseg_device_info info;
+    pseg_cl_variant variant;
+    cl_device_id device;
+    cl_context context;
+    cl_mem none; /* stands for absent buffers: NULL arguments are not safe with every driver */
+    bool profile;
+    const pseg_log *log;
+    char *cache_dir;  /* NULL: no cache */
+    char *kernel_dir; /* NULL: embedded sources */
+    pthread_mutex_t programs_lock;
+    pseg_program *programs;
+    atomic_uint n_built, n_cached;
+    atomic_ullong mem_used;
+};
+
+struct pseg_mem {
+    pseg_cl *cl;
+    cl_mem mem;
+    size_t size;
+    bool in_place, read_only;
+};
+
+/* The error of an OpenCL call that failed with `code`. */
+pseg_status pseg_cl_fail(pseg_err *err, cl_int code, const char *where, const char *call);
+/* "CL_OUT_OF_RESOURCES" and so on; "unknown" for others. Static. */
+const char *pseg_cl_code_name(cl_int code);
+
+/* Within a function that has rc and out: expr is a call that returns cl_int. */
+#define PSEG_CL_TRY(call, expr)                              \
+    do {                                                     \
+        cl_int code_ = (expr);                               \
+        if (code_ != CL_SUCCESS) {                           \
+            rc = pseg_cl_fail(err, code_, PSEG_HERE, #call); \
+            goto out;                                        \
+        }                                                    \
+    } while (0)
+
+/* To be called before any other OpenCL call. */
+void pseg_cl_set_environment(void);
+
+/* Device number `index` of pseg_device_list's order. */
+pseg_status pseg_device_open(cl_device_id *out, pseg_device_info *info, const char *which,
+                             pseg_err *err);
+
+/* The program of k, built or from the cache; borrowed until pseg_cl_close. Any thread. */
+pseg_status pseg_program_get(cl_program *out, pseg_cl *cl, const pseg_kernel *k, pseg_err *err);
+void pseg_programs_free(pseg_cl *cl);
+
+#endif

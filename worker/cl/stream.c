@@ -1,0 +1,322 @@
+/* Queues: transfers, launches and their profile. */
+#include "worker/cl/internal.h"
+
+#include "common/base/alloc.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_PENDING 2048u /* events of launches whose time was not yet read */
+
+typedef struct kernel_entry {
+    const pseg_kernel *key;
+    cl_kernel kernel;
+    uint64_t launches;
+    double total_ms, max_ms;
+} kernel_entry;
+
+typedef struct pending_event {
+    cl_event event;
+    size_t kernel; /* index into kernels */
+} pending_event;
+
+struct pseg_stream {
+    pseg_cl *cl;
+    cl_command_queue queue;
+    kernel_entry *kernels;
+    size_t n_kernels, cap_kernels;
+    pending_event *pending; /* NULL unless profiling */
+    size_t n_pending;
+};
+
+pseg_status pseg_stream_open(pseg_stream **out, pseg_cl *cl, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_stream *s = NULL;
+    cl_int code = CL_SUCCESS;
+
+    *out = NULL;
+    s = pseg_calloc(1, sizeof *s);
+    if (!s)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
+    s->cl = cl;
+    if (cl->profile) {
+        s->pending = pseg_calloc(MAX_PENDING, sizeof *s->pending);
+        if (!s->pending)
+            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
+    }
+    s->queue = clCreateCommandQueue(cl->context, cl->device,
+                                    cl->profile ? CL_QUEUE_PROFILING_ENABLE : 0, &code);
+    PSEG_CL_TRY(clCreateCommandQueue, code);
+    *out = s;
+    s = NULL;
+out:
+    pseg_stream_close(s);
+    return rc;
+}
+
+/* Reads the times of all pending launches; the queue has finished. */
+static void collect_profile(pseg_stream *s)
+{
+    for (size_t i = 0; i < s->n_pending; i++) {
+        pending_event *p = &s->pending[i];
+        kernel_entry *k = &s->kernels[p->kernel];
+        cl_ulong start = 0, end = 0;
+
+        if (clGetEventProfilingInfo(p->event, CL_PROFILING_COMMAND_START, sizeof start, &start,
+                                    NULL) == CL_SUCCESS &&
+            clGetEventProfilingInfo(p->event, CL_PROFILING_COMMAND_END, sizeof end, &end, NULL) ==
+                CL_SUCCESS &&
+            end >= start) {
+            double ms = (double)(end - start) * 1e-6;
+
+            k->launches++;
+            k->total_ms += ms;
+            if (ms > k->max_ms)
+                k->max_ms = ms;
+        }
+        clReleaseEvent(p->event);
+    }
+    s->n_pending = 0;
+}
+
+void pseg_stream_close(pseg_stream *s)
+{
+    if (!s)
+        return;
+    if (s->queue) {
+        clFinish(s->queue);
+        collect_profile(s);
+    }
+    for (size_t i = 0; i < s->n_kernels; i++)
+        clReleaseKernel(s->kernels[i].kernel);
+    if (s->queue)
+        clReleaseCommandQueue(s->queue);
+    pseg_free(s->pending);
+    pseg_free(s->kernels);
+    pseg_free(s);
+}
+
+pseg_cl *pseg_stream_cl(const pseg_stream *s)
+{
+    return s->cl;
+}
+
+pseg_status pseg_stream_flush(pseg_stream *s, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    PSEG_CL_TRY(clFlush, clFlush(s->queue));
+out:
+    return rc;
+}
+
+pseg_status pseg_stream_finish(pseg_stream *s, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    PSEG_CL_TRY(clFinish, clFinish(s->queue));
+    collect_profile(s);
+out:
+    return rc;
+}
+
+/* ---- transfers ---------------------------------------------------------------------------- */
+
+static bool is_inside(const pseg_mem *m, size_t off, size_t n)
+{
+    return off <= m->size && n <= m->size - off;
+}
+
+pseg_status pseg_mem_write(pseg_stream *s, pseg_mem *m, size_t off, const void *src, size_t n,
+                           pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    PSEG_REQUIRE(m && !m->read_only && is_inside(m, off, n), "range to write");
+    if (n > 0)
+        PSEG_CL_TRY(clEnqueueWriteBuffer,
+                    clEnqueueWriteBuffer(s->queue, m->mem, CL_FALSE, off, n, src, 0, NULL, NULL));
+out:
+    return rc;
+}
+
+pseg_status pseg_mem_read(void *dst, pseg_stream *s, const pseg_mem *m, size_t off, size_t n,
+                          pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    PSEG_REQUIRE(m && is_inside(m, off, n), "range to read");
+    if (n > 0)
+        PSEG_CL_TRY(clEnqueueReadBuffer,
+                    clEnqueueReadBuffer(s->queue, m->mem, CL_FALSE, off, n, dst, 0, NULL, NULL));
+out:
+    return rc;
+}
+
+pseg_status pseg_mem_copy(pseg_stream *s, pseg_mem *dst, size_t dst_off, const pseg_mem *src,
+                          size_t src_off, size_t n, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    PSEG_REQUIRE(dst && src && !dst->read_only && is_inside(dst, dst_off, n) &&
+                     is_inside(src, src_off, n),
+                 "ranges to copy");
+    PSEG_REQUIRE(dst != src || dst_off + n <= src_off || src_off + n <= dst_off, "overlap");
+    if (n > 0)
+        PSEG_CL_TRY(clEnqueueCopyBuffer, clEnqueueCopyBuffer(s->queue, src->mem, dst->mem, src_off,
+                                                             dst_off, n, 0, NULL, NULL));
+out:
+    return rc;
+}
+
+pseg_status pseg_mem_zero(pseg_stream *s, pseg_mem *m, size_t off, size_t n, pseg_err *err)
+{
+    static const uint8_t zero = 0;
+    pseg_status rc = PSEG_OK;
+
+    PSEG_REQUIRE(m && !m->read_only && is_inside(m, off, n), "range to zero");
+    if (n > 0)
+        PSEG_CL_TRY(clEnqueueFillBuffer,
+                    clEnqueueFillBuffer(s->queue, m->mem, &zero, 1, off, n, 0, NULL, NULL));
+out:
+    return rc;
+}
+
+/* ---- launches ----------------------------------------------------------------------------- */
+
+static pseg_status find_kernel(size_t *out, pseg_stream *s, const pseg_kernel *k, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    cl_program program = NULL;
+    cl_int code = CL_SUCCESS;
+
+    for (size_t i = 0; i < s->n_kernels; i++)
+        if (s->kernels[i].key == k) {
+            *out = i;
+            return PSEG_OK;
+        }
+    if (s->n_kernels == s->cap_kernels) {
+        size_t cap = s->cap_kernels ? 2 * s->cap_kernels : 32;
+        kernel_entry *grown = pseg_realloc(s->kernels, cap * sizeof *grown);
+
+        if (!grown)
+            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
+        s->kernels = grown;
+        s->cap_kernels = cap;
+    }
+    PSEG_TRY(pseg_program_get(&program, s->cl, k, err));
+    kernel_entry e = {.key = k};
+    e.kernel = clCreateKernel(program, k->name, &code);
+    if (code != CL_SUCCESS) {
+        rc = pseg_cl_fail(err, code, PSEG_HERE, "clCreateKernel");
+        pseg_err_prefix(err, "kernel %s of %s", k->name, k->file);
+        goto out;
+    }
+    *out = s->n_kernels;
+    s->kernels[s->n_kernels++] = e;
+out:
+    return rc;
+}
+
+pseg_status pseg_kernel_prepare(pseg_stream *s, const pseg_kernel *k, pseg_err *err)
+{
+    size_t i;
+
+    return find_kernel(&i, s, k, err);
+}
+
+static cl_int set_arg(const pseg_cl *cl, cl_kernel k, cl_uint i, const pseg_arg *a)
+{
+    if (a->mem)
+        return clSetKernelArg(k, i, sizeof a->mem->mem, &a->mem->mem);
+    if (a->size > 0)
+        return clSetKernelArg(k, i, a->size, a->value);
+    return clSetKernelArg(k, i, sizeof cl->none, &cl->none);
+}
+
+pseg_status pseg_launch(pseg_stream *s, const pseg_kernel *k, unsigned n_dims, const size_t *global,
+                        const size_t *local, const pseg_arg *args, size_t n_args, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    size_t index = 0, rounded[3];
+    cl_event event = NULL;
+
+    PSEG_REQUIRE(n_dims >= 1 && n_dims <= 3, "n_dims");
+    for (unsigned d = 0; d < n_dims; d++) {
+        if (global[d] == 0)
+            goto out; /* nothing to do */
+        size_t unit = local ? local[d] : 1;
+
+        PSEG_REQUIRE(unit > 0 && global[d] <= SIZE_MAX - unit, "local size");
+        rounded[d] = (global[d] + unit - 1) / unit * unit;
+    }
+    PSEG_TRY(find_kernel(&index, s, k, err));
+    cl_kernel kernel = s->kernels[index].kernel;
+    for (size_t i = 0; i < n_args; i++) {
+        cl_int code = set_arg(s->cl, kernel, (cl_uint)i, &args[i]);
+
+        if (code != CL_SUCCESS) {
+            rc = pseg_cl_fail(err, code, PSEG_HERE, "clSetKernelArg");
+            pseg_err_prefix(err, "kernel %s, argument %zu", k->name, i);
+            goto out;
+        }
+    }
+    if (s->pending && s->n_pending == MAX_PENDING)
+        PSEG_TRY(pseg_stream_finish(s, err));
+    cl_int code = clEnqueueNDRangeKernel(s->queue, kernel, n_dims, NULL, rounded, local, 0, NULL,
+                                         s->pending ? &event : NULL);
+    if (code != CL_SUCCESS) {
+        rc = pseg_cl_fail(err, code, PSEG_HERE, "clEnqueueNDRangeKernel");
+        pseg_err_prefix(err, "kernel %s", k->name);
+        goto out;
+    }
+    if (event)
+        s->pending[s->n_pending++] = (pending_event){event, index};
+out:
+    return rc;
+}
+
+/* ---- profile ------------------------------------------------------------------------------ */
+
+static int by_total(const void *a, const void *b)
+{
+    const pseg_profile_entry *x = a, *y = b;
+
+    return (x->total_ms < y->total_ms) - (x->total_ms > y->total_ms);
+}
+
+size_t pseg_stream_profile(pseg_profile_entry *out, size_t cap, const pseg_stream *s)
+{
+    size_t n = 0;
+
+    /* Kernels that share a name are variants of one operation: their times are one entry. */
+    for (size_t i = 0; i < s->n_kernels; i++) {
+        const kernel_entry *k = &s->kernels[i];
+        size_t at = 0;
+
+        if (k->launches == 0)
+            continue;
+        while (at < n && strcmp(out[at].name, k->key->name) != 0)
+            at++;
+        if (at == n && n == cap)
+            continue;
+        if (at == n)
+            out[n++] = (pseg_profile_entry){.name = k->key->name};
+        out[at].launches += k->launches;
+        out[at].total_ms += k->total_ms;
+        if (k->max_ms > out[at].max_ms)
+            out[at].max_ms = k->max_ms;
+    }
+    if (n > 0)
+        qsort(out, n, sizeof *out, by_total);
+    return n;
+}
+
+void pseg_stream_profile_reset(pseg_stream *s)
+{
+    for (size_t i = 0; i < s->n_kernels; i++) {
+        s->kernels[i].launches = 0;
+        s->kernels[i].total_ms = s->kernels[i].max_ms = 0;
+    }
+}

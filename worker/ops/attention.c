@@ -1,0 +1,280 @@
+#include "worker/ops/internal.h"
+
+#include <math.h>
+
+enum { OUT, Q, K, V, KEY_LEN };
+enum {
+    BATCH,
+    HEADS,
+    D,
+    N_Q,
+    N_K,
+    Q_ROW,
+    K_ROW,
+    V_ROW,
+    OUT_ROW,
+    Q_BATCH,
+    K_BATCH,
+    V_BATCH,
+    OUT_BATCH,
+    CAUSAL
+};
+
+#define MAX_D 128
+
+static const pseg_op_slot slots[] = {
+    {"out", PSEG_F32, true, false},     {"q", PSEG_F32, false, false},
+    {"k", PSEG_F32, false, false},      {"v", PSEG_F32, false, false},
+    {"key_len", PSEG_I32, false, true},
+};
+
+static pseg_status check(const pseg_op_args *a, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const int64_t *i = a->i;
+
+    PSEG_TRY(pseg_check_dims(&pseg_op_row_attention, a, BATCH, 5, err));
+    PSEG_REQUIRE(i[D] <= MAX_D, "channels of a head <= 128");
+    PSEG_CHECK_ROWS(i[HEADS], i[D]);
+    for (int r = Q_ROW; r <= OUT_ROW; r++)
+        PSEG_REQUIRE(i[r] >= i[HEADS] * i[D] && i[r] <= MAX_STRIDE, "row stride");
+    for (int b = Q_BATCH; b <= OUT_BATCH; b++)
+        PSEG_REQUIRE(i[b] >= 0 && i[b] <= MAX_STRIDE, "batch stride");
+    PSEG_REQUIRE(i[BATCH] == 1 ||
+                     i[OUT_BATCH] >= i[N_Q] * i[OUT_ROW] - i[OUT_ROW] + i[HEADS] * i[D],
+                 "out's batch stride: samples would overlap");
+    PSEG_REQUIRE(!i[CAUSAL] || i[N_Q] == i[N_K], "causal with as many queries as keys");
+    PSEG_REQUIRE(isfinite(a->f[0]), "scale");
+out:
+    return rc;
+}
+
+static size_t extent(const pseg_op_args *a, size_t slot)
+{
+    const int64_t *i = a->i;
+
+    switch (slot) {
+    case OUT:
+        return pseg_extent_block(i[BATCH], i[OUT_BATCH], i[N_Q], i[OUT_ROW], i[HEADS] * i[D]);
+    case Q:
+        return pseg_extent_block(i[BATCH], i[Q_BATCH], i[N_Q], i[Q_ROW], i[HEADS] * i[D]);
+    case K:
+        return pseg_extent_block(i[BATCH], i[K_BATCH], i[N_K], i[K_ROW], i[HEADS] * i[D]);
+    case V:
+        return pseg_extent_block(i[BATCH], i[V_BATCH], i[N_K], i[V_ROW], i[HEADS] * i[D]);
+    default:
+        return (size_t)i[BATCH];
+    }
+}
+
+/* One query: two passes over the keys, then the sum. */
+static void ref_query(const pseg_op_args *a, int64_t b, int64_t h, int64_t n)
+{
+    const int64_t *i = a->i;
+    int64_t d = i[D], keys = i[N_K];
+    const float *q = pseg_floats(a, Q) + b * i[Q_BATCH] + n * i[Q_ROW] + h * d;
+    const float *k = pseg_floats(a, K) + b * i[K_BATCH] + h * d;
+    const float *v = pseg_floats(a, V) + b * i[V_BATCH] + h * d;
+    float *out = pseg_floats(a, OUT) + b * i[OUT_BATCH] + n * i[OUT_ROW] + h * d;
+    double top = -INFINITY, sum = 0, acc[MAX_D] = {0};
+
+    if (pseg_has(a, KEY_LEN)) {
+        int32_t len = pseg_ints(a, KEY_LEN)[b];
+
+        keys = len < 0 ? 0 : len < keys ? len : keys;
+    }
+    if (i[CAUSAL] && keys > n + 1)
+        keys = n + 1;
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t j = 0; j < keys; j++) {
+            double s = 0;
+
+            for (int64_t c = 0; c < d; c++)
+                s += (double)q[c] * k[j * i[K_ROW] + c];
+            s *= (float)a->f[0];
+            if (pass == 0) {
+                top = s > top ? s : top;
+                continue;
+            }
+            double e = exp(s - top);
+
+            sum += e;
+            for (int64_t c = 0; c < d; c++)
+                acc[c] += e * v[j * i[V_ROW] + c];
+        }
+    for (int64_t c = 0; c < d; c++)
+        out[c] = keys > 0 ? (float)(acc[c] / sum) : 0.0f;
+}
+
+static void ref(const pseg_op_args *a)
+{
+    for (int64_t b = 0; b < a->i[BATCH]; b++)
+        for (int64_t h = 0; h < a->i[HEADS]; h++)
+            for (int64_t n = 0; n < a->i[N_Q]; n++)
+                ref_query(a, b, h, n);
+}
+
+/* By the vectors of queries an item takes and the room for channels. */
+static const pseg_kernel one64 = {"attention.cl", "attention", "-DQV=1 -DDMAX=64"};
+static const pseg_kernel one128 = {"attention.cl", "attention", "-DQV=1 -DDMAX=128"};
+static const pseg_kernel two64 = {"attention.cl", "attention", "-DQV=2 -DDMAX=64"};
+static const pseg_kernel two128 = {"attention.cl", "attention", "-DQV=2 -DDMAX=128"};
+static const pseg_kernel portable = {"attention.cl", "attention", NULL};
+
+static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
+{
+    const int64_t *i = a->i;
+    pseg_attention_params p = {
+        .out_off = a->t[OUT].off,
+        .q_off = a->t[Q].off,
+        .k_off = a->t[K].off,
+        .v_off = a->t[V].off,
+        .key_len_off = a->t[KEY_LEN].off,
+        .out_row = (uint64_t)i[OUT_ROW],
+        .q_row = (uint64_t)i[Q_ROW],
+        .k_row = (uint64_t)i[K_ROW],
+        .v_row = (uint64_t)i[V_ROW],
+        .out_batch = (uint64_t)i[OUT_BATCH],
+        .q_batch = (uint64_t)i[Q_BATCH],
+        .k_batch = (uint64_t)i[K_BATCH],
+        .v_batch = (uint64_t)i[V_BATCH],
+        .batch = (uint32_t)i[BATCH],
+        .heads = (uint32_t)i[HEADS],
+        .d = (uint32_t)i[D],
+        .n_q = (uint32_t)i[N_Q],
+        .n_k = (uint32_t)i[N_K],
+        .flags = (i[CAUSAL] ? IS_CAUSAL : 0) | (pseg_has(a, KEY_LEN) ? HAS_KEY_LEN : 0),
+        .scale = (float)a->f[0],
+    };
+    pseg_arg args[] = {pseg_arg_of(a, OUT), pseg_arg_of(a, Q),       pseg_arg_of(a, K),
+                       pseg_arg_of(a, V),   pseg_arg_of(a, KEY_LEN), PSEG_ARG_VALUE(p)};
+    size_t global[3] = {(size_t)i[N_Q], (size_t)i[HEADS], (size_t)i[BATCH]}, local[3] = {1, 1, 1};
+
+    if (pseg_cl_variant_of(pseg_stream_cl(s)) == PSEG_CL_PORTABLE) {
+        local[0] = 64;
+        global[0] *= local[0];
+        return pseg_launch(s, &portable, 3, global, local, args, N_OF(args), err);
+    }
+    /* With 17 queries two vectors would be half empty, but one would go over the keys twice. */
+    bool is_one = i[N_Q] <= 16;
+
+    global[0] = (global[0] + (is_one ? 15 : 31)) / (is_one ? 16 : 32);
+    return pseg_launch(s, i[D] <= 64 ? (is_one ? &one64 : &two64) : (is_one ? &one128 : &two128), 3,
+                       global, local, args, N_OF(args), err);
+}
+
+static double flops(const pseg_op_args *a)
+{
+    double pairs = (double)a->i[N_Q] * (double)a->i[N_K] * (a->i[CAUSAL] ? 0.5 : 1.0);
+
+    return 4.0 * (double)a->i[BATCH] * (double)a->i[HEADS] * (double)a->i[D] * pairs;
+}
+
+static double bytes(const pseg_op_args *a)
+{
+    return 8.0 * (double)a->i[BATCH] * (double)a->i[HEADS] * (double)a->i[D] *
+           ((double)a->i[N_Q] + (double)a->i[N_K]);
+}
+
+static void int_range(const pseg_op_args *a, size_t slot, int32_t *lo, int32_t *hi)
+{
+    (void)slot;
+    *lo = 0; /* no keys at all, and more than there are */
+    *hi = (int32_t)a->i[N_K] + 2;
+}
+
+#define ALL_KEYS (1u << KEY_LEN)
+#define REAL     (PSEG_CASE_BIG | PSEG_CASE_REAL)
+
+static const pseg_op_case cases[] = {
+    {"one", {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0}, {1.0}, ALL_KEYS, 0, 0},
+    {"sharp", {1, 2, 16, 5, 9, 32, 32, 32, 32, 0, 0, 0, 0, 0}, {40.0}, ALL_KEYS, 0, 0},
+    {"odd", {2, 3, 7, 5, 13, 21, 25, 30, 22, 105, 325, 390, 110, 0}, {0.3}, ALL_KEYS, 0, 0},
+    {"lengths", {6, 2, 16, 3, 20, 32, 32, 32, 32, 96, 640, 640, 96, 0}, {0.25}, 0, 0, 0},
+    {"shared keys", {3, 2, 8, 4, 11, 16, 16, 16, 16, 64, 0, 0, 64, 0}, {0.35}, ALL_KEYS, 0, 0},
+    {"causal",
+     {2, 2, 16, 21, 21, 96, 96, 96, 32, 2016, 2016, 2016, 672, 1},
+     {0.25},
+     ALL_KEYS,
+     0,
+     0},
+    {"causal with lengths",
+     {3, 1, 16, 18, 18, 48, 48, 48, 16, 864, 864, 864, 288, 1},
+     {0.25},
+     0,
+     0,
+     0},
+    {"several blocks", {1, 2, 24, 35, 270, 48, 48, 48, 48, 0, 0, 0, 0, 0}, {0.2}, ALL_KEYS, 0, 0},
+    {"causal, several blocks",
+     {1, 1, 32, 205, 205, 96, 96, 96, 32, 0, 0, 0, 0, 1},
+     {0.18},
+     ALL_KEYS,
+     0,
+     PSEG_CASE_BIG},
+    {"widest head", {1, 1, 128, 33, 40, 128, 128, 128, 128, 0, 0, 0, 0, 0}, {0.09}, ALL_KEYS, 0, 0},
+    {"dinov2-base",
+     {1, 12, 64, 257, 257, 2304, 2304, 2304, 768, 0, 0, 0, 0, 0},
+     {0.125},
+     ALL_KEYS,
+     0,
+     REAL},
+    {"dinov2-base at 448",
+     {1, 12, 64, 1025, 1025, 2304, 2304, 2304, 768, 0, 0, 0, 0, 0},
+     {0.125},
+     ALL_KEYS,
+     0,
+     REAL},
+    {"clip text",
+     {1, 8, 64, 20, 20, 1536, 1536, 1536, 512, 0, 0, 0, 0, 1},
+     {0.125},
+     ALL_KEYS,
+     0,
+     REAL},
+    {"tokens to image",
+     {4, 8, 16, 3, 256, 128, 128, 128, 128, 384, 32768, 32768, 384, 0},
+     {0.25},
+     ALL_KEYS,
+     0,
+     REAL},
+    {"image to tokens",
+     {4, 8, 16, 256, 3, 128, 128, 128, 128, 32768, 384, 384, 32768, 0},
+     {0.25},
+     ALL_KEYS,
+     0,
+     REAL},
+};
+
+const pseg_op pseg_op_row_attention = {
+    .name = "attention",
+    .slots = slots,
+    .n_slots = N_OF(slots),
+    .params = "batch, heads, d, n_q, n_k, q_row, k_row, v_row, out_row, q_batch, k_batch, v_batch, "
+              "out_batch, causal; scale",
+    .check = check,
+    .extent = extent,
+    .ref = ref,
+    .launch = launch,
+    .flops = flops,
+    .bytes = bytes,
+    .int_range = int_range,
+    .tol = {2e-5, 1e-5, 1e-11},
+    .tol_why = "an error of 1e-6 in a score (a sum of D products, scaled by up to 40 in the case "
+               "\"sharp\") is the same relative error in its weight",
+    .cases = cases,
+    .n_cases = N_OF(cases),
+};
+
+pseg_status pseg_op_attention(pseg_stream *s, const pseg_attention *t, pseg_err *err)
+{
+    pseg_op_args a = {
+        .t = {pseg_tensor_of(t->out), pseg_tensor_of(t->q), pseg_tensor_of(t->k),
+              pseg_tensor_of(t->v), pseg_tensor_of(t->key_len)},
+        .i = {pseg_dim(t->batch), pseg_dim(t->heads), pseg_dim(t->d), pseg_dim(t->n_q),
+              pseg_dim(t->n_k), pseg_dim(t->q_row), pseg_dim(t->k_row), pseg_dim(t->v_row),
+              pseg_dim(t->out_row), pseg_dim(t->q_batch), pseg_dim(t->k_batch),
+              pseg_dim(t->v_batch), pseg_dim(t->out_batch), t->causal},
+        .f = {t->scale},
+    };
+
+    return pseg_op_run(s, &pseg_op_row_attention, &a, err);
+}

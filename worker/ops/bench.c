@@ -1,0 +1,118 @@
+/* Cases with memory of their own: timing one, and running all the small ones to prepare a device.
+ */
+#include "worker/ops/internal.h"
+
+#include "common/base/alloc.h"
+#include "common/base/clock.h"
+
+#include <stdlib.h>
+
+#define MAX_RUNS 200u
+#define MIN_RUNS 5u
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Device memory for every tensor of the case, filled; the caller frees what is not NULL in m. */
+static pseg_status case_memory(pseg_mem *m[PSEG_OP_MAX_SLOTS], pseg_op_args *a, pseg_stream *s,
+                               const pseg_op *op, const pseg_op_case *c, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    void *host = NULL;
+    uint64_t seed = 1;
+
+    pseg_op_case_args(a, c);
+    /* Presence decides extents, so it is known before any of them is asked for. */
+    for (size_t i = 0; i < op->n_slots; i++)
+        if (pseg_op_case_has(op, c, i))
+            a->t[i].host = a;
+    for (size_t i = 0; i < op->n_slots; i++) {
+        size_t n = pseg_has(a, i) ? op->extent(a, i) : 0;
+
+        if (n == 0)
+            continue;
+        if (c->in_place >> i & 1) {
+            a->t[i].mem = m[0];
+            continue;
+        }
+        PSEG_TRY(pseg_mem_new(&m[i], pseg_stream_cl(s), n * sizeof(float), err));
+        a->t[i].mem = m[i];
+        host = pseg_malloc(n * sizeof(float));
+        if (!host)
+            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
+        pseg_op_fill(host, op, a, i, n, &seed);
+        PSEG_TRY(pseg_mem_write(s, m[i], 0, host, n * sizeof(float), err));
+        PSEG_TRY(pseg_stream_finish(s, err));
+        pseg_free(host);
+        host = NULL;
+    }
+out:
+    pseg_free(host);
+    return rc;
+}
+
+pseg_status pseg_ops_bench(pseg_op_timing *out, pseg_stream *s, const pseg_op *op,
+                           const pseg_op_case *c, double budget_ms, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_mem *m[PSEG_OP_MAX_SLOTS] = {0};
+    pseg_op_args a;
+    double ms[MAX_RUNS];
+    unsigned n = 0;
+
+    *out = (pseg_op_timing){0};
+    PSEG_TRY(case_memory(m, &a, s, op, c, err));
+    for (int i = 0; i < 2; i++) { /* builds, then warms the caches */
+        PSEG_TRY(pseg_op_run(s, op, &a, err));
+        PSEG_TRY(pseg_stream_finish(s, err));
+    }
+    int64_t start = pseg_clock_mono_us();
+    while (n < MAX_RUNS &&
+           (n < MIN_RUNS || (double)(pseg_clock_mono_us() - start) * 1e-3 < budget_ms)) {
+        int64_t t0 = pseg_clock_mono_us();
+
+        PSEG_TRY(pseg_op_run(s, op, &a, err));
+        PSEG_TRY(pseg_stream_finish(s, err));
+        ms[n++] = (double)(pseg_clock_mono_us() - t0) * 1e-3;
+    }
+    qsort(ms, n, sizeof *ms, by_value);
+    out->runs = n;
+    out->min_ms = ms[0];
+    out->median_ms = ms[n / 2];
+    if (ms[n / 2] > 0) {
+        out->gflops = op->flops(&a) / ms[n / 2] * 1e-6;
+        out->gbytes = op->bytes(&a) / ms[n / 2] * 1e-6;
+    }
+out:
+    for (size_t i = 0; i < PSEG_OP_MAX_SLOTS; i++)
+        pseg_mem_free(m[i]);
+    return rc;
+}
+
+pseg_status pseg_ops_prepare(pseg_stream *s, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_mem *m[PSEG_OP_MAX_SLOTS] = {0};
+    pseg_op_args a;
+
+    for (size_t o = 0; o < pseg_n_ops; o++)
+        for (size_t c = 0; c < pseg_ops[o]->n_cases; c++) {
+            if (pseg_ops[o]->cases[c].flags & PSEG_CASE_BIG)
+                continue;
+            PSEG_TRY(case_memory(m, &a, s, pseg_ops[o], &pseg_ops[o]->cases[c], err));
+            PSEG_TRY(pseg_op_run(s, pseg_ops[o], &a, err));
+            PSEG_TRY(pseg_stream_finish(s, err));
+            for (size_t i = 0; i < PSEG_OP_MAX_SLOTS; i++) {
+                pseg_mem_free(m[i]);
+                m[i] = NULL;
+            }
+        }
+out:
+    for (size_t i = 0; i < PSEG_OP_MAX_SLOTS; i++)
+        pseg_mem_free(m[i]);
+    return rc;
+}

@@ -1,0 +1,219 @@
+#include "worker/ops/internal.h"
+
+#include <string.h>
+
+enum { OUT, A, W, BIAS, RES, SCALE };
+enum { M, N, K, A_STRIDE, OUT_STRIDE, RES_STRIDE, ACT };
+
+static const pseg_op_slot slots[] = {
+    {"out", PSEG_F32, true, false}, {"a", PSEG_F32, false, false},
+    {"w", PSEG_F32, false, false},  {"bias", PSEG_F32, false, true},
+    {"res", PSEG_F32, false, true}, {"scale", PSEG_F32, false, true},
+};
+
+static pseg_status check(const pseg_op_args *a, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const int64_t *i = a->i;
+
+    PSEG_TRY(pseg_check_dims(&pseg_op_row_gemm, a, M, 3, err));
+    PSEG_TRY(pseg_check_act(i[ACT], err));
+    PSEG_REQUIRE(i[A_STRIDE] >= i[K] && i[A_STRIDE] <= MAX_STRIDE, "a's row stride");
+    PSEG_REQUIRE(i[OUT_STRIDE] >= i[N] && i[OUT_STRIDE] <= MAX_STRIDE, "out's row stride");
+    PSEG_REQUIRE(!pseg_has(a, RES) || (i[RES_STRIDE] >= i[N] && i[RES_STRIDE] <= MAX_STRIDE),
+                 "res's row stride");
+out:
+    return rc;
+}
+
+static size_t extent(const pseg_op_args *a, size_t slot)
+{
+    const int64_t *i = a->i;
+
+    switch (slot) {
+    case OUT:
+        return pseg_extent_rows(i[M], i[OUT_STRIDE], i[N]);
+    case A:
+        return pseg_extent_rows(i[M], i[A_STRIDE], i[K]);
+    case W:
+        return PSEG_PRODUCT((i[N] + PSEG_PANEL - 1) / PSEG_PANEL, i[K], PSEG_PANEL);
+    case RES:
+        return pseg_extent_rows(i[M], i[RES_STRIDE], i[N]);
+    default:
+        return (size_t)i[N];
+    }
+}
+
+static bool may_alias(const pseg_op_args *a, size_t slot)
+{
+    return slot == RES && a->i[RES_STRIDE] == a->i[OUT_STRIDE];
+}
+
+static void ref(const pseg_op_args *a)
+{
+    const int64_t *i = a->i;
+    const float *x = pseg_floats(a, A), *w = pseg_floats(a, W);
+
+    for (int64_t m = 0; m < i[M]; m++)
+        for (int64_t n = 0; n < i[N]; n++) {
+            const float *panel = w + n / PSEG_PANEL * i[K] * PSEG_PANEL + n % PSEG_PANEL;
+            double sum = 0;
+
+            for (int64_t k = 0; k < i[K]; k++)
+                sum += (double)x[m * i[A_STRIDE] + k] * panel[k * PSEG_PANEL];
+            if (pseg_has(a, BIAS))
+                sum += pseg_floats(a, BIAS)[n];
+            sum = pseg_act_ref(sum, i[ACT]);
+            if (pseg_has(a, SCALE))
+                sum *= pseg_floats(a, SCALE)[n];
+            if (pseg_has(a, RES))
+                sum += pseg_floats(a, RES)[m * i[RES_STRIDE] + n];
+            pseg_floats(a, OUT)[m * i[OUT_STRIDE] + n] = (float)sum;
+        }
+}
+
+/* Tiles of MR rows x NV vectors. 24 accumulators of 12 x 2 fill the 32 registers of AVX-512; 6 x 1
+ * vectors of 16 are 12 of AVX2's 16 registers. Small tiles serve the few tokens of a decoder. */
+typedef struct variant {
+    pseg_kernel kernel;
+    uint32_t mr, nv;
+} variant;
+
+static const variant wide[] = {{{"gemm.cl", "gemm", "-DMR=12 -DNV=2"}, 12, 2},
+                               {{"gemm.cl", "gemm", "-DMR=4 -DNV=2"}, 4, 2},
+                               {{"gemm.cl", "gemm", "-DMR=1 -DNV=2"}, 1, 2}};
+static const variant narrow[] = {{{"gemm.cl", "gemm", "-DMR=6 -DNV=1"}, 6, 1},
+                                 {{"gemm.cl", "gemm", "-DMR=3 -DNV=1"}, 3, 1},
+                                 {{"gemm.cl", "gemm", "-DMR=1 -DNV=1"}, 1, 1}};
+static const pseg_kernel portable = {"gemm.cl", "gemm", NULL};
+
+/* The tallest tile that wastes less than half of itself. */
+static const variant *choose(const pseg_device_info *d, int64_t m)
+{
+    const variant *v = d->vector_width >= 16 ? wide : narrow;
+    size_t i = 0;
+
+    while (i < 2 && m <= (int64_t)v[i].mr * 2 / 3 && m <= 2 * (int64_t)v[i + 1].mr)
+        i++;
+    return &v[i];
+}
+
+static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
+{
+    const int64_t *i = a->i;
+    const pseg_cl *cl = pseg_stream_cl(s);
+    pseg_gemm_params p = {
+        .out_off = a->t[OUT].off,
+        .a_off = a->t[A].off,
+        .w_off = a->t[W].off,
+        .bias_off = a->t[BIAS].off,
+        .res_off = a->t[RES].off,
+        .scale_off = a->t[SCALE].off,
+        .out_stride = (uint64_t)i[OUT_STRIDE],
+        .a_stride = (uint64_t)i[A_STRIDE],
+        .res_stride = (uint64_t)i[RES_STRIDE],
+        .m = (uint32_t)i[M],
+        .n = (uint32_t)i[N],
+        .k = (uint32_t)i[K],
+        .act = (uint32_t)i[ACT],
+        .flags = (pseg_has(a, BIAS) ? HAS_BIAS : 0) | (pseg_has(a, RES) ? HAS_RES : 0) |
+                 (pseg_has(a, SCALE) ? HAS_SCALE : 0),
+        .tiles_per_item = 1,
+    };
+    pseg_arg args[] = {pseg_arg_of(a, OUT),  pseg_arg_of(a, A),   pseg_arg_of(a, W),
+                       pseg_arg_of(a, BIAS), pseg_arg_of(a, RES), pseg_arg_of(a, SCALE),
+                       PSEG_ARG_VALUE(p)};
+
+    if (pseg_cl_variant_of(cl) == PSEG_CL_PORTABLE) {
+        size_t global[2] = {((size_t)i[N] + 63) / 64 * 16, ((size_t)i[M] + 63) / 64 * 16};
+        size_t local[2] = {16, 16};
+
+        return pseg_launch(s, &portable, 2, global, local, args, N_OF(args), err);
+    }
+    const variant *v = choose(pseg_cl_device(cl), i[M]);
+    uint64_t tiles = ((uint64_t)i[M] + v->mr - 1) / v->mr;
+    uint64_t columns = ((uint64_t)i[N] + 16 * v->nv - 1) / (16 * v->nv);
+    /* All tiles of a column in one item read its panel once; but the cores want eight items each.
+     */
+    uint64_t items = 8 * (uint64_t)pseg_cl_device(cl)->compute_units;
+    uint64_t per = tiles * columns / items;
+
+    p.tiles_per_item = (uint32_t)(per < 1 ? 1 : per > tiles ? tiles : per);
+    size_t global[2] = {(tiles + p.tiles_per_item - 1) / p.tiles_per_item, columns};
+    size_t local[2] = {1, 1};
+    return pseg_launch(s, &v->kernel, 2, global, local, args, N_OF(args), err);
+}
+
+static double flops(const pseg_op_args *a)
+{
+    return 2.0 * (double)a->i[M] * (double)a->i[N] * (double)a->i[K];
+}
+
+static double bytes(const pseg_op_args *a)
+{
+    double m = (double)a->i[M], n = (double)a->i[N], k = (double)a->i[K];
+
+    return 4.0 * (m * k + n * k + m * n * (pseg_has(a, RES) ? 2 : 1));
+}
+
+/* Absent optional slots, by bit. */
+#define BARE      (1u << BIAS | 1u << RES | 1u << SCALE)
+#define ONLY_BIAS (1u << RES | 1u << SCALE)
+
+static const pseg_op_case cases[] = {
+    {"one", {1, 1, 1, 1, 1, 1, PSEG_ACT_NONE}, {0}, BARE, 0, 0},
+    {"row", {1, 33, 7, 7, 33, 33, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, 0},
+    {"two rows", {2, 64, 17, 17, 64, 64, PSEG_ACT_RELU}, {0}, ONLY_BIAS, 0, 0},
+    {"three rows", {3, 31, 16, 20, 40, 31, PSEG_ACT_GELU}, {0}, 0, 0, 0},
+    {"five rows, strides", {5, 47, 13, 30, 50, 60, PSEG_ACT_SILU}, {0}, 0, 0, 0},
+    {"a tile", {12, 32, 32, 32, 32, 32, PSEG_ACT_NONE}, {0}, BARE, 0, 0},
+    {"a tile and a row", {13, 65, 40, 40, 65, 65, PSEG_ACT_QUICK_GELU}, {0}, 0, 0, 0},
+    {"in place", {25, 48, 24, 24, 48, 48, PSEG_ACT_NONE}, {0}, 0, 1u << RES, 0},
+    {"in place, wide rows", {14, 33, 9, 9, 70, 70, PSEG_ACT_NONE}, {0}, 0, 1u << RES, 0},
+    {"odd", {67, 129, 71, 71, 129, 129, PSEG_ACT_SIGMOID}, {0}, 1u << RES, 0, 0},
+    {"qkv", {257, 2304, 768, 768, 2304, 2304, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, 3},
+    {"attention out", {257, 768, 768, 768, 768, 768, PSEG_ACT_NONE}, {0}, 0, 1u << RES, 3},
+    {"fc1", {257, 3072, 768, 768, 3072, 3072, PSEG_ACT_GELU}, {0}, ONLY_BIAS, 0, 3},
+    {"fc2", {257, 768, 3072, 3072, 768, 768, PSEG_ACT_NONE}, {0}, 0, 1u << RES, 3},
+    {"fc1 without gelu", {257, 3072, 768, 768, 3072, 3072, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, 3},
+    {"batch 8 fc1", {2056, 3072, 768, 768, 3072, 3072, PSEG_ACT_GELU}, {0}, ONLY_BIAS, 0, 3},
+    {"batch 8 fc2", {2056, 768, 3072, 3072, 768, 768, PSEG_ACT_NONE}, {0}, 0, 1u << RES, 3},
+    {"patches", {256, 768, 588, 588, 768, 768, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, 3},
+    {"clip fc1", {12, 2048, 512, 512, 2048, 2048, PSEG_ACT_QUICK_GELU}, {0}, ONLY_BIAS, 0, 3},
+    {"conv 3x3", {256, 256, 2304, 2304, 256, 256, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, 3},
+    {"decoder mlp", {3, 2048, 256, 256, 2048, 2048, PSEG_ACT_RELU}, {0}, ONLY_BIAS, 0, 3},
+};
+
+const pseg_op pseg_op_row_gemm = {
+    .name = "gemm",
+    .slots = slots,
+    .n_slots = N_OF(slots),
+    .params = "m, n, k, a_stride, out_stride, res_stride, act",
+    .check = check,
+    .extent = extent,
+    .may_alias = may_alias,
+    .ref = ref,
+    .launch = launch,
+    .flops = flops,
+    .bytes = bytes,
+    .tol = {2e-4, 1e-5, 1e-11},
+    .tol_why =
+        "a sum of K products in single precision: rounding grows as sqrt(K) * 6e-8 * |term|, "
+        "with |term| < 1 and K up to 3072; a wrong or missing term is 1e3 times that",
+    .cases = cases,
+    .n_cases = N_OF(cases),
+};
+
+pseg_status pseg_op_gemm(pseg_stream *s, const pseg_gemm *g, pseg_err *err)
+{
+    pseg_op_args a = {
+        .t = {pseg_tensor_of(g->out), pseg_tensor_of(g->a), pseg_tensor_of(g->w),
+              pseg_tensor_of(g->bias), pseg_tensor_of(g->res), pseg_tensor_of(g->scale)},
+        .i = {pseg_dim(g->m), pseg_dim(g->n), pseg_dim(g->k),
+              pseg_dim(g->a_stride ? g->a_stride : g->k),
+              pseg_dim(g->out_stride ? g->out_stride : g->n),
+              pseg_dim(g->res_stride ? g->res_stride : g->n), g->act},
+    };
+
+    return pseg_op_run(s, &pseg_op_row_gemm, &a, err);
+}

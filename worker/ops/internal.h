@@ -1,0 +1,77 @@
+/* Helpers shared by the files of worker/ops. */
+#ifndef PSEG_OPS_INTERNAL_H
+#define PSEG_OPS_INTERNAL_H
+
+#include "kernels/params.h"
+#include "worker/ops/table.h"
+
+extern const pseg_op pseg_op_row_gemm, pseg_op_row_layernorm, pseg_op_row_groupnorm,
+    pseg_op_row_l2norm, pseg_op_row_attention, pseg_op_row_patches, pseg_op_row_tokens,
+    pseg_op_row_gather, pseg_op_row_copy, pseg_op_row_add, pseg_op_row_act, pseg_op_row_swiglu,
+    pseg_op_row_maskdot, pseg_op_row_im2col3, pseg_op_row_shuffle2, pseg_op_row_transpose;
+
+#define N_OF(x) (sizeof(x) / sizeof *(x))
+
+#define MAX_DIM    INT64_C(0x7fffffff)
+#define MAX_STRIDE (INT64_C(1) << 40)
+
+/* Typed arguments' sizes are size_t; anything over 2^62 is refused by the checks as too large. */
+static inline int64_t pseg_dim(size_t n)
+{
+    return n > (size_t)1 << 62 ? INT64_C(1) << 62 : (int64_t)n;
+}
+
+static inline pseg_tensor pseg_tensor_of(pseg_view v)
+{
+    return (pseg_tensor){.mem = v.mem, .off = v.off};
+}
+
+static inline bool pseg_has(const pseg_op_args *a, size_t slot)
+{
+    return a->t[slot].mem || a->t[slot].host;
+}
+
+/* The slot's first element, for references. */
+static inline float *pseg_floats(const pseg_op_args *a, size_t slot)
+{
+    return (float *)a->t[slot].host + a->t[slot].off;
+}
+static inline const int32_t *pseg_ints(const pseg_op_args *a, size_t slot)
+{
+    return (const int32_t *)a->t[slot].host + a->t[slot].off;
+}
+
+static inline pseg_arg pseg_arg_of(const pseg_op_args *a, size_t slot)
+{
+    return a->t[slot].mem ? PSEG_ARG_MEM(a->t[slot].mem) : PSEG_ARG_NONE;
+}
+
+/* The product of n sizes; SIZE_MAX on overflow. */
+size_t pseg_product(size_t n, const int64_t *sizes);
+#define PSEG_PRODUCT(...) \
+    pseg_product(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), (int64_t[]){__VA_ARGS__})
+/* Elements from the first to the last of n rows of c, `stride` apart; SIZE_MAX on overflow. */
+size_t pseg_extent_rows(int64_t n, int64_t stride, int64_t c);
+/* The same for blocks of rows. */
+size_t pseg_extent_block(int64_t batch, int64_t batch_stride, int64_t n, int64_t stride, int64_t c);
+
+/* Refuses unless 1 <= i[first..first+n) < 2^31. */
+pseg_status pseg_check_dims(const pseg_op *op, const pseg_op_args *a, size_t first, size_t n,
+                            pseg_err *err);
+pseg_status pseg_check_act(int64_t act, pseg_err *err);
+/* Refuses unless the product stays below 2^31: kernels count rows in 32 bits. */
+#define PSEG_CHECK_ROWS(...) \
+    PSEG_REQUIRE(PSEG_PRODUCT(__VA_ARGS__) <= (size_t)MAX_DIM, "product of dimensions")
+
+double pseg_act_ref(double x, int64_t act);
+
+/* Launches a kernel of pointwise.cl or layout.cl, whose dimensions 0 and 1 stride over channels and
+ * rows. */
+pseg_status pseg_launch_rows(pseg_stream *s, const pseg_kernel *k, uint64_t rows, uint64_t c,
+                             const pseg_arg *args, size_t n_args, pseg_err *err);
+/* Launches a kernel of norm.cl: one work-group a row; local memory for sums is its last argument.
+ */
+pseg_status pseg_launch_groups(pseg_stream *s, const pseg_kernel *k, uint64_t groups,
+                               pseg_arg *args, size_t n_args, pseg_err *err);
+
+#endif

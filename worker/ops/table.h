@@ -1,0 +1,105 @@
+/* The table of operations: one row each, and every driver (tests, benchmark) is a loop over it.
+ *
+ * An operation's arguments are generic here: tensors in the row's slots, and numbers in i[] and f[]
+ * in the order of the row's `params`. worker/ops/ops.h has the typed forms that models use.
+ *
+ * To add an operation: its parameters in kernels/params.h, its kernel, its row in <file>.c and in
+ * table.c, its typed form in ops.h. Every test and the benchmark then know it. */
+#ifndef PSEG_OPS_TABLE_H
+#define PSEG_OPS_TABLE_H
+
+#include "worker/ops/ops.h"
+
+#define PSEG_OP_MAX_SLOTS 8
+#define PSEG_OP_MAX_INTS  16
+#define PSEG_OP_MAX_REALS 2
+
+/* For the kernel: mem and off. For the reference: host and off. Absent: both NULL. */
+typedef struct pseg_tensor {
+    pseg_mem *mem;
+    void *host;
+    size_t off; /* elements */
+} pseg_tensor;
+
+typedef struct pseg_op_args {
+    pseg_tensor t[PSEG_OP_MAX_SLOTS];
+    int64_t i[PSEG_OP_MAX_INTS];
+    double f[PSEG_OP_MAX_REALS];
+} pseg_op_args;
+
+typedef struct pseg_op_slot {
+    const char *name;
+    pseg_dtype type; /* F32 or I32 */
+    bool is_out, is_optional;
+} pseg_op_slot;
+
+typedef struct pseg_op_tol {
+    double abs, rel, nmse; /* |got-want| <= abs + rel*|want| for each, and NMSE over all */
+} pseg_op_tol;
+
+#define PSEG_CASE_BIG  1u /* too slow for an interpreter or a sanitizer */
+#define PSEG_CASE_REAL 2u /* a shape of a real model: the benchmark's default */
+
+typedef struct pseg_op_case {
+    const char *name;
+    int64_t i[PSEG_OP_MAX_INTS];
+    double f[PSEG_OP_MAX_REALS];
+    uint32_t absent;   /* bit n: optional slot n is left out */
+    uint32_t in_place; /* bit n: slot n is the same memory as slot 0 */
+    uint32_t flags;
+} pseg_op_case;
+
+typedef struct pseg_op {
+    const char *name; /* also of the kernel, in tests and in profiles */
+    const pseg_op_slot *slots;
+    size_t n_slots;     /* slot 0 is the output */
+    const char *params; /* names of i[], then of f[], for people */
+    /* The numbers and which optional slots are there; sizes and aliasing are checked for all by
+     * pseg_op_check. */
+    pseg_status (*check)(const pseg_op_args *, pseg_err *);
+    /* Elements that the operation may touch behind a slot's offset; SIZE_MAX on overflow. */
+    size_t (*extent)(const pseg_op_args *, size_t slot);
+    /* May input `slot` be the output? NULL: none may. */
+    bool (*may_alias)(const pseg_op_args *, size_t slot);
+    void (*ref)(const pseg_op_args *); /* plain loops, double accumulation */
+    pseg_status (*launch)(pseg_stream *, const pseg_op_args *, pseg_err *);
+    pseg_status (*launch_backward)(pseg_stream *, const pseg_op_args *, pseg_err *); /* or NULL */
+    double (*flops)(const pseg_op_args *), (*bytes)(const pseg_op_args *);
+    /* Range of a case's integers in an I32 slot, both ends inclusive; NULL: there are none. */
+    void (*int_range)(const pseg_op_args *, size_t slot, int32_t *lo, int32_t *hi);
+    pseg_op_tol tol;
+    const char *tol_why;
+    const pseg_op_case *cases;
+    size_t n_cases;
+} pseg_op;
+
+extern const pseg_op *const pseg_ops[];
+extern const size_t pseg_n_ops;
+const pseg_op *pseg_op_find(const char *name); /* NULL: no such operation */
+
+/* Everything that must hold before a launch: PSEG_R_INVALID_ARGUMENT names what does not. Slots
+ * without device memory pass as far as memory goes. */
+pseg_status pseg_op_check(const pseg_op *op, const pseg_op_args *a, pseg_err *err);
+/* Check and launch. */
+pseg_status pseg_op_run(pseg_stream *s, const pseg_op *op, const pseg_op_args *a, pseg_err *err);
+
+/* The numbers of a case; tensors all absent. */
+void pseg_op_case_args(pseg_op_args *out, const pseg_op_case *c);
+/* Is slot n there in this case? */
+bool pseg_op_case_has(const pseg_op *op, const pseg_op_case *c, size_t slot);
+/* Reproducible values for a slot: uniform in -1..1, or integers of the row's range. */
+void pseg_op_fill(void *out, const pseg_op *op, const pseg_op_args *a, size_t slot, size_t n,
+                  uint64_t *seed);
+
+typedef struct pseg_op_timing {
+    double median_ms, min_ms; /* of a launch, waited for */
+    double gflops, gbytes;    /* per second, at the median */
+    unsigned runs;
+} pseg_op_timing;
+
+/* Times one case: warms up, then launches for about budget_ms (5 times at least).
+ * Errors: PSEG_R_DEVICE_OUT_OF_MEMORY, device errors. */
+pseg_status pseg_ops_bench(pseg_op_timing *out, pseg_stream *s, const pseg_op *op,
+                           const pseg_op_case *c, double budget_ms, pseg_err *err);
+
+#endif

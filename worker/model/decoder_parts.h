@@ -1,0 +1,44 @@
+/* The inside of the decoder, shared by decoder.c (running) and decoder_load.c (loading) only. */
+#ifndef PSEG_MODEL_DECODER_PARTS_H
+#define PSEG_MODEL_DECODER_PARTS_H
+
+#include "worker/model/decoder.h"
+
+/* One two-way block. self: tokens to tokens; ti: tokens to image; it: image to tokens. keys_kq is
+ * ti's key and it's query below each other: both act on the same k + kpe. */
+typedef struct pseg_decoder_layer {
+    pseg_linear self_qk, self_v, self_out;
+    pseg_linear ti_q, keys_kq, ti_v, ti_out;
+    pseg_linear it_k, it_v, it_out;
+    pseg_linear lin1, lin2;
+    pseg_norm norm1, norm2, norm3, norm4;
+} pseg_decoder_layer;
+
+struct pseg_decoder {
+    pseg_head_config c;
+    pseg_decoder_limits limits;
+    size_t inner;  /* width of the cross attentions, D / downsample */
+    size_t places; /* gh * gw of the limits */
+
+    pseg_linear text_proj, word_proj;
+    pseg_view pos, lead;
+    pseg_decoder_layer *layers; /* c.depth */
+    pseg_linear final_q, final_k, final_v, final_out;
+    pseg_norm final_norm;
+    pseg_linear up_conv[PSEG_MAX_UPSAMPLE];
+    pseg_norm up_norm[PSEG_MAX_UPSAMPLE];
+    pseg_linear mask_mlp[3], iou_head[3];
+
+    int32_t *lens; /* [max_batch]: tokens that count, on their way to key_len */
+    /* Tokens, all [max_batch, T, .]: q; pe = q at first; qp = q + pe; qkv, also the MLP's inner
+     * layer; attended. Keys, all [max_batch, places, .]: k; kp = k + kpe; kq, v, attended. */
+    pseg_view q, pe, qp, qkv, tok_attended, key_len;
+    pseg_view k, kp, kq, v, key_attended;
+    pseg_view up_cols, up[2]; /* before and after shuffle2 */
+    pseg_view small[2], mask_weights, logits, iou;
+    pseg_view embeds, prompts;
+};
+
+pseg_status pseg_decoder_load(pseg_decoder *d, pseg_store *store, pseg_weights *w, pseg_err *err);
+
+#endif

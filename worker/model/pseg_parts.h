@@ -1,0 +1,51 @@
+/* The inside of a pseg_model, shared by pseg.c (running) and pseg_open.c (opening) only. */
+#ifndef PSEG_MODEL_PSEG_PARTS_H
+#define PSEG_MODEL_PSEG_PARTS_H
+
+#include "worker/model/decoder.h"
+#include "worker/model/neck.h"
+#include "worker/model/pseg.h"
+#include "worker/model/stage.h"
+#include "worker/model/text.h"
+#include "worker/model/vit.h"
+#include "worker/text/tokenizer.h"
+
+/* Freed features and prompts wait here for the next image or phrase: device memory is taken when
+ * more live at once than ever before, not at each call. */
+struct pseg_features {
+    pseg_model *m;
+    pseg_mem *mem;
+    pseg_features *next;
+};
+
+struct pseg_prompt {
+    pseg_model *m;
+    pseg_mem *mem; /* max_prompt rows, n_rows of them in use */
+    uint32_t n_rows, n_tokens;
+    bool is_cut;
+    pseg_prompt *next;
+};
+
+struct pseg_model {
+    pseg_cl *cl;
+    pseg_stage stage; /* with the stream */
+    pseg_model_options options;
+    pseg_model_info info;
+    pseg_tensors *vision_file, *text_file, *head_file; /* NULL if random */
+    pseg_tokenizer *tokenizer;
+    pseg_store *store;
+    pseg_vit *vit;
+    pseg_text *text;
+    pseg_neck *neck;
+    pseg_decoder *decoder;
+    pseg_view pixels, taps[PSEG_MAX_TAPS];
+    bool has_word_tokens;
+    uint32_t max_prompt; /* rows of a prompt at most */
+    int32_t *ids;        /* [max_phrases, max_tokens] */
+    uint32_t *lens;      /* [max_phrases] */
+    pseg_decoder_input *inputs;
+    pseg_features *free_features;
+    pseg_prompt *free_prompts;
+};
+
+#endif

@@ -1,0 +1,45 @@
+/* The image encoder: DINOv2, DINOv2 with registers, or a plain ViT.
+ *
+ * Tokens are [CLS][registers][patches]. A block is x += ls1 * Wo(MHA(LN1 x)); x += ls2 * MLP(LN2
+ * x); a plain ViT has no LayerScale (ls = 1). Taps are the patches' rows after so many blocks,
+ * without CLS and registers, through the final layer norm where the decoder asks for it; blocks
+ * behind the last tap are neither loaded nor computed.
+ *
+ * Weights may bear Hugging Face's names, with or without "dinov2." or "vit." before them, or those
+ * of timm and of Meta's own files. */
+#ifndef PSEG_MODEL_VIT_H
+#define PSEG_MODEL_VIT_H
+
+#include "worker/model/config.h"
+#include "worker/model/stage.h"
+#include "worker/model/weights.h"
+
+typedef enum pseg_vit_names { PSEG_VIT_NAMES_HF, PSEG_VIT_NAMES_TIMM } pseg_vit_names;
+
+/* All tensors of such an encoder, mask token included: what Hugging Face counts as its
+ * parameters. */
+pseg_status pseg_vit_specs(pseg_specs *out, const pseg_vit_config *c, pseg_vit_names names,
+                           pseg_err *err);
+
+/* Finds out prefix and names of the tensors in t; c->has_swiglu etc. say what to look for.
+ * prefix: static. Errors: PSEG_R_MODEL_MISMATCH. */
+pseg_status pseg_vit_detect(const char **prefix, pseg_vit_names *names, const pseg_tensors *t,
+                            pseg_err *err);
+
+typedef struct pseg_vit pseg_vit;
+
+/* taps: completed blocks, ascending, each 1..c->layers. gh, gw: the grid to run at; max_batch
+ * images at once. Everything on the device belongs to store; w is used during the call only. */
+pseg_status pseg_vit_new(pseg_vit **out, pseg_store *store, pseg_weights *w, pseg_vit_names names,
+                         const pseg_vit_config *c, const uint32_t *taps, uint32_t n_taps,
+                         bool is_tap_normed, uint32_t gh, uint32_t gw, uint32_t max_batch,
+                         pseg_err *err);
+void pseg_vit_free(pseg_vit *v); /* NULL: nothing happens */
+
+/* pixels: device [batch, 3, gh*patch, gw*patch]. Enqueues; pseg_vit_tap(v, i) is then
+ * [batch, gh*gw, hidden], valid until the next run. */
+pseg_status pseg_vit_run(pseg_vit *v, pseg_stage *st, pseg_view pixels, uint32_t batch,
+                         pseg_err *err);
+pseg_view pseg_vit_tap(const pseg_vit *v, uint32_t i);
+
+#endif

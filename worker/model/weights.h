@@ -1,0 +1,118 @@
+/* The tensors that a model needs, and where they come from: files, or a generator (random numbers
+ * for measurements, a formula in tests).
+ *
+ * A part of a model (vit.c, text.c, head.c) lists what it needs as pseg_specs. pseg_weights_check
+ * compares the list with the source, so that a folder that does not fit is refused by name before
+ * anything is read. Then the part fetches each tensor by the same name. */
+#ifndef PSEG_MODEL_WEIGHTS_H
+#define PSEG_MODEL_WEIGHTS_H
+
+#include "common/base/err.h"
+#include "worker/model/safetensors.h"
+#include "worker/ops/ops.h"
+
+#include <stdint.h>
+
+#define PSEG_SPEC_NAME     112
+#define PSEG_SPEC_MAX_RANK 4
+
+typedef struct pseg_spec {
+    char name[PSEG_SPEC_NAME]; /* without the source's prefix */
+    uint32_t rank;
+    uint64_t dims[PSEG_SPEC_MAX_RANK];
+    bool is_unused; /* counted as a parameter, but may be missing: DINOv2's mask token */
+} pseg_spec;
+
+typedef struct pseg_specs {
+    pseg_spec *items;
+    size_t n, cap;
+} pseg_specs;
+
+/* Appends. fmt names the tensor, with at most one %u, which is `layer`. dims: rank of them. */
+pseg_status pseg_specs_add(pseg_specs *s, uint32_t rank, const uint64_t *dims, pseg_err *err,
+                           const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+/* A Linear: "PREFIX.weight" [n, k] and, with_bias, "PREFIX.bias" [n]. */
+pseg_status pseg_specs_linear(pseg_specs *s, const char *prefix, uint64_t n, uint64_t k,
+                              bool with_bias, pseg_err *err);
+/* A norm: "PREFIX.weight" [n] and "PREFIX.bias" [n]. */
+pseg_status pseg_specs_norm(pseg_specs *s, const char *prefix, uint64_t n, pseg_err *err);
+void pseg_specs_deinit(pseg_specs *s);
+uint64_t pseg_specs_params(const pseg_specs *s); /* numbers in all of them */
+
+typedef struct pseg_weights pseg_weights;
+
+/* Tensors of t, whose names begin with prefix ("" or "dinov2."). t is borrowed until
+ * pseg_weights_free. */
+pseg_status pseg_weights_from_tensors(pseg_weights **out, const pseg_tensors *t, const char *prefix,
+                                      pseg_err *err);
+/* Numbers that fn makes: n of them for the tensor `name`. ud is borrowed until
+ * pseg_weights_free. */
+typedef void pseg_fill_fn(void *ud, float *out, uint64_t n, const char *name);
+pseg_status pseg_weights_from_fn(pseg_weights **out, pseg_fill_fn *fn, void *ud, pseg_err *err);
+/* A pseg_fill_fn: random numbers of a trained model's size; ud points at a uint64_t, the seed. */
+pseg_fill_fn pseg_fill_random;
+void pseg_weights_free(pseg_weights *w); /* NULL: nothing happens */
+
+/* Is every tensor of the list there, in its shape and in a floating-point type? Errors:
+ * PSEG_R_MODEL_MISMATCH, naming file, tensor, expected and found shape. */
+pseg_status pseg_weights_check(const pseg_weights *w, const pseg_specs *s, pseg_err *err);
+bool pseg_weights_has(const pseg_weights *w, const char *name);
+/* Do values stay where they are until the tensors are closed? False for a generator's. */
+bool pseg_weights_is_mapped(const pseg_weights *w);
+
+/* Numbers of one tensor: of any alignment, n of them, as a check has promised. Borrowed until the
+ * next call (generators) or the end of the tensors (files). Errors: PSEG_R_INTERNAL if there are
+ * not n.
+ */
+typedef struct pseg_values {
+    const void *data;
+    pseg_dtype type;
+} pseg_values;
+pseg_status pseg_weights_get(pseg_values *out, pseg_weights *w, uint64_t n, pseg_err *err,
+                             const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+
+/* ---- on the device --------------------------------------------------------------------------- */
+
+/* Owns what a model has on the device. */
+typedef struct pseg_store pseg_store;
+pseg_status pseg_store_new(pseg_store **out, pseg_cl *cl, pseg_err *err);
+void pseg_store_free(pseg_store *s); /* NULL: nothing happens */
+uint64_t pseg_store_weight_bytes(const pseg_store *s);
+uint64_t pseg_store_activation_bytes(const pseg_store *s);
+
+/* Gives n floats, allocated with pseg_aligned_alloc, to the device, read-only. Takes ownership of
+ * host, also on failure. */
+pseg_status pseg_store_floats(pseg_view *out, pseg_store *s, float *host, size_t n, pseg_err *err);
+/* n elements of 4 bytes to work in. */
+pseg_status pseg_store_scratch(pseg_view *out, pseg_store *s, size_t n, pseg_err *err);
+
+/* From w to the device. A vector [n]. */
+pseg_status pseg_load_vector(pseg_view *out, pseg_store *s, pseg_weights *w, size_t n,
+                             pseg_err *err, const char *fmt, ...)
+    __attribute__((format(printf, 6, 7)));
+
+/* A matrix packed for pseg_op_gemm with its bias (w.mem set, bias.mem NULL if it has none). */
+typedef struct pseg_linear {
+    pseg_view w, bias;
+    size_t n, k;
+} pseg_linear;
+/* "PREFIX.weight" [n, k] and, if with_bias, "PREFIX.bias". */
+pseg_status pseg_load_linear(pseg_linear *out, pseg_store *s, pseg_weights *w, const char *prefix,
+                             size_t n, size_t k, bool with_bias, pseg_err *err);
+/* Several of [n_each, k] below each other: one gemm for query, key and value. */
+pseg_status pseg_load_stacked(pseg_linear *out, pseg_store *s, pseg_weights *w,
+                              const char *const *prefixes, size_t n_prefixes, size_t n_each,
+                              size_t k, bool with_bias, pseg_err *err);
+/* Conv2d 3x3 [n, c, 3, 3] for im2col3, and ConvTranspose2d k2 s2 [c, n, 2, 2] for shuffle2. */
+pseg_status pseg_load_conv3(pseg_linear *out, pseg_store *s, pseg_weights *w, const char *prefix,
+                            size_t n, size_t c, pseg_err *err);
+pseg_status pseg_load_convt2(pseg_linear *out, pseg_store *s, pseg_weights *w, const char *prefix,
+                             size_t c, size_t n, pseg_err *err);
+
+typedef struct pseg_norm {
+    pseg_view w, b;
+} pseg_norm;
+pseg_status pseg_load_norm(pseg_norm *out, pseg_store *s, pseg_weights *w, const char *prefix,
+                           size_t n, pseg_err *err);
+
+#endif

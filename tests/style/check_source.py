@@ -25,7 +25,7 @@ THIRD_PARTY = {
 }
 # Our folder -> folders it may include besides itself. Data flows one way.
 BASE = ["common/base"]
-COMMON = BASE + ["common/job", "common/queue", "common/rpc", "common/image", "common/mask", "pseg", "google", "grpc"]
+COMMON = BASE + ["common/job", "common/queue", "common/rpc", "common/image", "common/mask", "common/show", "pseg", "google", "grpc"]
 ALLOWED = {
     "common/base": [],
     "common/job": BASE + ["pseg"],
@@ -33,6 +33,7 @@ ALLOWED = {
     "common/rpc": BASE + ["google", "grpc"],
     "common/image": BASE,
     "common/mask": BASE,
+    "common/show": BASE + ["common/image", "common/mask"],
     "scheduler": COMMON + ["scheduler"],
     "client": COMMON,
     "worker/cl": BASE + ["kernels"],

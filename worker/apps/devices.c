@@ -1,0 +1,83 @@
+/* pseg-devices: what OpenCL offers here. */
+#include "common/base/alloc.h"
+#include "common/base/conf.h"
+#include "worker/cl/device.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct args {
+    const char *device;
+    bool json;
+} args;
+
+static const pseg_conf_option options[] = {
+    {"device", PSEG_CONF_STRING, offsetof(args, device), "auto", .unit = "NAME", .letter = 'd',
+     .help = "mark the device that this would choose"},
+    {"json", PSEG_CONF_BOOL, offsetof(args, json), "false", .help = "print JSON"},
+    {0}};
+
+static json_t *json_of(const pseg_device_info *d, bool chosen)
+{
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:b}", "id",
+                     d->id, "type", pseg_device_type_name(d->type), "name", d->name, "vendor",
+                     d->vendor, "driver", d->driver, "version", d->version, "platform",
+                     d->platform_version, "compute_units", (int)d->compute_units, "clock_mhz",
+                     (int)d->clock_mhz, "memory_bytes", (json_int_t)d->mem_bytes, "max_alloc_bytes",
+                     (json_int_t)d->max_alloc_bytes, "local_bytes", (json_int_t)d->local_bytes,
+                     "chosen", (int)chosen);
+}
+
+static pseg_status run(const args *a, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_device_info *list = NULL;
+    json_t *all = json_array();
+    size_t n = 0, chosen = 0;
+
+    PSEG_TRY(pseg_device_list(&list, &n, err));
+    PSEG_TRY(pseg_device_select(&chosen, list, n, a->device, err));
+    for (size_t i = 0; i < n; i++) {
+        const pseg_device_info *d = &list[i];
+        json_array_append_new(all, json_of(d, i == chosen));
+        if (!a->json)
+            printf("%s %s  %-4s %s\n       %s, driver %s, %u units, %.1f GiB\n",
+                   i == chosen ? "*" : " ", d->id, pseg_device_type_name(d->type), d->name,
+                   d->platform_version, d->driver, d->compute_units,
+                   (double)d->mem_bytes / (1 << 30));
+    }
+    if (a->json) {
+        json_t *j = json_pack("{s:O}", "devices", all);
+        char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+        if (text)
+            puts(text);
+        free(text); /* allocated by jansson with malloc */
+        json_decref(j);
+    } else {
+        puts("* is taken by default; choose with --device ID, type or part of a name");
+    }
+out:
+    json_decref(all);
+    pseg_free(list);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    args a = {0};
+    pseg_conf *conf = NULL;
+    pseg_err err = PSEG_ERR_INIT;
+    pseg_status rc = pseg_conf_parse(&conf, &a, options, argc, argv, &err);
+
+    if (rc == PSEG_OK && pseg_conf_wants_help(conf)) {
+        printf("usage: pseg devices [--json]\n\nLists the OpenCL devices of this machine.\n\n");
+        pseg_conf_print_help(stdout, options);
+    } else if (rc == PSEG_OK) {
+        rc = run(&a, &err);
+    }
+    if (rc != PSEG_OK)
+        fprintf(stderr, "error: %s (%s)\n", err.msg, pseg_reason_name(err.reason));
+    pseg_conf_free(conf);
+    return rc == PSEG_OK ? 0 : pseg_reason_exit_status(err.reason);
+}

@@ -1,0 +1,166 @@
+/* pseg-worker: takes jobs from the queue and runs them on an OpenCL device. Wiring only. */
+#include "common/base/alloc.h"
+#include "common/base/clock.h"
+#include "common/base/conf.h"
+#include "common/base/file.h"
+#include "common/base/hash.h"
+#include "common/base/version.h"
+#include "worker/apps/engine_options.h"
+#include "worker/serve/serve.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct config {
+    engine_args engine;
+    const char *config, *redis, *queue, *id, *ready_file, *log_level;
+    int64_t ahead, lease_ms, max_attempts, redis_timeout_ms;
+} config;
+
+static const pseg_conf_option options[] = {
+    {"config", PSEG_CONF_STRING, offsetof(config, config), NULL, .unit = "FILE",
+     .help = "file of `name = value` lines"},
+    {"redis", PSEG_CONF_STRING, offsetof(config, redis), "redis://127.0.0.1:6379", .unit = "URL",
+     .is_secret = true, .help = "redis://[user:password@]host[:port][/db] or unix:/path"},
+    {"queue", PSEG_CONF_STRING, offsetof(config, queue), "default", .unit = "NAME",
+     .help = "queue within that Redis"},
+    ENGINE_OPTIONS(config, engine),
+    {"ahead", PSEG_CONF_INT, offsetof(config, ahead), "4", .min = 0, .max = 60,
+     .help = "jobs made ready while the device works"},
+    {"id", PSEG_CONF_STRING, offsetof(config, id), NULL, .unit = "TEXT",
+     .help = "of this worker; default host, process and a random part"},
+    {"lease_ms", PSEG_CONF_INT, offsetof(config, lease_ms), "10s", .unit = "ms", .min = 100,
+     .max = 3600000, .help = "silent for longer: another worker takes the jobs"},
+    {"max_attempts", PSEG_CONF_INT, offsetof(config, max_attempts), "3", .min = 1, .max = 100,
+     .help = "how often a job is begun at most"},
+    {"redis_timeout_ms", PSEG_CONF_INT, offsetof(config, redis_timeout_ms), "2s", .unit = "ms",
+     .min = 50, .max = 60000, .help = "after which Redis counts as gone"},
+    {"ready_file", PSEG_CONF_STRING, offsetof(config, ready_file), NULL, .unit = "FILE",
+     .help = "gets the worker's id once jobs are taken"},
+    {"log_level", PSEG_CONF_STRING, offsetof(config, log_level), "info", .unit = "LEVEL",
+     .help = "error, warn, info or debug"},
+    {0}};
+
+static void make_id(char out[80], const char *wanted)
+{
+    char host[40] = "host", hex[9];
+    uint8_t r[4] = {0};
+
+    if (wanted) {
+        snprintf(out, 80, "%s", wanted);
+        return;
+    }
+    gethostname(host, sizeof host - 1);
+    pseg_random_bytes(r, sizeof r);
+    pseg_hex(hex, r, sizeof r);
+    snprintf(out, 80, "%s-%ld-%s", host, (long)getpid(), hex);
+}
+
+/* Tells that jobs are taken once Redis has answered; then waits for a signal or the device's end.
+ */
+static pseg_status serve(const config *c, pseg_worker *w, const char *id, const sigset_t *signals,
+                         const pseg_log *log, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const struct timespec tick = {0, 200000000};
+    bool told = false;
+
+    for (;;) {
+        if (!told && pseg_worker_is_connected(w)) {
+            told = true;
+            PSEG_INFO(log, "worker", "ready id=%s", id);
+            if (c->ready_file)
+                PSEG_TRY(pseg_file_write(c->ready_file, id, strlen(id), err));
+        }
+        int sig = sigtimedwait(signals, NULL, &tick);
+        if (sig == SIGTERM || sig == SIGINT)
+            break;
+        if (pseg_worker_has_failed(w))
+            PSEG_FAIL(PSEG_R_DEVICE_FAILED, 0,
+                      "the device failed; this process ends so that a new one can start afresh");
+    }
+    PSEG_INFO(log, "worker", "stopping");
+out:
+    return rc;
+}
+
+static pseg_status run(const config *c, const sigset_t *signals, const pseg_log *log, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_engine_options eo;
+    pseg_worker_options wo = {.queue = PSEG_QUEUE_OPTIONS_DEFAULT, .log = log};
+    pseg_engine *engine = NULL;
+    pseg_worker *worker = NULL;
+    char *folder = NULL, id[80];
+    int64_t begin = pseg_clock_mono_ms();
+
+    make_id(id, c->id);
+    PSEG_TRY(pseg_image_init(err));
+    PSEG_TRY(engine_options_of(&eo, &folder, &c->engine, log, err));
+    eo.worker = id;
+    PSEG_TRY(pseg_engine_open(&engine, &eo, err));
+    PSEG_INFO(log, "worker", "model=%s digest=%.12s device=\"%s\" opened in %lld ms",
+              pseg_engine_name(engine), pseg_engine_digest(engine), pseg_engine_device(engine),
+              (long long)(pseg_clock_mono_ms() - begin));
+    wo.queue.url = c->redis;
+    wo.queue.name = c->queue;
+    wo.queue.log = log;
+    wo.queue.timeout_ms = c->redis_timeout_ms;
+    wo.queue.lease_ms = c->lease_ms;
+    wo.queue.max_attempts = c->max_attempts;
+    wo.engine = engine;
+    wo.id = id;
+    wo.ahead = (size_t)c->ahead;
+    PSEG_TRY(pseg_worker_start(&worker, &wo, err));
+    rc = serve(c, worker, id, signals, log, err);
+    pseg_worker_stop(worker);
+    PSEG_INFO(log, "worker", "stopped");
+out:
+    pseg_engine_close(engine);
+    pseg_free(folder);
+    pseg_image_shutdown();
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    config c = {0};
+    pseg_conf *conf = NULL;
+    pseg_err err = PSEG_ERR_INIT;
+    pseg_log log = {PSEG_LOG_INFO, STDERR_FILENO};
+    sigset_t signals;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+
+    pseg_status rc = pseg_conf_parse(&conf, &c, options, argc, argv, &err);
+    if (rc == PSEG_OK && pseg_conf_wants_help(conf)) {
+        printf("pseg-worker " PSEG_VERSION
+               ": takes segmentation jobs from Redis and runs them on an OpenCL device\n\n"
+               "usage: pseg-worker [options]\n\n");
+        pseg_conf_print_help(stdout, options);
+        printf("\nEvery option is also a variable (PSEG_REDIS) and a line of --config (redis = "
+               "...).\n");
+    } else if (rc == PSEG_OK && pseg_conf_n_args(conf) > 0) {
+        rc = pseg_err_set(&err, PSEG_R_CONFIG_INVALID, 0, PSEG_HERE, "unexpected argument \"%s\"",
+                          pseg_conf_arg(conf, 0));
+    } else if (rc == PSEG_OK && !pseg_log_level_parse(&log.level, c.log_level)) {
+        rc = pseg_err_set(&err, PSEG_R_CONFIG_INVALID, 0, PSEG_HERE,
+                          "--log-level \"%s\" is not error, warn, info or debug", c.log_level);
+    } else if (rc == PSEG_OK) {
+        char *text = pseg_conf_describe(conf);
+        PSEG_INFO(&log, "worker", "config %s", text ? text : "");
+        pseg_free(text);
+        rc = run(&c, &signals, &log, &err);
+    }
+    if (rc != PSEG_OK)
+        fprintf(stderr, "error: %s (%s)\n", err.msg, pseg_reason_name(err.reason));
+    pseg_conf_free(conf);
+    return rc == PSEG_OK ? 0 : pseg_reason_exit_status(err.reason);
+}

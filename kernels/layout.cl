@@ -93,7 +93,7 @@ __kernel void im2col3(gfloat *out, gcfloat *x, const pseg_map_params p)
 }
 
 /* out[b][2y+dy][2x+dx][c] = x[b][y][x][(dy*2+dx)*C + c]. */
-__kernel void shuffle2(gfloat *out, gcfloat *x, const pseg_map_params p)
+__kernel void pixel_shuffle2(gfloat *out, gcfloat *x, const pseg_map_params p)
 {
     FOR_ROWS (r, p.batch * 4 * p.h * p.w) {
         uint X = r % (2 * p.w), Y = r / (2 * p.w) % (2 * p.h), b = r / (4 * p.h * p.w);

@@ -1,6 +1,14 @@
-/* Normalisations: mean and variance in two passes (no cancellation), each sum in FV partial sums.
+/* Normalisations: mean and variance in two passes, each sum in FV partial sums. The second pass also
+ * sums the deviations, which are exactly 0 only if the mean is: it corrects both (Chan, Golub,
+ * LeVeque 1983), so a row far from zero costs no digits.
  * One work-group a row or group: one item on a CPU, 64 that share the row elsewhere. In place is
  * allowed: an item writes what it alone reads in the last pass. */
+
+/* A variance that rounding made negative counts as 0; nan stays nan. */
+static inline float inverse_deviation(float var, float eps)
+{
+    return 1.0f / sqrt((var < 0.0f ? 0.0f : var) + eps);
+}
 
 /* Row r of C channels: act((x - mean) / sqrt(var + eps) * w + b). Groups stride over rows. */
 __kernel void layernorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
@@ -16,15 +24,19 @@ __kernel void layernorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
         for (uint c = first; c < p.c; c += step)
             sum += fv_load(row + c, p.c - c);
         float mean = group_sum(fv_sum(sum), tmp) / (float)p.c;
+        fv squares = (fv)(0.0f);
         sum = (fv)(0.0f);
         for (uint c = first; c < p.c; c += step) {
             fv d = fv_first(fv_load(row + c, p.c - c) - mean, p.c - c);
 
-            sum += d * d;
+            sum += d;
+            squares += d * d;
         }
-        float inv = 1.0f / sqrt(group_sum(fv_sum(sum), tmp) / (float)p.c + p.eps);
+        float shift = group_sum(fv_sum(sum), tmp) / (float)p.c;
+        float var = group_sum(fv_sum(squares), tmp) / (float)p.c - shift * shift;
+        float inv = inverse_deviation(var, p.eps);
         for (uint c = first; c < p.c; c += step) {
-            fv v = (fv_load(row + c, p.c - c) - mean) * inv;
+            fv v = (fv_load(row + c, p.c - c) - mean - shift) * inv;
 
             if (p.flags & HAS_AFFINE)
                 v = v * fv_load(w + p.w_off + c, p.c - c) + fv_load(b + p.b_off + c, p.c - c);
@@ -105,19 +117,23 @@ __kernel void groupnorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
             for (uint c = 0; c < cg; c += GN_STEP)
                 sum += gn_load(from + (ulong)t * p.c + c, p.c, p.hw - t, cg - c);
         float mean = group_sum(fv_sum(sum), tmp) / count;
+        fv squares = (fv)(0.0f);
         sum = (fv)(0.0f);
         for (uint t = lid * TOKENS; t < p.hw; t += step * TOKENS)
             for (uint c = 0; c < cg; c += GN_STEP) {
                 fv d = gn_load(from + (ulong)t * p.c + c, p.c, p.hw - t, cg - c) - mean;
 
                 d = fv_first(d, gn_count(p.hw - t, cg - c));
-                sum += d * d;
+                sum += d;
+                squares += d * d;
             }
-        float inv = 1.0f / sqrt(group_sum(fv_sum(sum), tmp) / count + p.eps);
+        float shift = group_sum(fv_sum(sum), tmp) / count;
+        float var = group_sum(fv_sum(squares), tmp) / count - shift * shift;
+        float inv = inverse_deviation(var, p.eps);
         for (uint t = lid * TOKENS; t < p.hw; t += step * TOKENS)
             for (uint c = 0; c < cg; c += GN_STEP) {
                 uint left = cg - c;
-                fv v = (gn_load(from + (ulong)t * p.c + c, p.c, p.hw - t, left) - mean) * inv;
+                fv v = (gn_load(from + (ulong)t * p.c + c, p.c, p.hw - t, left) - mean - shift) * inv;
 
                 v = v * gn_channels(w + p.w_off + c0 + c, left) +
                     gn_channels(b + p.b_off + c0 + c, left);

@@ -223,7 +223,7 @@ static const pseg_op_case cases[] = {
      {0.125},
      ALL_KEYS,
      0,
-     REAL},
+     REAL | PSEG_CASE_SLOW},
     {"clip text",
      {1, 8, 64, 20, 20, 1536, 1536, 1536, 512, 0, 0, 0, 0, 1},
      {0.125},

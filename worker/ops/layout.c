@@ -493,7 +493,7 @@ static void shuffle2_ref(const pseg_op_args *a)
 
 static pseg_status shuffle2_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
-    static const pseg_kernel kernel = {"layout.cl", "shuffle2", NULL};
+    static const pseg_kernel kernel = {"layout.cl", "pixel_shuffle2", NULL};
 
     return map_launch(s, a, &kernel, (uint64_t)(a->i[M_BATCH] * 4 * a->i[M_H] * a->i[M_W]),
                       (uint64_t)a->i[M_C], err);
@@ -511,7 +511,7 @@ static const pseg_op_case shuffle2_cases[] = {
 };
 
 const pseg_op pseg_op_row_shuffle2 = {
-    .name = "shuffle2",
+    .name = "pixel_shuffle2",
     .slots = move_slots,
     .n_slots = N_OF(move_slots),
     .params = "batch, h, w, c",

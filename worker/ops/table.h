@@ -39,6 +39,7 @@ typedef struct pseg_op_tol {
 
 #define PSEG_CASE_BIG  1u /* too slow for an interpreter or a sanitizer */
 #define PSEG_CASE_REAL 2u /* a shape of a real model: the benchmark's default */
+#define PSEG_CASE_SLOW 4u /* its reference takes seconds: for the benchmark alone */
 
 typedef struct pseg_op_case {
     const char *name;

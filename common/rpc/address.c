@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -67,6 +68,7 @@ static pseg_status probe_unix(const char *address, pseg_err *err)
     pseg_status rc = PSEG_OK;
     struct sockaddr_un un = {.sun_family = AF_UNIX};
     const char *path = address + strlen("unix:");
+    struct stat st;
     int fd = -1;
 
     if (strncmp(path, "//", 2) == 0)
@@ -76,6 +78,11 @@ static pseg_status probe_unix(const char *address, pseg_err *err)
                   "socket path of '%s' has %zu bytes; the limit is %zu, use a shorter path",
                   address, strlen(path), sizeof un.sun_path - 1);
     memcpy(un.sun_path, path, strlen(path) + 1);
+    if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
+        PSEG_FAIL(PSEG_R_ADDRESS_IN_USE, EEXIST,
+                  "cannot listen on %s: a file that is no socket lies there; remove it or choose "
+                  "another path",
+                  address);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd >= 0 && connect(fd, (const struct sockaddr *)&un, sizeof un) == 0)
         PSEG_FAIL(PSEG_R_ADDRESS_IN_USE, EADDRINUSE,

@@ -41,6 +41,7 @@ struct pseg_rpc_stream {
     grpc_slice text;
     pseg_err broken; /* a reply that does not parse; overrides the server's status */
     bool at_end, half_closed;
+    bool cancelled;                                 /* by us; under the channel's mu */
     char tag_start, tag_send, tag_recv, tag_status; /* their addresses are the tags */
 };
 
@@ -172,11 +173,17 @@ void pseg_rpc_hangup(pseg_rpc_channel *ch)
     pseg_free(ch);
 }
 
+static void cancel(pseg_rpc_stream *s) /* the channel's mu is held */
+{
+    s->cancelled = true;
+    grpc_call_cancel(s->call, NULL);
+}
+
 void pseg_rpc_cancel_all(pseg_rpc_channel *ch)
 {
     pthread_mutex_lock(&ch->mu);
     for (pseg_rpc_stream *s = ch->streams; s; s = s->next)
-        grpc_call_cancel(s->call, NULL);
+        cancel(s);
     pthread_mutex_unlock(&ch->mu);
 }
 
@@ -241,8 +248,10 @@ pseg_status pseg_rpc_open(pseg_rpc_stream **out, pseg_rpc_channel *ch, const cha
     s->cq = grpc_completion_queue_create_for_pluck(NULL);
     grpc_metadata_array_init(&s->headers);
     grpc_metadata_array_init(&s->trailers);
-    s->call = grpc_channel_create_call(ch->core, NULL, GRPC_PROPAGATE_DEFAULTS, s->cq,
-                                       grpc_slice_from_copied_string(method), NULL, deadline, NULL);
+    grpc_slice path = grpc_slice_from_copied_string(method);
+    s->call = grpc_channel_create_call(ch->core, NULL, GRPC_PROPAGATE_DEFAULTS, s->cq, path, NULL,
+                                       deadline, NULL);
+    grpc_slice_unref(path);
     pthread_mutex_lock(&ch->mu);
     s->next = ch->streams;
     s->slot = &ch->streams;
@@ -316,14 +325,16 @@ ProtobufCMessage *pseg_rpc_stream_recv(pseg_rpc_stream *s)
 
 void pseg_rpc_stream_cancel(pseg_rpc_stream *s)
 {
-    grpc_call_cancel(s->call, NULL);
+    pthread_mutex_lock(&s->channel->mu);
+    cancel(s);
+    pthread_mutex_unlock(&s->channel->mu);
 }
 
 /* ---- the end ---- */
 
 /* A status without details comes from the core, ours or the server's, or from a server of others.
  */
-static pseg_status bare_status(const pseg_rpc_stream *s, const char *text, pseg_err *err)
+static pseg_status bare_status(pseg_rpc_stream *s, const char *text, pseg_err *err)
 {
     static const char refused[] = "Failed to connect to remote host: ";
     Google__Rpc__Status st = GOOGLE__RPC__STATUS__INIT;
@@ -334,6 +345,17 @@ static pseg_status bare_status(const pseg_rpc_stream *s, const char *text, pseg_
         return pseg_err_set(err, PSEG_R_SERVER_UNAVAILABLE, s->code, PSEG_HERE,
                             "cannot reach %s: %s; is the server running there?", s->channel->target,
                             cause ? cause + sizeof refused - 1 : text);
+    case GRPC_STATUS_CANCELLED:
+        /* A server that stops cancels what it has not taken up yet, and what outlives its grace. */
+        pthread_mutex_lock(&s->channel->mu);
+        bool by_us = s->cancelled;
+        pthread_mutex_unlock(&s->channel->mu);
+        if (!by_us)
+            return pseg_err_set(
+                err, PSEG_R_SERVER_UNAVAILABLE, s->code, PSEG_HERE,
+                "%s ended the call without an answer; it may be stopping, try again",
+                s->channel->target);
+        break;
     case GRPC_STATUS_DEADLINE_EXCEEDED:
         return pseg_err_set(err, PSEG_R_DEADLINE_EXCEEDED, s->code, PSEG_HERE,
                             "%s gave no answer to %s before the deadline", s->channel->target,
@@ -355,7 +377,7 @@ static pseg_status bare_status(const pseg_rpc_stream *s, const char *text, pseg_
     return pseg_rpc_status_read(err, NULL, &st);
 }
 
-static pseg_status read_status(const pseg_rpc_stream *s, int64_t *retry_after_ms, pseg_err *err)
+static pseg_status read_status(pseg_rpc_stream *s, int64_t *retry_after_ms, pseg_err *err)
 {
     Google__Rpc__Status *st = NULL;
     pseg_status rc;

@@ -47,7 +47,8 @@ pseg_status pseg_rpc_dial(pseg_rpc_channel **out, const pseg_rpc_channel_options
                           pseg_err *err);
 /* No call may be in flight. NULL is accepted. */
 void pseg_rpc_hangup(pseg_rpc_channel *ch);
-/* Cancels every call in flight. Any thread, not a signal handler. */
+/* Cancels every call in flight; they end with PSEG_R_CANCELLED. Any thread, not a signal handler.
+ */
 void pseg_rpc_cancel_all(pseg_rpc_channel *ch);
 
 /* One request, one reply. timeout_ms < 0: no deadline. Caller frees *reply with

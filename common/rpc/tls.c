@@ -89,7 +89,10 @@ static grpc_ssl_certificate_config_reload_status fetch(void *ud,
         goto out;
     }
     grpc_ssl_pem_key_cert_pair pair = {pem[KEY], pem[CERT]};
-    *out = grpc_ssl_server_certificate_config_create(pem[CLIENT_CA], &pair, 1);
+    /* The core asserts that a fetcher names authorities; where no client certificate is asked for
+     * nobody looks at them, and our own certificate will do. */
+    *out = grpc_ssl_server_certificate_config_create(pem[CLIENT_CA] ? pem[CLIENT_CA] : pem[CERT],
+                                                     &pair, 1);
     answer = GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
     if (f->has_read)
         PSEG_INFO(t->log, "rpc", "certificates have changed and were read again file=%s",

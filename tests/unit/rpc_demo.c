@@ -1,9 +1,13 @@
 #include "tests/unit/rpc_demo.h"
 
+#include "common/base/clock.h"
+
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 typedef struct demo_job {
     struct demo_job *next;
@@ -295,3 +299,67 @@ const pseg_rpc_method demo_methods[] = {
     {"/pseg.test.v1.Demo/Wait", PSEG_RPC_UNARY, &pseg__test__v1__wait_request__descriptor,
      .on_message = wait_call, .on_drain = wait_drain, .on_end = wait_end},
     {0}};
+
+void demo_until_ended(demo *d, int n)
+{
+    struct timespec ts;
+    int failure = 0;
+
+    clock_gettime(CLOCK_REALTIME, &ts);
+    ts.tv_sec += 20;
+    pthread_mutex_lock(&d->mu);
+    while (atomic_load(&d->ended) < n && failure == 0)
+        failure = pthread_cond_timedwait(&d->cv, &d->mu, &ts);
+    pthread_mutex_unlock(&d->mu);
+    if (failure)
+        abort();
+}
+
+/* ---- a server ---- */
+
+const pseg_log demo_log = {PSEG_LOG_ERROR, STDERR_FILENO};
+
+pseg_rpc_server_options demo_options(void)
+{
+    pseg_rpc_server_options o = PSEG_RPC_SERVER_OPTIONS_DEFAULT;
+
+    o.log = &demo_log;
+    o.descriptors = demo_descriptors_begin;
+    o.descriptors_len = (size_t)(demo_descriptors_end - demo_descriptors_begin);
+    return o;
+}
+
+static void must(pseg_status rc, const pseg_err *err)
+{
+    if (rc == PSEG_OK)
+        return;
+    fprintf(stderr, "rpc demo: %s\n", err->msg);
+    abort();
+}
+
+void demo_up(demo_server *f, const pseg_rpc_server_options *options,
+             const pseg_rpc_channel_options *channel_options)
+{
+    pseg_rpc_server_options o = options ? *options : demo_options();
+    pseg_rpc_channel_options co = PSEG_RPC_CHANNEL_OPTIONS_DEFAULT;
+    pseg_err err = PSEG_ERR_INIT;
+
+    demo_start(&f->d);
+    must(pseg_rpc_server_new(&f->s, &o, &err), &err);
+    must(pseg_rpc_server_add(f->s, demo_methods, &f->d, &err), &err);
+    must(pseg_rpc_server_listen(f->s, "127.0.0.1:0", &f->port, &err), &err);
+    must(pseg_rpc_server_start(f->s, &err), &err);
+    snprintf(f->target, sizeof f->target, "127.0.0.1:%d", f->port);
+    if (channel_options)
+        co = *channel_options;
+    co.target = f->target;
+    must(pseg_rpc_dial(&f->ch, &co, &err), &err);
+}
+
+void demo_down(demo_server *f)
+{
+    pseg_rpc_hangup(f->ch);
+    pseg_rpc_server_stop(f->s, 5000);
+    pseg_rpc_server_free(f->s);
+    demo_stop(&f->d);
+}

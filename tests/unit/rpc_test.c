@@ -27,67 +27,6 @@ typedef Pseg__Test__V1__EchoReply echo_reply;
 #define REPLY_TYPE &pseg__test__v1__echo_reply__descriptor
 #define HOW(x)     PSEG__TEST__V1__WAIT_REQUEST__HOW__##x
 
-/* ---- a server and a channel for one test ---- */
-
-static const pseg_log quiet = {PSEG_LOG_ERROR, STDERR_FILENO};
-
-typedef struct fixture {
-    demo d;
-    pseg_rpc_server *s;
-    pseg_rpc_channel *ch;
-    int port;
-    char target[64];
-} fixture;
-
-static pseg_rpc_server_options demo_options(void)
-{
-    pseg_rpc_server_options o = PSEG_RPC_SERVER_OPTIONS_DEFAULT;
-    o.log = &quiet;
-    o.descriptors = demo_descriptors_begin;
-    o.descriptors_len = (size_t)(demo_descriptors_end - demo_descriptors_begin);
-    return o;
-}
-
-static void up(fixture *f, const pseg_rpc_server_options *options)
-{
-    pseg_rpc_server_options o = options ? *options : demo_options();
-    pseg_rpc_channel_options co = PSEG_RPC_CHANNEL_OPTIONS_DEFAULT;
-    pseg_err err = PSEG_ERR_INIT;
-
-    demo_start(&f->d);
-    assert_int_equal(pseg_rpc_server_new(&f->s, &o, &err), PSEG_OK);
-    assert_int_equal(pseg_rpc_server_add(f->s, demo_methods, &f->d, &err), PSEG_OK);
-    assert_int_equal(pseg_rpc_server_listen(f->s, "127.0.0.1:0", &f->port, &err), PSEG_OK);
-    assert_true(f->port > 0);
-    assert_int_equal(pseg_rpc_server_start(f->s, &err), PSEG_OK);
-    snprintf(f->target, sizeof f->target, "127.0.0.1:%d", f->port);
-    co.target = f->target;
-    assert_int_equal(pseg_rpc_dial(&f->ch, &co, &err), PSEG_OK);
-}
-
-static void down(fixture *f)
-{
-    pseg_rpc_hangup(f->ch);
-    pseg_rpc_server_stop(f->s, 5000);
-    pseg_rpc_server_free(f->s);
-    demo_stop(&f->d);
-}
-
-/* Waits until at least n Wait calls have ended at the server. */
-static void until_ended(demo *d, int n)
-{
-    int64_t until = pseg_clock_mono_us() + 20 * 1000000;
-    struct timespec ts;
-
-    clock_gettime(CLOCK_REALTIME, &ts);
-    ts.tv_sec += 20;
-    pthread_mutex_lock(&d->mu);
-    while (atomic_load(&d->ended) < n && pseg_clock_mono_us() < until)
-        pthread_cond_timedwait(&d->cv, &d->mu, &ts);
-    pthread_mutex_unlock(&d->mu);
-    assert_true(atomic_load(&d->ended) >= n);
-}
-
 static pseg_status echo(echo_reply **r, pseg_rpc_channel *ch, const char *text, size_t n,
                         pseg_err *err)
 {
@@ -110,13 +49,13 @@ static void drop(void *m)
 
 static void test_unary(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     echo_reply *r;
     pseg_rpc_stats stats;
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     assert_int_equal(echo(&r, f.ch,
                           "gr\xc3\xbc\xc3\x9f"
                           "e",
@@ -134,18 +73,18 @@ static void test_unary(void **state)
     pseg_rpc_server_stats(f.s, &stats);
     assert_int_equal(stats.calls, 201);
     assert_int_equal(stats.refused, 0);
-    down(&f);
+    demo_down(&f);
 }
 
 static void test_client_stream(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     echo_request q = ECHO_INIT;
     pseg_rpc_stream *s;
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     q.data.len = 1 << 20;
     q.data.data = calloc(1, q.data.len);
     for (int n = 0; n <= 20; n += 20) { /* no message at all, and many */
@@ -171,19 +110,19 @@ static void test_client_stream(void **state)
     drop(r);
     assert_int_equal(pseg_rpc_close(s, NULL, &err), PSEG_OK);
     free(q.data.data);
-    down(&f);
+    demo_down(&f);
 }
 
 static void test_server_stream(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     Pseg__Test__V1__CountRequest q = PSEG__TEST__V1__COUNT_REQUEST__INIT;
     pseg_rpc_stream *s;
     ProtobufCMessage *m;
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     for (q.n = 0; q.n <= 2000; q.n += 2000) {
         uint64_t n = 0;
         assert_int_equal(pseg_rpc_open(&s, f.ch, DEMO("Count"), REPLY_TYPE, MS, &err), PSEG_OK);
@@ -205,19 +144,19 @@ static void test_server_stream(void **state)
     pseg_rpc_stream_cancel(s);
     assert_int_equal(pseg_rpc_close(s, NULL, &err), PSEG_ECANCELLED);
     assert_int_equal(err.reason, PSEG_R_CANCELLED);
-    down(&f);
+    demo_down(&f);
 }
 
 static void test_bidi(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     echo_request q = ECHO_INIT;
     pseg_rpc_stream *s;
     char text[16];
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     assert_int_equal(pseg_rpc_open(&s, f.ch, DEMO("Chat"), REPLY_TYPE, MS, &err), PSEG_OK);
     for (int i = 0; i < 100; i++) {
         snprintf(text, sizeof text, "%d", i);
@@ -231,13 +170,13 @@ static void test_bidi(void **state)
     pseg_rpc_stream_half_close(s);
     assert_null(pseg_rpc_stream_recv(s));
     assert_int_equal(pseg_rpc_close(s, NULL, &err), PSEG_OK);
-    down(&f);
+    demo_down(&f);
 }
 
 /* ---- errors ---- */
 
-static pseg_status fail_with(fixture *f, const char *reason, const char *message, const char *field,
-                             int64_t ask_ms, int64_t *retry_ms, pseg_err *err)
+static pseg_status fail_with(demo_server *f, const char *reason, const char *message,
+                             const char *field, int64_t ask_ms, int64_t *retry_ms, pseg_err *err)
 {
     Pseg__Test__V1__FailRequest q = PSEG__TEST__V1__FAIL_REQUEST__INIT;
     pseg_rpc_stream *s;
@@ -255,12 +194,12 @@ static pseg_status fail_with(fixture *f, const char *reason, const char *message
 
 static void test_every_reason_reaches_the_client(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     int64_t retry;
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     for (int i = 1; i < PSEG_R_COUNT; i++) {
         pseg_reason reason = (pseg_reason)i;
         assert_int_equal(
@@ -275,17 +214,17 @@ static void test_every_reason_reaches_the_client(void **state)
     fail_with(&f, "QUEUE_FULL", "full", "", 12345, &retry, &err);
     assert_int_equal(retry, 12345);
     assert_string_equal(err.field, "");
-    down(&f);
+    demo_down(&f);
 }
 
 static void test_messages_are_made_utf8(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     char longest[400];
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     fail_with(&f, "INTERNAL",
               "a\xff"
               "b\xc3\xa9"
@@ -297,12 +236,12 @@ static void test_messages_are_made_utf8(void **state)
     longest[sizeof longest - 1] = '\0';
     fail_with(&f, "INTERNAL", longest, "", 0, NULL, &err);
     assert_int_equal(strlen(err.msg), sizeof err.msg - 1);
-    down(&f);
+    demo_down(&f);
 }
 
 static void test_client_errors(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     pseg_rpc_channel_options co = PSEG_RPC_CHANNEL_OPTIONS_DEFAULT;
     pseg_rpc_channel *ch;
@@ -311,7 +250,7 @@ static void test_client_errors(void **state)
     echo_reply *r;
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     assert_int_equal(
         pseg_rpc_unary(&m, f.ch, "/no.such.Service/Method", &q.base, REPLY_TYPE, MS, &err),
         PSEG_EUNSUPPORTED);
@@ -323,7 +262,7 @@ static void test_client_errors(void **state)
                                     &grpc__health__v1__health_check_response__descriptor, MS, &err),
                      PSEG_EINTERNAL);
     assert_non_null(strstr(err.msg, "is no grpc.health.v1.HealthCheckResponse"));
-    down(&f);
+    demo_down(&f);
 
     /* Nobody there; the port was ours a moment ago. */
     co.target = f.target;
@@ -340,7 +279,7 @@ static void test_client_errors(void **state)
 
 static void test_retry_waits_for_the_server(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     pseg_rpc_server *s;
     pseg_rpc_server_options o = demo_options();
@@ -367,12 +306,12 @@ static void test_retry_waits_for_the_server(void **state)
     assert_int_equal(echo(&r, f.ch, "x", 0, &err), PSEG_OK);
     drop(r);
     f.s = s;
-    down(&f);
+    demo_down(&f);
 }
 
 /* ---- time and threads ---- */
 
-static pseg_status wait_for(fixture *f, int how, int64_t ms, int64_t timeout_ms, echo_reply **r,
+static pseg_status wait_for(demo_server *f, int how, int64_t ms, int64_t timeout_ms, echo_reply **r,
                             pseg_err *err)
 {
     Pseg__Test__V1__WaitRequest q = PSEG__TEST__V1__WAIT_REQUEST__INIT;
@@ -384,25 +323,25 @@ static pseg_status wait_for(fixture *f, int how, int64_t ms, int64_t timeout_ms,
 
 static void test_deadline(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     echo_reply *r;
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     int64_t begin = pseg_clock_mono_ms();
     assert_int_equal(wait_for(&f, HOW(NEVER), 0, 80, &r, &err), PSEG_ETIMEOUT);
     assert_int_equal(err.reason, PSEG_R_DEADLINE_EXCEEDED);
     assert_int_equal(err.detail, 4);
     assert_true(pseg_clock_mono_ms() - begin >= 79);
-    until_ended(&f.d, 1);
+    demo_until_ended(&f.d, 1);
     assert_int_equal(f.d.cancelled, 1);
-    down(&f);
+    demo_down(&f);
 }
 
 static void *cancel_when_begun(void *arg)
 {
-    fixture *f = arg;
+    demo_server *f = arg;
     while (atomic_load(&f->d.begun) == 0)
         sched_yield();
     pseg_rpc_cancel_all(f->ch);
@@ -411,29 +350,29 @@ static void *cancel_when_begun(void *arg)
 
 static void test_cancel_from_another_thread(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     echo_reply *r;
     pthread_t t;
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     pthread_create(&t, NULL, cancel_when_begun, &f);
     assert_int_equal(wait_for(&f, HOW(NEVER), 0, MS, &r, &err), PSEG_ECANCELLED);
     pthread_join(t, NULL);
-    until_ended(&f.d, 1);
+    demo_until_ended(&f.d, 1);
     assert_int_equal(f.d.cancelled, 1);
-    down(&f);
+    demo_down(&f);
 }
 
 static void test_answers_from_a_thread_and_from_timers(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     echo_reply *r;
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     for (int i = 0; i < 100; i++) {
         assert_int_equal(wait_for(&f, HOW(THREAD), 0, MS, &r, &err), PSEG_OK);
         assert_string_equal(r->text, "thread");
@@ -451,16 +390,16 @@ static void test_answers_from_a_thread_and_from_timers(void **state)
     /* A ticket that comes back after the call is over, and while the server stops. */
     demo_hold(&f.d, true);
     assert_int_equal(wait_for(&f, HOW(THREAD), 0, 30, &r, &err), PSEG_ETIMEOUT);
-    until_ended(&f.d, 102);
+    demo_until_ended(&f.d, 102);
     demo_hold(&f.d, false);
-    down(&f);
+    demo_down(&f);
 }
 
 /* ---- limits ---- */
 
 static void test_too_large(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     pseg_rpc_server_options o = demo_options();
     echo_reply *r;
@@ -469,7 +408,7 @@ static void test_too_large(void **state)
     (void)state;
     o.max_message_bytes = 100000;
     o.max_reply_bytes = 50000;
-    up(&f, &o);
+    demo_up(&f, &o, NULL);
     assert_int_equal(echo(&r, f.ch, "", 99000, &err), PSEG_OK);
     drop(r);
     assert_int_equal(echo(&r, f.ch, "", 100001, &err), PSEG_EINVAL); /* said by us */
@@ -483,13 +422,13 @@ static void test_too_large(void **state)
         pseg_rpc_unary((ProtobufCMessage **)&r, f.ch, DEMO("Echo"), &q.base, REPLY_TYPE, MS, &err),
         PSEG_EINTERNAL);
     assert_non_null(strstr(err.msg, "over the limit of 50000"));
-    down(&f);
+    demo_down(&f);
 }
 
 static void test_busy(void **state)
 {
     enum { LIMIT = 5 };
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     pseg_rpc_server_options o = demo_options();
     Pseg__Test__V1__WaitRequest q = PSEG__TEST__V1__WAIT_REQUEST__INIT;
@@ -500,7 +439,7 @@ static void test_busy(void **state)
 
     (void)state;
     o.max_live_calls = LIMIT;
-    up(&f, &o);
+    demo_up(&f, &o, NULL);
     for (int i = 0; i < LIMIT; i++) {
         assert_int_equal(pseg_rpc_open(&s[i], f.ch, DEMO("Wait"), REPLY_TYPE, MS, &err), PSEG_OK);
         assert_true(pseg_rpc_stream_send(s[i], &q.base));
@@ -521,14 +460,14 @@ static void test_busy(void **state)
         pseg_rpc_stream_cancel(s[i]);
         assert_int_equal(pseg_rpc_close(s[i], NULL, &err), PSEG_ECANCELLED);
     }
-    until_ended(&f.d, LIMIT);
+    demo_until_ended(&f.d, LIMIT);
     assert_int_equal(f.d.begun, LIMIT);
-    down(&f);
+    demo_down(&f);
 }
 
 /* ---- hostile requests ---- */
 
-static pseg_status raw(fixture *f, const Pseg__Test__V1__RawRequest *q, pseg_err *err)
+static pseg_status raw(demo_server *f, const Pseg__Test__V1__RawRequest *q, pseg_err *err)
 {
     ProtobufCMessage *m;
     pseg_err_clear(err);
@@ -545,7 +484,7 @@ static pseg_status raw(fixture *f, const Pseg__Test__V1__RawRequest *q, pseg_err
 
 static void test_bad_text(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     Pseg__Test__V1__RawRequest q = PSEG__TEST__V1__RAW_REQUEST__INIT;
     ProtobufCBinaryData names[] = {BYTES("good"), BYTES("\xed\xa0\x80"), BYTES("good")};
@@ -559,7 +498,7 @@ static void test_bad_text(void **state)
                                    BYTES("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")};
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     q.text = BYTES("a\xff");
     assert_int_equal(raw(&f, &q, &err), PSEG_EINVAL);
     assert_int_equal(err.reason, PSEG_R_REQUEST_MALFORMED);
@@ -585,7 +524,7 @@ static void test_bad_text(void **state)
         assert_int_equal(raw(&f, &q, &err), PSEG_EINVAL);
         assert_int_equal(err.reason, PSEG_R_REQUEST_MALFORMED);
     }
-    down(&f);
+    demo_down(&f);
 }
 
 static pseg_reason prompt_reason(const ProtobufCMessageDescriptor *m,
@@ -597,7 +536,7 @@ static pseg_reason prompt_reason(const ProtobufCMessageDescriptor *m,
 
 static void test_depth_and_amplification(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     pseg_rpc_server_options o = demo_options();
     Pseg__Test__V1__RawRequest q = PSEG__TEST__V1__RAW_REQUEST__INIT;
@@ -606,7 +545,7 @@ static void test_depth_and_amplification(void **state)
 
     (void)state;
     o.text_reason = prompt_reason;
-    up(&f, &o);
+    demo_up(&f, &o, NULL);
     q.text = BYTES("\xff");
     raw(&f, &q, &err);
     assert_int_equal(err.reason, PSEG_R_PROMPT_NOT_TEXT);
@@ -633,19 +572,19 @@ static void test_depth_and_amplification(void **state)
     assert_int_equal(err.reason, PSEG_R_REQUEST_MALFORMED);
     assert_non_null(strstr(err.msg, "memory"));
     free(bytes);
-    down(&f);
+    demo_down(&f);
 }
 
 /* Every allocation fails once, at the server or at the client: an error or a success, no crash. */
 static void test_memory_is_short(void **state)
 {
-    fixture f;
+    demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     echo_reply *r;
     int failed = 0;
 
     (void)state;
-    up(&f, NULL);
+    demo_up(&f, NULL, NULL);
     for (uint64_t n = 1; n <= 60; n++) {
         pseg_alloc_fail_nth(n);
         pseg_status rc =
@@ -661,7 +600,7 @@ static void test_memory_is_short(void **state)
         assert_int_equal(echo(&r, f.ch, "x", 10, &err), PSEG_OK);
         drop(r);
     }
-    down(&f);
+    demo_down(&f);
 }
 
 int main(void)
@@ -685,7 +624,7 @@ int main(void)
         cmocka_unit_test(test_memory_is_short),
     };
 
-    pseg_rpc_init(&quiet, NULL, NULL);
+    pseg_rpc_init(&demo_log, NULL, NULL);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     pseg_rpc_shutdown();
     return failed ? 1 : 0;

@@ -44,7 +44,8 @@ void gold_open(gold *g, const char *name)
     pseg_err err = PSEG_ERR_INIT;
     char path[512];
 
-    *g = (gold){.name = name};
+    *g = (gold){0};
+    snprintf(g->name, sizeof g->name, "%s", name);
     snprintf(path, sizeof path, GOLD_DATA "%s.safetensors", name);
     gold_must(pseg_tensors_open_file(&g->file, path, &err) == PSEG_OK, name, &err);
     g->is_seen = pseg_calloc(pseg_tensors_count(g->file), sizeof *g->is_seen);

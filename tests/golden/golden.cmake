@@ -2,3 +2,5 @@ pseg_add_library(pseg_golden SOURCES ${CMAKE_CURRENT_LIST_DIR}/golden.c DEPS pse
 target_compile_definitions(pseg_golden PRIVATE PSEG_TEST_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
 pseg_add_test(NAME golden_encoders SOURCES ${CMAKE_CURRENT_LIST_DIR}/encoders_test.c
   LIBS pseg_golden LABELS golden TIMEOUT 300)
+pseg_add_test(NAME golden_pseg SOURCES ${CMAKE_CURRENT_LIST_DIR}/pseg_test.c
+  LIBS pseg_golden pseg_image LABELS golden TIMEOUT 300)

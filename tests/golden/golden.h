@@ -13,7 +13,7 @@
 /* Stages of one file. Every comparison is counted; gold_close says what was never compared. */
 typedef struct gold {
     pseg_tensors *file;
-    const char *name;
+    char name[64];
     bool *is_seen; /* of each tensor */
     unsigned n_compared, n_failed;
     double worst;

@@ -147,7 +147,7 @@ static pseg_status get(args *a, pseg_conf *conf, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     Pseg__V1__Job *job = NULL;
-    Pseg__V1__MaskEncoding encoding;
+    Pseg__V1__MaskEncoding encoding = PSEG__V1__MASK_ENCODING__MASK_ENCODING_PNG;
     Pseg__V1__Mask head = PSEG__V1__MASK__INIT;
     uint8_t *data = NULL;
     size_t len;

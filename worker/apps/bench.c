@@ -1,0 +1,130 @@
+#include "worker/apps/bench.h"
+#include "common/base/version.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+double bench_median(double *v, size_t n)
+{
+    qsort(v, n, sizeof *v, by_value);
+    return n == 0 ? 0 : n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+double bench_percentile(const double *sorted, size_t n, double p)
+{
+    size_t k = (size_t)(p / 100 * (double)(n - 1) + 0.5);
+
+    return n ? sorted[k < n ? k : n - 1] : 0;
+}
+
+/* The first line of a file of /proc that begins with `key`, behind its colon. */
+static void proc_line(char *out, size_t size, const char *path, const char *key)
+{
+    char line[256];
+    FILE *f = fopen(path, "r");
+
+    out[0] = '\0';
+    while (f && fgets(line, sizeof line, f)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, key, strlen(key)) != 0 || !colon)
+            continue;
+        colon += 1 + strspn(colon + 1, " \t");
+        colon[strcspn(colon, "\n")] = '\0';
+        snprintf(out, size, "%s", colon);
+        break;
+    }
+    if (f)
+        fclose(f);
+}
+
+json_t *bench_machine(void)
+{
+    char cpu[128], memory[64];
+
+    proc_line(cpu, sizeof cpu, "/proc/cpuinfo", "model name");
+    proc_line(memory, sizeof memory, "/proc/meminfo", "MemTotal");
+    return json_pack("{s:s, s:i, s:s, s:s}", "cpu", cpu, "cores",
+                     (int)sysconf(_SC_NPROCESSORS_ONLN), "memory", memory, "pseg", PSEG_VERSION);
+}
+
+double bench_rss_mib(void)
+{
+    char text[64];
+
+    proc_line(text, sizeof text, "/proc/self/status", "VmRSS");
+    return strtod(text, NULL) / 1024;
+}
+
+double bench_peak_rss_mib(void)
+{
+    struct rusage u;
+
+    getrusage(RUSAGE_SELF, &u);
+    return (double)u.ru_maxrss / 1024;
+}
+
+void bench_print(json_t *j)
+{
+    char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(5));
+
+    if (text)
+        puts(text);
+    free(text); /* allocated by jansson with malloc */
+    json_decref(j);
+}
+
+bool bench_begin(pseg_conf **conf, void *target, const pseg_conf_option *table, const char *usage,
+                 int argc, char **argv, int *status)
+{
+    pseg_err err = PSEG_ERR_INIT;
+
+    *status = 0;
+    if (pseg_conf_parse(conf, target, table, argc, argv, &err) != PSEG_OK) {
+        *status = bench_fail(&err);
+    } else if (pseg_conf_wants_help(*conf)) {
+        printf("%s\n\n", usage);
+        pseg_conf_print_help(stdout, table);
+    } else {
+        return true;
+    }
+    pseg_conf_free(*conf);
+    return false;
+}
+
+int bench_fail(const pseg_err *err)
+{
+    fprintf(stderr, "error: %s (%s)\n", err->msg, pseg_reason_name(err->reason));
+    return pseg_reason_exit_status(err->reason);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name, *help;
+        int (*run)(int, char **);
+    } benches[] = {
+        {"engine", "images per second of an encoder, time per stage, cost of a phrase",
+         bench_engine},
+        {"ops", "each operation of the table: time, GFLOP/s, GB/s", bench_ops},
+        {"service", "jobs per second and latency through a running scheduler", bench_service}};
+    const char *name = argc > 1 ? argv[1] : "--help";
+
+    for (size_t i = 0; i < sizeof benches / sizeof *benches; i++)
+        if (strcmp(benches[i].name, name) == 0)
+            return benches[i].run(argc - 1, argv + 1);
+    bool help = strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0;
+    fprintf(help ? stdout : stderr, "usage: pseg bench WHAT [options] [--json]\n\n");
+    for (size_t i = 0; i < sizeof benches / sizeof *benches; i++)
+        fprintf(help ? stdout : stderr, "  %-9s %s\n", benches[i].name, benches[i].help);
+    return help ? 0 : 2;
+}

@@ -1,0 +1,255 @@
+/* Images per second of an encoder with random weights, time per stage, cost of a further phrase,
+ * time to ready, memory. */
+#include "common/base/alloc.h"
+#include "common/base/clock.h"
+#include "worker/apps/bench.h"
+#include "worker/model/pseg.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { MAX_RUNS = 200, MAX_PHRASES = 32 };
+
+typedef struct args {
+    const char *preset, *model, *device;
+    pseg_conf_list batches;
+    double seconds;
+    bool json;
+} args;
+
+static const pseg_conf_option options[] = {
+    {"preset", PSEG_CONF_STRING, offsetof(args, preset), "dinov2-base", .unit = "NAME",
+     .help =
+         "dinov2-small, -base, -large or -giant (also with -reg, @448), vit-base; random weights"},
+    {"model", PSEG_CONF_STRING, offsetof(args, model), NULL, .unit = "DIR",
+     .help = "a model folder instead of a preset"},
+    {"batch", PSEG_CONF_LIST, offsetof(args, batches), NULL, .unit = "N",
+     .help = "images at once; may be given again [1 and 8]"},
+    {"seconds", PSEG_CONF_REAL, offsetof(args, seconds), "5", .min = 0.1, .max = 600,
+     .help = "for each measurement"},
+    {"device", PSEG_CONF_STRING, offsetof(args, device), "auto", .unit = "NAME", .letter = 'd',
+     .help = "as for the worker"},
+    {"json", PSEG_CONF_BOOL, offsetof(args, json), "false", .help = "print JSON"},
+    {0}};
+
+static const char *const phrases[MAX_PHRASES] = {
+    "a red circle",     "the small dog",     "a person in a blue coat",      "the car on the left",
+    "a wooden table",   "the tall tree",     "two birds on a wire",          "the open window",
+    "a cup of coffee",  "the striped ball",  "a woman with an umbrella",     "the nearest bus",
+    "a green bottle",   "the black cat",     "a man riding a bicycle",       "the white plate",
+    "a pair of shoes",  "the bridge",        "a child holding a kite",       "the second chair",
+    "a stack of books", "the traffic light", "a boat near the shore",        "the old clock",
+    "a slice of pizza", "the laptop",        "a horse in a field",           "the fire hydrant",
+    "a yellow taxi",    "the snowboard",     "the bench under the big tree", "a vase with flowers"};
+
+/* Median milliseconds of what is run again and again for `seconds`, after one warm-up. */
+typedef pseg_status (*step)(void *ud, pseg_err *err);
+
+static pseg_status timed(double *ms, double seconds, step f, void *ud, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    static double v[MAX_RUNS];
+    size_t n = 0;
+
+    PSEG_TRY(f(ud, err));
+    int64_t begin = pseg_clock_mono_us();
+    while (n < 3 || (n < MAX_RUNS && (double)(pseg_clock_mono_us() - begin) < seconds * 1e6)) {
+        int64_t t = pseg_clock_mono_us();
+        PSEG_TRY(f(ud, err));
+        v[n++] = (double)(pseg_clock_mono_us() - t) / 1e3;
+    }
+    *ms = bench_median(v, n);
+out:
+    return rc;
+}
+
+typedef struct bench {
+    pseg_model *m;
+    float *chw, *logits, iou[MAX_PHRASES];
+    pseg_features *images[64];
+    pseg_prompt *prompts[MAX_PHRASES];
+    size_t n;
+} bench;
+
+static pseg_status encode_images(void *ud, pseg_err *err)
+{
+    bench *b = ud;
+    pseg_status rc = pseg_model_encode_images(b->images, b->m, b->chw, b->n, err);
+
+    for (size_t i = 0; rc == PSEG_OK && i < b->n; i++)
+        pseg_features_free(b->images[i]);
+    return rc;
+}
+
+static pseg_status encode_texts(void *ud, pseg_err *err)
+{
+    bench *b = ud;
+    pseg_status rc = pseg_model_encode_texts(b->prompts, b->m, phrases, b->n, err);
+
+    for (size_t i = 0; rc == PSEG_OK && i < b->n; i++)
+        pseg_prompt_free(b->prompts[i]);
+    return rc;
+}
+
+static pseg_status decode(void *ud, pseg_err *err)
+{
+    bench *b = ud;
+    const pseg_features *same[MAX_PHRASES];
+
+    for (size_t i = 0; i < b->n; i++)
+        same[i] = b->images[0];
+    return pseg_model_decode(b->logits, b->iou, b->m, same, (const pseg_prompt *const *)b->prompts,
+                             b->n, err);
+}
+
+/* Texts and decoder at 1 and at MAX_PHRASES phrases. */
+static pseg_status bench_phrases(bench *b, const args *a, json_t *out, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    static const size_t counts[] = {1, 8, MAX_PHRASES};
+    double text[3], mask[3];
+    size_t made = 0;
+    bool has_image = false;
+
+    for (int k = 0; k < 3; k++) {
+        b->n = counts[k];
+        PSEG_TRY(timed(&text[k], a->seconds / 3, encode_texts, b, err));
+    }
+    PSEG_TRY(pseg_model_encode_images(b->images, b->m, b->chw, 1, err));
+    has_image = true;
+    PSEG_TRY(pseg_model_encode_texts(b->prompts, b->m, phrases, MAX_PHRASES, err));
+    made = MAX_PHRASES;
+    json_t *list = json_array();
+    json_object_set_new(out, "phrases", list);
+    for (int k = 0; k < 3; k++) {
+        b->n = counts[k];
+        PSEG_TRY(timed(&mask[k], a->seconds / 3, decode, b, err));
+        json_array_append_new(list, json_pack("{s:i, s:f, s:f}", "phrases", (int)counts[k],
+                                              "encode_text_ms", text[k], "decode_ms", mask[k]));
+        if (!a->json)
+            printf("%2zu phrases: text %.2f ms, decoder %.2f ms\n", counts[k], text[k], mask[k]);
+    }
+    double further = (text[2] + mask[2] - text[0] - mask[0]) / (MAX_PHRASES - 1);
+    json_object_set_new(out, "further_phrase_ms", json_real(further));
+    if (!a->json)
+        printf("a further phrase on the same image: %.2f ms\n", further);
+out:
+    for (size_t i = 0; i < made; i++)
+        pseg_prompt_free(b->prompts[i]);
+    if (has_image)
+        pseg_features_free(b->images[0]);
+    return rc;
+}
+
+static pseg_status bench_batches(bench *b, const args *a, json_t *out, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    static const char *usual[] = {"1", "8"};
+    size_t n = a->batches.n ? a->batches.n : 2;
+    json_t *list = json_array();
+
+    json_object_set_new(out, "encode_image", list);
+    for (size_t i = 0; i < n; i++) {
+        const char *text = a->batches.n ? a->batches.items[i] : usual[i];
+        char *end;
+        long batch = strtol(text, &end, 10);
+        double ms;
+        if (*end || batch < 1 || batch > 64)
+            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--batch \"%s\" is not between 1 and 64", text);
+        b->n = (size_t)batch;
+        PSEG_TRY(timed(&ms, a->seconds, encode_images, b, err));
+        json_array_append_new(list, json_pack("{s:i, s:f, s:f}", "batch", (int)batch, "ms", ms,
+                                              "images_per_s", (double)batch * 1e3 / ms));
+        if (!a->json)
+            printf("batch %ld: %.1f ms, %.2f images/s (encoder and neck)\n", batch, ms,
+                   (double)batch * 1e3 / ms);
+    }
+out:
+    return rc;
+}
+
+static pseg_status run(const args *a, json_t *out, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_cl_options co = PSEG_CL_OPTIONS_DEFAULT;
+    pseg_model_options mo = PSEG_MODEL_OPTIONS_DEFAULT;
+    pseg_model_source source = {.folder = a->model};
+    pseg_cl *cl = NULL;
+    bench b = {0};
+    unsigned built, cached;
+    int64_t begin = pseg_clock_mono_us();
+
+    mo.max_images = 8;
+    mo.max_phrases = MAX_PHRASES;
+    co.device = a->device;
+    PSEG_TRY(pseg_cl_open(&cl, &co, err));
+    if (a->model)
+        PSEG_TRY(pseg_model_open(&b.m, cl, &source, &mo, err));
+    else
+        PSEG_TRY(pseg_model_random(&b.m, cl, a->preset, 1, &mo, err));
+    int64_t opened = pseg_clock_mono_us();
+    PSEG_TRY(pseg_model_warm_up(b.m, err));
+    int64_t ready = pseg_clock_mono_us();
+    const pseg_model_info *info = pseg_model_get_info(b.m);
+    pseg_cl_program_counts(cl, &built, &cached);
+    size_t pixels = 3 * (size_t)info->width * info->height;
+    b.chw = pseg_aligned_alloc(64 * pixels * sizeof *b.chw);
+    b.logits =
+        pseg_calloc((size_t)MAX_PHRASES * info->mask_width * info->mask_height, sizeof *b.logits);
+    if (!b.chw || !b.logits)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the images");
+    for (size_t i = 0; i < 64 * pixels; i++)
+        b.chw[i] = (float)((i * 2654435761u >> 16) % 1000) / 500 - 1;
+    json_object_set_new(out, "model", json_string(info->name));
+    json_object_set_new(out, "device", json_string(pseg_cl_device(cl)->name));
+    json_object_set_new(out, "driver", json_string(pseg_cl_device(cl)->platform_version));
+    json_object_set_new(out, "input", json_pack("[i,i]", (int)info->width, (int)info->height));
+    json_object_set_new(out, "open_ms", json_real((double)(opened - begin) / 1e3));
+    json_object_set_new(out, "warm_up_ms", json_real((double)(ready - opened) / 1e3));
+    json_object_set_new(out, "kernels_built", json_integer(built));
+    json_object_set_new(out, "kernels_from_cache", json_integer(cached));
+    if (!a->json)
+        printf("%s on %s\nopened in %.0f ms, warm in %.0f ms more (%u kernels built, %u from the "
+               "cache)\n",
+               info->name, pseg_cl_device(cl)->name, (double)(opened - begin) / 1e3,
+               (double)(ready - opened) / 1e3, built, cached);
+    PSEG_TRY(bench_batches(&b, a, out, err));
+    PSEG_TRY(bench_phrases(&b, a, out, err));
+    json_object_set_new(out, "weight_mib", json_real((double)info->weight_bytes / (1 << 20)));
+    json_object_set_new(out, "activation_mib",
+                        json_real((double)info->activation_bytes / (1 << 20)));
+    json_object_set_new(out, "rss_mib", json_real(bench_rss_mib()));
+    json_object_set_new(out, "peak_rss_mib", json_real(bench_peak_rss_mib()));
+    if (!a->json)
+        printf("weights %.0f MiB, activations %.0f MiB; resident %.0f MiB, at most %.0f\n",
+               (double)info->weight_bytes / (1 << 20), (double)info->activation_bytes / (1 << 20),
+               bench_rss_mib(), bench_peak_rss_mib());
+out:
+    pseg_free(b.chw);
+    pseg_free(b.logits);
+    pseg_model_close(b.m);
+    pseg_cl_close(cl);
+    return rc;
+}
+
+int bench_engine(int argc, char **argv)
+{
+    args a = {0};
+    pseg_conf *conf = NULL;
+    pseg_err err = PSEG_ERR_INIT;
+    int status;
+
+    if (!bench_begin(&conf, &a, options,
+                     "usage: pseg bench engine [--preset NAME] [--batch N ...] [--json]\n\n"
+                     "Medians over repeated runs, the first one not counted.",
+                     argc, argv, &status))
+        return status;
+    json_t *out = json_pack("{s:o}", "machine", bench_machine());
+    if (run(&a, out, &err) != PSEG_OK)
+        status = bench_fail(&err);
+    else if (a.json)
+        bench_print(json_incref(out));
+    json_decref(out);
+    pseg_conf_free(conf);
+    return status;
+}

@@ -1,0 +1,93 @@
+/* Every operation of the table at the shapes of real models. */
+#include "worker/apps/bench.h"
+#include "worker/ops/table.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct args {
+    const char *device, *only;
+    double seconds;
+    bool all, json;
+} args;
+
+static const pseg_conf_option options[] = {
+    {"only", PSEG_CONF_STRING, offsetof(args, only), "", .unit = "NAME",
+     .help = "this operation alone"},
+    {"all", PSEG_CONF_BOOL, offsetof(args, all), "false", .help = "all cases, also the odd ones"},
+    {"seconds", PSEG_CONF_REAL, offsetof(args, seconds), "0.3", .min = 0.01, .max = 60,
+     .help = "for each case"},
+    {"device", PSEG_CONF_STRING, offsetof(args, device), "auto", .unit = "NAME", .letter = 'd',
+     .help = "as for the worker"},
+    {"json", PSEG_CONF_BOOL, offsetof(args, json), "false", .help = "print JSON"},
+    {0}};
+
+static pseg_status run_op(const args *a, pseg_stream *s, const pseg_op *op, json_t *list,
+                          pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    for (size_t i = 0; i < op->n_cases; i++) {
+        const pseg_op_case *c = &op->cases[i];
+        pseg_op_timing t;
+        if (!a->all && !(c->flags & PSEG_CASE_REAL))
+            continue;
+        PSEG_TRY(pseg_ops_bench(&t, s, op, c, a->seconds * 1e3, err));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:f, s:f, s:f, s:i}", "op", op->name, "case",
+                                        c->name, "median_ms", t.median_ms, "gflops", t.gflops,
+                                        "gbytes_per_s", t.gbytes, "runs", (int)t.runs));
+        if (!a->json)
+            printf("%-14s %-32s %10.4f ms %8.1f GFLOP/s %7.1f GB/s\n", op->name, c->name,
+                   t.median_ms, t.gflops, t.gbytes);
+    }
+out:
+    return rc;
+}
+
+static pseg_status run(const args *a, json_t *out, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_cl_options co = PSEG_CL_OPTIONS_DEFAULT;
+    pseg_cl *cl = NULL;
+    pseg_stream *s = NULL;
+    json_t *list = json_array();
+
+    json_object_set_new(out, "ops", list);
+    co.device = a->device;
+    if (*a->only && !pseg_op_find(a->only))
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--only \"%s\" is no operation", a->only);
+    PSEG_TRY(pseg_cl_open(&cl, &co, err));
+    PSEG_TRY(pseg_stream_open(&s, cl, err));
+    json_object_set_new(out, "device", json_string(pseg_cl_device(cl)->name));
+    for (size_t i = 0; i < pseg_n_ops; i++)
+        if (!*a->only || strcmp(a->only, pseg_ops[i]->name) == 0)
+            PSEG_TRY(run_op(a, s, pseg_ops[i], list, err));
+out:
+    pseg_stream_close(s);
+    pseg_cl_close(cl);
+    return rc;
+}
+
+int bench_ops(int argc, char **argv)
+{
+    args a = {0};
+    pseg_conf *conf = NULL;
+    pseg_err err = PSEG_ERR_INIT;
+    int status;
+
+    if (!bench_begin(
+            &conf, &a, options,
+            "usage: pseg bench ops [--only NAME] [--all] [--json]\n\n"
+            "Median time of a launch that is waited for; rates from the operation's own counts.",
+            argc, argv, &status))
+        return status;
+    json_t *out = json_pack("{s:o}", "machine", bench_machine());
+    if (run(&a, out, &err) != PSEG_OK)
+        status = bench_fail(&err);
+    else if (a.json)
+        bench_print(json_incref(out));
+    json_decref(out);
+    pseg_conf_free(conf);
+    return status;
+}

@@ -308,7 +308,7 @@ static pseg_status encode_piece(output *o, const pseg_tokenizer *t, const char *
     pseg_status rc = PSEG_OK;
     char *norm = NULL;
     bench b = {0};
-    size_t n_norm, at = 0;
+    size_t n_norm = 0, at = 0;
 
     if (n == 0)
         goto out;

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Compiles every kernel with clang, in both variants and with the build options the operations use.
+# Usage: syntax.sh KERNEL_DIR. Exit 77: there is no clang.
+cd "$1" || exit 1
+command -v clang >/dev/null 2>&1 || { echo "skipped: no clang"; exit 77; }
+rc=0
+n=0
+for file in *.cl; do
+    for options in "-DPSEG_CPU=0" "-DPSEG_CPU=1" "-DPSEG_CPU=1 -DMR=1 -DNV=1 -DQV=1 -DDMAX=64 -DGV=8"; do
+        # The options are several words on purpose.
+        # shellcheck disable=SC2086
+        clang -fsyntax-only -x cl -cl-std=CL1.2 -Wall -Wextra -Werror -Wno-unused-function \
+            -Wno-unused-parameter -Xclang -finclude-default-header $options \
+            -include params.h -include common.clh "$file" || rc=1
+        n=$((n + 1))
+    done
+done
+echo "$n compilations"
+[ "$n" -ge 15 ] || rc=1
+exit $rc

@@ -6,7 +6,6 @@
 #include "common/rpc/rpc.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 bool cli_begin(pseg_conf **conf, void *target, const command *self, const pseg_conf_option *table,
@@ -83,10 +82,7 @@ pseg_status cli_call(ProtobufCMessage **reply, cli *c, const char *method,
 
 void print_json(json_t *j)
 {
-    char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(7));
-
-    if (text)
-        puts(text);
-    free(text); /* allocated by jansson with malloc */
+    json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(7));
+    putchar('\n');
     json_decref(j);
 }

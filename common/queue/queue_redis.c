@@ -283,8 +283,8 @@ static void events_start(loop *lp)
     const pseg_queue *q = lp->q;
 
     /* From here on nothing is missed; what came before must be looked at. */
-    strcpy(lp->last_event, "$");
-    strcpy(lp->last_ready, "$");
+    memcpy(lp->last_event, "$", 2);
+    memcpy(lp->last_ready, "$", 2);
     events_ask(lp);
     if (q->opt.on_event)
         q->opt.on_event(q->opt.ud, NULL, PSEG_JOB_UNKNOWN);

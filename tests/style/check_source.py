@@ -30,7 +30,7 @@ ALLOWED = {
     "common/base": [],
     "common/job": BASE + ["pseg"],
     "common/queue": BASE + ["common/job", "pseg"],
-    "common/rpc": BASE + ["google", "grpc"],
+    "common/rpc": BASE + ["google", "grpc", "pseg"],
     "common/image": BASE,
     "common/mask": BASE,
     "common/show": BASE + ["common/image", "common/mask"],

@@ -75,11 +75,8 @@ double bench_peak_rss_mib(void)
 
 void bench_print(json_t *j)
 {
-    char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(5));
-
-    if (text)
-        puts(text);
-    free(text); /* allocated by jansson with malloc */
+    json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(5));
+    putchar('\n');
     json_decref(j);
 }
 

@@ -5,7 +5,6 @@
 
 #include <jansson.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 typedef struct args {
     const char *device;
@@ -49,10 +48,8 @@ static pseg_status run(const args *a, pseg_err *err)
     }
     if (a->json) {
         json_t *j = json_pack("{s:O}", "devices", all);
-        char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-        if (text)
-            puts(text);
-        free(text); /* allocated by jansson with malloc */
+        json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+        putchar('\n');
         json_decref(j);
     } else {
         puts("* is taken by default; choose with --device ID, type or part of a name");

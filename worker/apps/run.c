@@ -8,7 +8,6 @@
 
 #include <jansson.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -89,10 +88,8 @@ static void print_all(const pseg_engine *e, const pseg_work *w, const char *orig
                           "model_digest", pseg_engine_digest(e), "device", pseg_engine_device(e),
                           "image_width", (int)w->width, "image_height", (int)w->height, "original",
                           original, "results", results, "stages_ms", stages);
-    char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(7));
-    if (text)
-        puts(text);
-    free(text); /* allocated by jansson with malloc */
+    json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(7));
+    putchar('\n');
     json_decref(j);
 }
 

@@ -6,6 +6,7 @@
 #include "common/base/version.h"
 #include "common/queue/queue.h"
 #include "common/rpc/rpc.h"
+#include "pseg/descriptors.h"
 #include "scheduler/keys.h"
 #include "scheduler/service/service.h"
 
@@ -153,6 +154,8 @@ static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_serv
     o.key_file = c->tls_key;
     o.client_ca_file = c->tls_client_ca;
     o.text_reason = pseg_service_text_reason;
+    o.descriptors = pseg_descriptors_begin;
+    o.descriptors_len = (size_t)(pseg_descriptors_end - pseg_descriptors_begin);
     if (auth->keys || auth->needs_certificate) {
         o.authorize = pseg_auth_check;
         o.authorize_ud = auth;

@@ -134,7 +134,8 @@ typedef struct pseg_rpc_server_options {
     pseg_reason (*text_reason)(const ProtobufCMessageDescriptor *message,
                                const ProtobufCFieldDescriptor *field);
 
-    /* Serialised FileDescriptorSet for reflection; NULL: that of the project's public API. */
+    /* Serialised FileDescriptorSet of all methods, for reflection and to check the tables against;
+     * borrowed until the server is freed. "pseg/descriptors.h" holds that of the public API. */
     const uint8_t *descriptors;
     size_t descriptors_len;
 } pseg_rpc_server_options;

@@ -3,7 +3,6 @@
 
 #include "common/base/alloc.h"
 #include "common/base/clock.h"
-#include "pseg/descriptors.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -69,18 +68,13 @@ pseg_status pseg_rpc_server_new(pseg_rpc_server **out, const pseg_rpc_server_opt
 {
     pseg_status rc = PSEG_OK;
     pseg_rpc_server *s = NULL;
-    const uint8_t *set = options->descriptors;
-    size_t len = options->descriptors_len;
 
     *out = NULL;
     PSEG_REQUIRE(options->n_loops >= 1 && options->n_loops <= 64, "1 to 64 loops");
     PSEG_REQUIRE(options->max_live_calls >= 1, "at least one call");
+    PSEG_REQUIRE(options->descriptors, "the descriptors of the methods");
     PSEG_REQUIRE(options->max_message_bytes >= 1 && options->max_message_bytes <= (size_t)1 << 29,
                  "messages of 1 byte to 512 MiB");
-    if (!set) {
-        set = pseg_descriptors_begin;
-        len = (size_t)(pseg_descriptors_end - pseg_descriptors_begin);
-    }
     s = pseg_calloc(1, sizeof *s);
     if (s)
         s->loops = pseg_calloc((size_t)options->n_loops, sizeof *s->loops);
@@ -90,7 +84,8 @@ pseg_status pseg_rpc_server_new(pseg_rpc_server **out, const pseg_rpc_server_opt
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
     s->options = *options;
     PSEG_TRY(pseg_rpc_tls_new(&s->tls, options, err));
-    PSEG_TRY(pseg_rpc_descriptors_new(&s->descriptors, set, len, err));
+    PSEG_TRY(pseg_rpc_descriptors_new(&s->descriptors, options->descriptors,
+                                      options->descriptors_len, err));
     s->server = create_core(options);
     for (int i = 0; i < options->n_loops; i++) {
         s->loops[i].server = s;

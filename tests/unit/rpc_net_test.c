@@ -8,9 +8,9 @@
 #include "common/base/clock.h"
 #include "common/base/file.h"
 #include "common/base/hash.h"
-#include "common/rpc/auth.h"
 #include "grpc/health/v1/health.pb-c.h"
 #include "grpc/reflection/v1/reflection.pb-c.h"
+#include "scheduler/keys.h"
 #include "tests/unit/rpc_demo.h"
 
 #include <sched.h>
@@ -656,19 +656,17 @@ static void test_mutual_tls(void **state)
     demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     pseg_rpc_server_options o = demo_options();
-    pseg_rpc_auth_options ao = {.log = &demo_log, .certificates = true};
-    pseg_rpc_auth *auth;
+    pseg_auth auth = {.needs_certificate = true};
     char tenant[PSEG_RPC_TENANT_MAX];
     pseg_rpc_channel_options co = {.ca_file = in_folder("ca.crt"), .max_message_bytes = 1 << 20};
     pseg_rpc_channel_options none = co;
 
     (void)state;
-    assert_int_equal(pseg_rpc_auth_new(&auth, &ao, &err), PSEG_OK);
     o.cert_file = in_folder("server.crt");
     o.key_file = in_folder("server.key");
     o.client_ca_file = in_folder("ca.crt");
-    o.authorize = pseg_rpc_auth_check;
-    o.authorize_ud = auth;
+    o.authorize = pseg_auth_check;
+    o.authorize_ud = &auth;
     co.cert_file = in_folder("client.crt");
     co.key_file = in_folder("client.key");
     demo_up(&f, &o, &co);
@@ -683,7 +681,61 @@ static void test_mutual_tls(void **state)
     assert_int_equal(call(f.target, co, NULL, &err), PSEG_EDENIED);
     assert_int_equal(err.reason, PSEG_R_PERMISSION_DENIED);
     demo_down(&f);
-    pseg_rpc_auth_free(auth);
+}
+
+/* What the hook is told of a certificate. */
+static pseg_status look_at_peer(void *ud, char *tenant, const pseg_rpc_peer *peer,
+                                const char *method, pseg_err *err)
+{
+    (void)ud;
+    (void)err;
+    snprintf(tenant, PSEG_RPC_TENANT_MAX, "%d %s %zu %s %s %d", peer->has_certificate,
+             peer->common_name, peer->n_alt_names, peer->n_alt_names ? peer->alt_names[0] : "",
+             strrchr(method, '/') + 1, strncmp(peer->address, "ipv4:127.0.0.1:", 15));
+    return PSEG_OK;
+}
+
+static pseg_status no_tenant(void *ud, char *tenant, const pseg_rpc_peer *peer, const char *method,
+                             pseg_err *err)
+{
+    (void)ud;
+    (void)peer;
+    (void)method;
+    (void)err;
+    tenant[0] = '\0';
+    return PSEG_OK;
+}
+
+static void test_the_hook_sees_the_peer(void **state)
+{
+    demo_server f;
+    pseg_err err = PSEG_ERR_INIT;
+    pseg_rpc_server_options o = demo_options();
+    char tenant[PSEG_RPC_TENANT_MAX];
+    pseg_rpc_channel_options co = {.ca_file = in_folder("ca.crt"), .max_message_bytes = 1 << 20};
+    pseg_rpc_channel_options plain = {.max_message_bytes = 1 << 20};
+
+    (void)state;
+    o.authorize = look_at_peer;
+    demo_up(&f, &o, NULL);
+    assert_int_equal(call(f.target, plain, tenant, &err), PSEG_OK);
+    assert_string_equal(tenant, "0  0  Echo 0");
+    demo_down(&f);
+    o.cert_file = in_folder("server.crt");
+    o.key_file = in_folder("server.key");
+    o.client_ca_file = in_folder("ca.crt");
+    co.cert_file = in_folder("client.crt");
+    co.key_file = in_folder("client.key");
+    demo_up(&f, &o, &co);
+    assert_int_equal(call(f.target, co, tenant, &err), PSEG_OK);
+    assert_string_equal(tenant, "1 tenant-a 2 client.example Echo 0");
+    demo_down(&f);
+    o = demo_options();
+    o.authorize = no_tenant;
+    demo_up(&f, &o, NULL);
+    assert_int_equal(call(f.target, plain, tenant, &err), PSEG_EDENIED);
+    assert_int_equal(err.reason, PSEG_R_PERMISSION_DENIED);
+    demo_down(&f);
 }
 
 static void test_bearer_keys(void **state)
@@ -691,20 +743,17 @@ static void test_bearer_keys(void **state)
     demo_server f;
     pseg_err err = PSEG_ERR_INIT;
     pseg_rpc_server_options o = demo_options();
-    static const pseg_log silent = {PSEG_LOG_ERROR, -1};
-    pseg_rpc_auth_options ao = {.log = &silent, .look_every_ms = 1};
-    pseg_rpc_auth *auth;
+    pseg_auth auth = {NULL, false};
     pseg_rpc_channel_options co = {.max_message_bytes = 1 << 20};
     char tenant[PSEG_RPC_TENANT_MAX];
-    const char *const two[] = {"key one", "alice", "key-two", "bob.2"};
+    const char *const two[] = {"key one", "alice", "key-two", "bob_2"};
     int status;
 
     (void)state;
     write_keys("keys", two, 4);
-    ao.keys_file = in_folder("keys");
-    assert_int_equal(pseg_rpc_auth_new(&auth, &ao, &err), PSEG_OK);
-    o.authorize = pseg_rpc_auth_check;
-    o.authorize_ud = auth;
+    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("keys"), &err), PSEG_OK);
+    o.authorize = pseg_auth_check;
+    o.authorize_ud = &auth;
     demo_up(&f, &o, NULL);
     assert_int_equal(call(f.target, co, NULL, &err), PSEG_EDENIED);
     assert_int_equal(err.reason, PSEG_R_UNAUTHENTICATED);
@@ -714,36 +763,26 @@ static void test_bearer_keys(void **state)
     assert_string_equal(tenant, "alice");
     co.bearer = "key-two";
     assert_int_equal(call(f.target, co, tenant, &err), PSEG_OK);
-    assert_string_equal(tenant, "bob.2");
+    assert_string_equal(tenant, "bob_2");
     co.bearer = "key-three";
     assert_int_equal(call(f.target, co, NULL, &err), PSEG_EDENIED);
     co.bearer = "x\r\ny";
     assert_int_equal(call(f.target, co, NULL, &err), PSEG_EINVAL);
-    /* Health needs no key. */
+    /* Health and reflection need no key. */
     pseg_rpc_server_set_serving(f.s, "", true);
     assert_int_equal(check_health(&f, "", &status, &err), PSEG_OK);
-    /* New keys come into force, rubbish does not. */
-    const char *const three[] = {"key-three", "carol"};
-    write_keys("keys", three, 2);
-    co.bearer = "key-three";
-    int64_t until = pseg_clock_mono_ms() + 10000;
-    while (call(f.target, co, tenant, &err) != PSEG_OK && pseg_clock_mono_ms() < until)
-        ;
-    assert_string_equal(tenant, "carol");
-    assert_int_equal(pseg_file_write(in_folder("keys"), "rubbish\n", 8, &err), PSEG_OK);
-    for (int i = 0; i < 20; i++)
-        assert_int_equal(call(f.target, co, tenant, &err), PSEG_OK);
+    reflect(&f, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
     demo_down(&f);
-    pseg_rpc_auth_free(auth);
+    pseg_keys_free(auth.keys);
 
-    /* And at the start it is an error that names the line, but not what it holds. */
-    assert_int_equal(pseg_rpc_auth_new(&auth, &ao, &err), PSEG_EINVAL);
-    assert_non_null(strstr(err.msg, "line 1 "));
+    /* A file that is wrong is told by line, but not by what it holds. */
+    assert_int_equal(pseg_file_write(in_folder("keys"), "#\nrubbish\n", 10, &err), PSEG_OK);
+    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("keys"), &err), PSEG_EINVAL);
+    assert_non_null(strstr(err.msg, ":2: "));
     assert_null(strstr(err.msg, "rubbish"));
     assert_int_equal(pseg_file_write(in_folder("keys"), "#\n", 2, &err), PSEG_OK);
-    assert_int_equal(pseg_rpc_auth_new(&auth, &ao, &err), PSEG_EINVAL);
-    ao.keys_file = in_folder("nowhere");
-    assert_int_equal(pseg_rpc_auth_new(&auth, &ao, &err), PSEG_ENOTFOUND);
+    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("keys"), &err), PSEG_EINVAL);
+    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("nowhere"), &err), PSEG_ENOTFOUND);
 }
 
 int main(void)
@@ -762,6 +801,7 @@ int main(void)
         cmocka_unit_test(test_wrong_server_certificates),
         cmocka_unit_test(test_certificates_are_renewed_in_place),
         cmocka_unit_test(test_mutual_tls),
+        cmocka_unit_test(test_the_hook_sees_the_peer),
         cmocka_unit_test(test_bearer_keys),
     };
 

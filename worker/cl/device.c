@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MAX_PLATFORMS 16u
 #define MAX_DEVICES   64u
@@ -17,6 +18,15 @@ static pthread_once_t environment_once = PTHREAD_ONCE_INIT;
 static void set_environment(void)
 {
     setenv("POCL_AFFINITY", "1", 0);
+    /* PoCL asks hwloc what the machine is, and aborts the process when hwloc cannot tell, as in a
+     * container or chroot without /sys. There it is told what the kernel says otherwise. */
+    if (access("/sys/devices/system/cpu", F_OK) != 0) {
+        char machine[96];
+        long long bytes = (long long)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+        snprintf(machine, sizeof machine, "NUMANode:1(memory=%lld) pu:%ld", bytes,
+                 sysconf(_SC_NPROCESSORS_ONLN));
+        setenv("HWLOC_SYNTHETIC", machine, 0);
+    }
 }
 
 void pseg_cl_set_environment(void)

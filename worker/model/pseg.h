@@ -3,7 +3,7 @@
  * It knows nothing of files of images, jobs or servers: pixels come in as the numbers that
  * pseg_model_info asks for, and logits go out on the model's grid.
  *
- *     pseg_model_source src = {.folder = "models/scenes"};
+ *     pseg_model_source src = {.folder = "deploy/models/scenes"};
  *     pseg_model_options o = PSEG_MODEL_OPTIONS_DEFAULT;
  *     pseg_model_open(&m, cl, &src, &o, &err);
  *     pseg_model_encode_images(&image, m, chw, 1, &err);           // once an image

@@ -10,7 +10,7 @@
  * fits its bytes. Values are not looked at. Nothing is copied: the data may be unaligned.
  *
  *     pseg_tensors *t;
- *     pseg_tensors_open_folder(&t, "models/scenes/vision", &err);
+ *     pseg_tensors_open_folder(&t, "deploy/models/scenes/vision", &err);
  *     const pseg_tensor *w = pseg_tensors_find(t, "layernorm.weight");     // NULL: not there */
 #ifndef PSEG_MODEL_SAFETENSORS_H
 #define PSEG_MODEL_SAFETENSORS_H

@@ -8,7 +8,7 @@
  * Ids follow from the merges alone: 256 byte symbols, the same with "</w>", one for each merge in
  * order, BOS, EOS. Where a vocabulary stands beside them, its ids are taken instead.
  *
- *     pseg_tokenizer_open(&t, "models/scenes/text", &err);
+ *     pseg_tokenizer_open(&t, "deploy/models/scenes/text", &err);
  *     pseg_tokenizer_encode(ids, 77, &n, &is_cut, t, "a red circle", 12, &err);
  *
  * Unicode's tables come from utf8proc; strings with characters that a version of utf8proc does not

@@ -5,6 +5,7 @@
  *
  * --small leaves the big shapes out, for interpreters (Oclgrind) and sanitizers. Exit 77: there is
  * no device. */
+#include "tests/ops/typed.h"
 #include "tests/support/compare.h"
 #include "worker/ops/table.h"
 
@@ -18,6 +19,7 @@
 #define CANARY 0x7fc5a5a5u /* a NaN: reading it by mistake shows as well as writing it */
 
 static unsigned n_checks, n_failed;
+static bool is_interpreted;
 
 static void fail(const char *what, const char *why)
 {
@@ -232,6 +234,12 @@ static void run_case(pseg_stream *s, const pseg_op *op, const pseg_op_case *c, c
     n_checks++;
     if (case_make(&d, s, op, c, what, 7 + n_checks) && case_reference(&d, op)) {
         if (must(pseg_op_run(s, op, &d.args, &err), what, &err))
+            case_compare(&d, s, op, what);
+        /* Again through the typed form, from the same start: what it writes, and in place reads. */
+        if (must(pseg_mem_write(s, d.slot[0].mem, 0, d.slot[0].host,
+                                (d.slot[0].n + 2 * MARGIN) * sizeof *d.slot[0].host, &err),
+                 what, &err) &&
+            must(typed_run(s, op->name, &d.args, &err), what, &err))
             case_compare(&d, s, op, what);
         case_refusals(&d, op, c, what);
     } else {
@@ -585,6 +593,29 @@ static void check_convolutions(pseg_stream *s)
         pseg_mem_free(all[i]);
 }
 
+/* The device is ready after prepare: no program is left to be built. And a timing is one. */
+static void check_prepare_and_bench(pseg_stream *s)
+{
+    unsigned built, cached, built_after, cached_after;
+    pseg_op_timing t;
+    pseg_err err = PSEG_ERR_INIT;
+
+    n_checks++;
+    if (!must(pseg_ops_prepare(s, &err), "prepare", &err))
+        return;
+    pseg_cl_program_counts(pseg_stream_cl(s), &built, &cached);
+    for (size_t i = 0; i < pseg_n_ops; i++) {
+        const pseg_op *op = pseg_ops[i];
+
+        if (!must(pseg_ops_bench(&t, s, op, &op->cases[0], 0, &err), op->name, &err) ||
+            t.runs < 5 || !(t.median_ms >= t.min_ms) || op->bytes == NULL)
+            fail(op->name, "no timing");
+    }
+    pseg_cl_program_counts(pseg_stream_cl(s), &built_after, &cached_after);
+    if (built + cached == 0 || built != built_after || cached != cached_after)
+        fail("prepare", "a program was built later");
+}
+
 /* ---- driver ------------------------------------------------------------------------------- */
 
 static void run_device(const char *id, pseg_cl_variant variant, const char *variant_name,
@@ -597,7 +628,7 @@ static void run_device(const char *id, pseg_cl_variant variant, const char *vari
 
     o.device = id;
     o.variant = variant;
-    o.no_cache = is_small; /* an interpreter's binaries are of no use to anyone else */
+    o.no_cache = is_interpreted; /* an interpreter's binaries are of no use to anyone else */
     if (must(pseg_cl_open(&cl, &o, &err), "open", &err) &&
         must(pseg_stream_open(&s, cl, &err), "open", &err)) {
         for (size_t i = 0; i < pseg_n_ops; i++)
@@ -610,6 +641,8 @@ static void run_device(const char *id, pseg_cl_variant variant, const char *vari
                 run_case(s, pseg_ops[i], k, variant_name);
             }
         if (!only) {
+            if (!is_interpreted)
+                check_prepare_and_bench(s);
             edge_of_act(s);
             edge_of_norms(s);
             edge_of_attention(s);
@@ -631,6 +664,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--small") == 0)
             is_small = true;
+        else if (strcmp(argv[i], "--interpreted") == 0)
+            is_interpreted = is_small = true;
         else if (strcmp(argv[i], "--op") == 0 && i + 1 < argc)
             only = argv[++i];
         else if (strcmp(argv[i], "--variant") == 0 && i + 1 < argc)

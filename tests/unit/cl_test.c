@@ -207,6 +207,17 @@ static void wrapped_memory_holds_the_bytes_and_is_read_only(void **state)
         assert_int_equal(pseg_mem_write(s, m[i], 0, out, 1, NULL), PSEG_EINVAL);
         pseg_mem_free(m[i]);
     }
+    pseg_map map; /* a file's pages, which nothing may write: how weights are read */
+    char path[160];
+    snprintf(path, sizeof path, "%s/twice.cl", dir);
+    assert_int_equal(pseg_map_open(&map, path, NULL), PSEG_OK);
+    assert_int_equal(pseg_mem_wrap(&m[0], cl, map.data + 4, 64, NULL), PSEG_OK);
+    assert_int_equal(pseg_mem_is_in_place(m[0]), pseg_cl_device(cl)->is_host_memory);
+    assert_int_equal(pseg_mem_read(out, s, m[0], 0, 64, NULL), PSEG_OK);
+    assert_int_equal(pseg_stream_finish(s, NULL), PSEG_OK);
+    assert_memory_equal(out, map.data + 4, 64);
+    pseg_mem_free(m[0]);
+    pseg_map_close(&map);
     assert_int_equal(pseg_mem_wrap(&m[0], cl, NULL, 64, NULL), PSEG_EINVAL);
     assert_int_equal(pseg_mem_wrap(&m[0], cl, host, 0, NULL), PSEG_EINVAL);
     pseg_free(host);

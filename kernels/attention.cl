@@ -213,14 +213,15 @@ attention(gfloat *out, gcfloat *q, gcfloat *k, gcfloat *v, __global const int *k
 {
     __local float lq[2 * WG], ls[KB], tmp[WG];
     uint lid = get_local_id(0), i = get_group_id(0), h = get_group_id(1), b = get_group_id(2);
-    uint n_keys = key_count(key_len, &p, b);
+    bool is_in = i < p.n_q && h < p.heads && b < p.batch; /* else only the barriers are for it */
+    uint n_keys = is_in ? key_count(key_len, &p, b) : 0;
     float m = -INFINITY, l = 0.0f, o[2] = {0.0f, 0.0f};
 
     if (p.flags & IS_CAUSAL)
         n_keys = min(n_keys, i + 1);
     k += p.k_off + b * p.k_batch + h * p.d;
     v += p.v_off + b * p.v_batch + h * p.d;
-    for (uint c = lid; c < p.d; c += WG)
+    for (uint c = lid; is_in && c < p.d; c += WG)
         lq[c] = q[p.q_off + b * p.q_batch + i * p.q_row + h * p.d + c] * p.scale;
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint k0 = 0; k0 < n_keys; k0 += KB) {
@@ -259,7 +260,7 @@ attention(gfloat *out, gcfloat *q, gcfloat *k, gcfloat *v, __global const int *k
     for (uint e = 0; e < 2; e++) {
         uint c = lid + e * WG;
 
-        if (c < p.d)
+        if (is_in && c < p.d)
             out[p.out_off + b * p.out_batch + i * p.out_row + h * p.d + c] =
                 n_keys > 0 ? o[e] / l : 0.0f;
     }

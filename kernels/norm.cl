@@ -1,8 +1,17 @@
 /* Normalisations: mean and variance in two passes, each sum in FV partial sums. The second pass also
  * sums the deviations, which are exactly 0 only if the mean is: it corrects both (Chan, Golub,
- * LeVeque 1983), so a row far from zero costs no digits.
- * One work-group a row or group: one item on a CPU, 64 that share the row elsewhere. In place is
- * allowed: an item writes what it alone reads in the last pass. */
+ * LeVeque 1983), so a row far from zero costs no digits. In place is allowed: an item writes what it
+ * alone reads in the last pass.
+ *
+ * On a CPU an item strides over rows (or groups). Elsewhere each has a work-group of 64 items, and one
+ * past the end finds nothing to do but its barriers: they stand in no condition and no loop, where
+ * PoCL 3.1 takes minutes to compile them or compiles them wrongly. */
+
+#if PSEG_CPU
+#define FOR_GROUPS(r, n) for (uint r = get_group_id(0); r < (n); r += (uint)get_num_groups(0))
+#else
+#define FOR_GROUPS(r, n) uint r = get_group_id(0);
+#endif
 
 /* A variance that rounding made negative counts as 0; nan stays nan. */
 static inline float inverse_deviation(float var, float eps)
@@ -10,24 +19,26 @@ static inline float inverse_deviation(float var, float eps)
     return 1.0f / sqrt((var < 0.0f ? 0.0f : var) + eps);
 }
 
-/* Row r of C channels: act((x - mean) / sqrt(var + eps) * w + b). Groups stride over rows. */
+/* Row r of C channels: act((x - mean) / sqrt(var + eps) * w + b). */
 __kernel void layernorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
                         const pseg_layernorm_params p, __local float *tmp)
 {
     uint step = (uint)get_local_size(0) * FV, first = (uint)get_local_id(0) * FV;
 
-    for (uint r = get_group_id(0); r < p.rows; r += get_num_groups(0)) {
+    FOR_GROUPS(r, p.rows)
+    {
+        uint n = r < p.rows ? p.c : 0;
         gcfloat *row = x + p.x_off + r * p.x_stride;
         gfloat *o = out + p.out_off + r * p.out_stride;
         fv sum = (fv)(0.0f);
 
-        for (uint c = first; c < p.c; c += step)
-            sum += fv_load(row + c, p.c - c);
+        for (uint c = first; c < n; c += step)
+            sum += fv_load(row + c, n - c);
         float mean = group_sum(fv_sum(sum), tmp) / (float)p.c;
         fv squares = (fv)(0.0f);
         sum = (fv)(0.0f);
-        for (uint c = first; c < p.c; c += step) {
-            fv d = fv_first(fv_load(row + c, p.c - c) - mean, p.c - c);
+        for (uint c = first; c < n; c += step) {
+            fv d = fv_first(fv_load(row + c, n - c) - mean, n - c);
 
             sum += d;
             squares += d * d;
@@ -35,12 +46,12 @@ __kernel void layernorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
         float shift = group_sum(fv_sum(sum), tmp) / (float)p.c;
         float var = group_sum(fv_sum(squares), tmp) / (float)p.c - shift * shift;
         float inv = inverse_deviation(var, p.eps);
-        for (uint c = first; c < p.c; c += step) {
-            fv v = (fv_load(row + c, p.c - c) - mean - shift) * inv;
+        for (uint c = first; c < n; c += step) {
+            fv v = (fv_load(row + c, n - c) - mean - shift) * inv;
 
             if (p.flags & HAS_AFFINE)
-                v = v * fv_load(w + p.w_off + c, p.c - c) + fv_load(b + p.b_off + c, p.c - c);
-            fv_store(fv_act(v, p.act), o + c, p.c - c);
+                v = v * fv_load(w + p.w_off + c, n - c) + fv_load(b + p.b_off + c, n - c);
+            fv_store(fv_act(v, p.act), o + c, n - c);
         }
     }
 }
@@ -106,38 +117,40 @@ __kernel void groupnorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
     uint cg = p.c / p.groups, lid = get_local_id(0), step = (uint)get_local_size(0);
     float count = (float)cg * (float)p.hw;
 
-    for (uint i = get_group_id(0); i < p.batch * p.groups; i += get_num_groups(0)) {
+    FOR_GROUPS(i, p.batch * p.groups)
+    {
+        uint hw = i < p.batch * p.groups ? p.hw : 0;
         ulong base = (ulong)(i / p.groups) * p.hw * p.c;
         uint c0 = i % p.groups * cg;
         gcfloat *from = x + p.x_off + base + c0;
         gfloat *to = out + p.out_off + base + c0;
         fv sum = (fv)(0.0f);
 
-        for (uint t = lid * TOKENS; t < p.hw; t += step * TOKENS)
+        for (uint t = lid * TOKENS; t < hw; t += step * TOKENS)
             for (uint c = 0; c < cg; c += GN_STEP)
-                sum += gn_load(from + (ulong)t * p.c + c, p.c, p.hw - t, cg - c);
+                sum += gn_load(from + (ulong)t * p.c + c, p.c, hw - t, cg - c);
         float mean = group_sum(fv_sum(sum), tmp) / count;
         fv squares = (fv)(0.0f);
         sum = (fv)(0.0f);
-        for (uint t = lid * TOKENS; t < p.hw; t += step * TOKENS)
+        for (uint t = lid * TOKENS; t < hw; t += step * TOKENS)
             for (uint c = 0; c < cg; c += GN_STEP) {
-                fv d = gn_load(from + (ulong)t * p.c + c, p.c, p.hw - t, cg - c) - mean;
+                fv d = gn_load(from + (ulong)t * p.c + c, p.c, hw - t, cg - c) - mean;
 
-                d = fv_first(d, gn_count(p.hw - t, cg - c));
+                d = fv_first(d, gn_count(hw - t, cg - c));
                 sum += d;
                 squares += d * d;
             }
         float shift = group_sum(fv_sum(sum), tmp) / count;
         float var = group_sum(fv_sum(squares), tmp) / count - shift * shift;
         float inv = inverse_deviation(var, p.eps);
-        for (uint t = lid * TOKENS; t < p.hw; t += step * TOKENS)
+        for (uint t = lid * TOKENS; t < hw; t += step * TOKENS)
             for (uint c = 0; c < cg; c += GN_STEP) {
                 uint left = cg - c;
-                fv v = (gn_load(from + (ulong)t * p.c + c, p.c, p.hw - t, left) - mean - shift) * inv;
+                fv v = (gn_load(from + (ulong)t * p.c + c, p.c, hw - t, left) - mean - shift) * inv;
 
                 v = v * gn_channels(w + p.w_off + c0 + c, left) +
                     gn_channels(b + p.b_off + c0 + c, left);
-                gn_store(fv_act(v, p.act), to + (ulong)t * p.c + c, p.c, p.hw - t, left);
+                gn_store(fv_act(v, p.act), to + (ulong)t * p.c + c, p.c, hw - t, left);
             }
     }
 }
@@ -145,11 +158,13 @@ __kernel void groupnorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
 /* Rows divided by max(norm, eps). */
 __kernel void l2norm(gfloat *out, gcfloat *x, const pseg_rows_params p, __local float *tmp)
 {
-    uint step = (uint)get_local_size(0) * FV, first = (uint)get_local_id(0) * FV, n = (uint)p.c;
+    uint step = (uint)get_local_size(0) * FV, first = (uint)get_local_id(0) * FV;
 
-    for (uint r = get_group_id(0); r < p.rows; r += get_num_groups(0)) {
-        gcfloat *row = x + p.x_off + (ulong)r * n;
-        gfloat *o = out + p.out_off + (ulong)r * n;
+    FOR_GROUPS(r, p.rows)
+    {
+        uint n = r < p.rows ? (uint)p.c : 0;
+        gcfloat *row = x + p.x_off + (ulong)r * p.c;
+        gfloat *o = out + p.out_off + (ulong)r * p.c;
         fv sum = (fv)(0.0f);
 
         for (uint c = first; c < n; c += step) {

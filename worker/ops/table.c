@@ -191,7 +191,7 @@ pseg_status pseg_launch_groups(pseg_stream *s, const pseg_kernel *k, uint64_t gr
         global = (size_t)least(groups, 32 * (uint64_t)pseg_cl_device(cl)->compute_units);
     } else {
         local = 64;
-        global = (size_t)least(groups, 1u << 16) * local;
+        global = (size_t)groups * local;
     }
     args[n_args - 1] = PSEG_ARG_LOCAL(local * sizeof(float));
     return pseg_launch(s, k, 1, &global, &local, args, n_args, err);

@@ -381,7 +381,7 @@ static void digest(char hex[65], uint64_t seed, int size)
 
     assert_int_equal(pseg_scene_make(&s, seed, size, NULL), PSEG_OK);
     pseg_buf_init(&b, 1 << 24);
-    assert_int_equal(pseg_scene_write_raw(&b, s, NULL), PSEG_OK);
+    assert_int_equal(pseg_scene_write_raw(&b, s, false, NULL), PSEG_OK);
     pseg_sha256_of(d, b.data, b.len);
     pseg_hex(hex, d, 32);
     pseg_buf_deinit(&b);
@@ -405,6 +405,42 @@ static void a_seed_always_gives_the_same_scene(void **state)
         digest(hex, known[i].seed, known[i].size);
         assert_string_equal(hex, known[i].sha256);
     }
+}
+
+/* With describe, the record ends in one text an object, and only its phrase count differs before.
+ */
+static void descriptions_follow_the_phrases(void **state)
+{
+    pseg_scene *s;
+    pseg_buf plain, full;
+
+    (void)state;
+    assert_int_equal(pseg_scene_make(&s, 7, 64, NULL), PSEG_OK);
+    pseg_buf_init(&plain, 1 << 20);
+    pseg_buf_init(&full, 1 << 20);
+    assert_int_equal(pseg_scene_write_raw(&plain, s, false, NULL), PSEG_OK);
+    assert_int_equal(pseg_scene_write_raw(&full, s, true, NULL), PSEG_OK);
+    assert_int_equal(plain.data[22], s->n_phrases);
+    assert_int_equal(full.data[22], s->n_phrases + s->n_objects);
+    assert_memory_equal(full.data + 24, plain.data + 24, plain.len - 24);
+    const uint8_t *p = full.data + plain.len;
+    for (int k = 0; k < s->n_objects; k++) {
+        const pseg_scene_object *o = &s->objects[k];
+        char want[100];
+        int n = snprintf(want, sizeof want, "%s %s %s %s", pseg_scene_size_name(o->size),
+                         pseg_scene_texture_name(o->texture), pseg_scene_colour_name(o->colour),
+                         pseg_scene_kind_name(o->kind));
+        assert_int_equal(p[0], k + 1);
+        assert_int_equal(p[1], 0);
+        assert_int_equal(p[2], PSEG_SCENE_RAW_LOOKS);
+        assert_int_equal(p[4], n);
+        assert_memory_equal(p + 6, want, (size_t)n);
+        p += 6 + n;
+    }
+    assert_ptr_equal(p, full.data + full.len);
+    pseg_buf_deinit(&plain);
+    pseg_buf_deinit(&full);
+    pseg_scene_free(s);
 }
 
 static void sizes_out_of_range_are_refused(void **state)
@@ -568,6 +604,7 @@ int main(void)
         cmocka_unit_test(a_data_set_holds_what_was_added),
         cmocka_unit_test(a_data_set_in_no_folder_is_refused),
         cmocka_unit_test(short_memory_is_an_error),
+        cmocka_unit_test(descriptions_follow_the_phrases),
         cmocka_unit_test(sizes_out_of_range_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,7 +15,7 @@
 typedef struct options {
     int64_t seed, count, size;
     const char *out;
-    bool raw, json, quiet;
+    bool raw, describe, json, quiet;
 } options;
 
 static const pseg_conf_option table[] = {
@@ -23,6 +23,8 @@ static const pseg_conf_option table[] = {
      .help = "write images, masks and scenes.jsonl into DIR", .letter = 'o'},
     {"raw", PSEG_CONF_BOOL, offsetof(options, raw), "false",
      .help = "write a binary stream to standard output instead"},
+    {"describe", PSEG_CONF_BOOL, offsetof(options, describe), "false",
+     .help = "with --raw: also what each object looks like, for training"},
     {"seed", PSEG_CONF_INT, offsetof(options, seed), "0", .min = 0, .max = 0x1p53,
      .help = "seed of the first scene; scene i of a run has seed + i", .letter = 's'},
     {"count", PSEG_CONF_INT, offsetof(options, count), "10", "N", .min = 1, .max = 1e12,
@@ -79,12 +81,12 @@ static void show_progress(progress *p, const options *o)
             is_terminal ? "  " : "\n");
 }
 
-static pseg_status write_stream(const pseg_scene *s, pseg_buf *record, pseg_err *err)
+static pseg_status write_stream(const pseg_scene *s, bool describe, pseg_buf *record, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
     pseg_buf_clear(record);
-    PSEG_TRY(pseg_scene_write_raw(record, s, err));
+    PSEG_TRY(pseg_scene_write_raw(record, s, describe, err));
     if (fwrite(record->data, 1, record->len, stdout) != record->len)
         PSEG_FAIL(PSEG_R_FILE_IO, errno, "cannot write to standard output: %s", strerror(errno));
 out:
@@ -105,7 +107,7 @@ static pseg_status write_all(progress *p, const options *o, pseg_err *err)
         pseg_scene_free(s);
         PSEG_TRY(pseg_scene_make(&s, (uint64_t)(o->seed + i), (int)o->size, err));
         if (o->raw)
-            PSEG_TRY(write_stream(s, &record, err));
+            PSEG_TRY(write_stream(s, o->describe, &record, err));
         else
             PSEG_TRY(pseg_scene_dataset_add(set, s, err));
         for (int k = 0; k < s->n_phrases; k++)

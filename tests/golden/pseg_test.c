@@ -6,6 +6,7 @@
 #include "common/image/image.h"
 #include "worker/model/decoder.h"
 #include "worker/model/neck.h"
+#include "worker/model/sam.h"
 #include "worker/text/tokenizer.h"
 
 #include <math.h>
@@ -352,12 +353,59 @@ static void test_head(void)
     all_good &= gold_close(&g, NULL);
 }
 
+/* A head that starts from SAM: every tensor that changes, and that no other does. */
+static void test_sam(void)
+{
+    static const char sam_folder[] = GOLD_DATA "models/sam_tiny";
+    pseg_err err = PSEG_ERR_INIT;
+    pseg_head_config c;
+    pseg_specs specs = {0};
+    pseg_tensors *head;
+    pseg_weights *w;
+    pseg_sam *sam;
+    gold g;
+
+    gold_open(&g, "sam_init.stages");
+    must(pseg_tensors_open_file(&head, GOLD_DATA "models/sam_head/pseg.safetensors", &err), "head",
+         &err);
+    must(pseg_head_config_read(&c, head, &err), "head", &err);
+    must(pseg_neck_specs(&specs, &c, &err), "head", &err);
+    must(pseg_decoder_specs(&specs, &c, &err), "head", &err);
+    must(pseg_sam_open(&sam, sam_folder, &specs, &err), "sam", &err);
+    must(pseg_weights_from_tensors(&w, head, "", &err), "head", &err);
+    must(pseg_weights_check(w, &specs, &err), "head", &err);
+    pseg_weights_overlay(w, pseg_sam_fill, sam);
+    for (size_t i = 0; i < specs.n; i++) {
+        const pseg_tensor *own = pseg_tensors_find(head, specs.items[i].name);
+        pseg_values v;
+        must(pseg_weights_get(&v, w, own->n, &err, "%s", own->name), own->name, &err);
+        if (gold_find(&g, own->name)) {
+            gold_must(v.type == PSEG_F32, own->name, NULL);
+            gold_compare(&g, own->name, v.data, 1, own->n, false);
+        } else
+            gold_must(v.data == own->data, own->name, NULL);
+    }
+    pseg_weights_free(w);
+    pseg_sam_close(sam);
+    pseg_tensors_close(head);
+    /* Of another width, it is refused by name. */
+    pseg_specs_deinit(&specs);
+    pseg_head_config_default(&c);
+    must(pseg_decoder_specs(&specs, &c, &err), "head", &err);
+    gold_must(pseg_sam_open(&sam, sam_folder, &specs, &err) == PSEG_EINVAL &&
+                  err.reason == PSEG_R_MODEL_MISMATCH && strstr(err.msg, "mask_decoder.iou_token"),
+              "a SAM of another width", &err);
+    pseg_specs_deinit(&specs);
+    all_good &= gold_close(&g, NULL);
+}
+
 int main(void)
 {
     pseg_err err = PSEG_ERR_INIT;
 
     must(pseg_image_init(&err), "images", &err);
     cl = gold_cl();
+    test_sam();
     test_head();
     test_folder("pseg_pooled", 2, 3);
     test_folder("pseg_tokens", 2, 3);

@@ -422,6 +422,23 @@ out:
     return rc;
 }
 
+pseg_status pseg_sam_config_check(const char *folder, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    doc d = {NULL, NULL};
+    const char *type;
+
+    PSEG_TRY(doc_open(&d, folder, "config.json", err));
+    type = json_string_value(json_object_get(d.root, "model_type"));
+    if (!type || strcmp(type, "sam") != 0)
+        PSEG_FAIL(PSEG_R_MODEL_UNSUPPORTED, 0,
+                  "%s: model_type %s%.40s%s to start a decoder from: supported is sam", d.path,
+                  type ? "\"" : "", type ? type : "missing", type ? "\"" : "");
+out:
+    doc_close(&d);
+    return rc;
+}
+
 /* ---- a PSEG folder ------------------------------------------------------------------------- */
 
 static pseg_status get_string(char *out, size_t size, const doc *d, const char *key, bool required,

@@ -64,6 +64,8 @@ typedef struct pseg_head_config {
 pseg_status pseg_vit_config_read(pseg_vit_config *out, const char *folder, pseg_err *err);
 /* A text tower alone (clip_text_model) or the text half of a whole CLIP (clip). */
 pseg_status pseg_clip_config_read(pseg_clip_config *out, const char *folder, pseg_err *err);
+/* Is it a SAM (model_type sam)? Its shapes are told by its tensors. */
+pseg_status pseg_sam_config_check(const char *folder, pseg_err *err);
 /* From the __metadata__ of an open pseg.safetensors; fields that are absent have PSEG-1's
  * reference values. Errors: PSEG_R_MODEL_CORRUPT, PSEG_R_MODEL_UNSUPPORTED. */
 pseg_status pseg_head_config_read(pseg_head_config *out, const pseg_tensors *file, pseg_err *err);

@@ -56,6 +56,8 @@ typedef struct pseg_model_info {
  * vision and text: Hugging Face folders; decoder: a pseg.safetensors. */
 typedef struct pseg_model_source {
     const char *folder, *vision, *text, *decoder;
+    /* a SAM folder from which parts of the decoder start (sam.h), to be trained further */
+    const char *sam;
     uint32_t height, width; /* px, multiples of the patch; 0: as the decoder was trained */
 } pseg_model_source;
 

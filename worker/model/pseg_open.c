@@ -25,60 +25,6 @@ typedef struct plan {
     uint32_t height, width, gh, gw;
 } plan;
 
-/* ---- digest ---------------------------------------------------------------------------------- */
-
-typedef struct digest_job {
-    const pseg_model *m;
-    const char *folder, *vision, *text; /* folder may be NULL */
-    char hex[PSEG_SHA256_HEX + 1];      /* "" if memory was short */
-} digest_job;
-
-static void feed_file(pseg_sha256 *h, const char *folder, const char *name)
-{
-    char *path = pseg_path_join(folder, name);
-    pseg_map map = {NULL, 0};
-    char head[96];
-
-    if (path && pseg_file_exists(path) && pseg_map_open(&map, path, NULL) == PSEG_OK) {
-        int n = snprintf(head, sizeof head, "%s %zu\n", name, map.size);
-        pseg_sha256_update(h, head, (size_t)n);
-        if (map.size)
-            pseg_sha256_update(h, map.data, map.size);
-        pseg_map_close(&map);
-    }
-    pseg_free(path);
-}
-
-/* Of every file that decides what the model answers, in a fixed order: part, name, size, bytes. */
-static void *make_digest(void *ud)
-{
-    digest_job *j = ud;
-    static const char *const vision[] = {"config.json", "preprocessor_config.json"};
-    static const char *const text[] = {"config.json", "tokenizer.json", "merges.txt", "vocab.json",
-                                       "bpe_simple_vocab_16e6.txt.gz"};
-    uint8_t sum[PSEG_SHA256_BYTES];
-    pseg_sha256 *h = pseg_sha256_new();
-
-    if (!h)
-        return NULL;
-    if (j->folder)
-        feed_file(h, j->folder, "pseg.json");
-    pseg_sha256_update(h, "vision\n", 7);
-    for (size_t i = 0; i < sizeof vision / sizeof *vision; i++)
-        feed_file(h, j->vision, vision[i]);
-    pseg_tensors_digest(j->m->vision_file, h);
-    pseg_sha256_update(h, "text\n", 5);
-    for (size_t i = 0; i < sizeof text / sizeof *text; i++)
-        feed_file(h, j->text, text[i]);
-    pseg_tensors_digest(j->m->text_file, h);
-    pseg_sha256_update(h, "decoder\n", 8);
-    pseg_tensors_digest(j->m->head_file, h);
-    pseg_sha256_finish(h, sum);
-    pseg_hex(j->hex, sum, sizeof sum);
-    pseg_sha256_free(h);
-    return NULL;
-}
-
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
 static pseg_status choose_size(plan *p, uint32_t height, uint32_t width, pseg_err *err)
@@ -125,8 +71,10 @@ static void fill_info(pseg_model *m, const plan *p)
 
 /* ---- parts ----------------------------------------------------------------------------------- */
 
-/* The three sources of tensors, checked against what the configurations ask for. */
-static pseg_status check_all(pseg_model *m, const plan *p, pseg_weights *const w[3], pseg_err *err)
+/* The three sources of tensors, checked against what the configurations ask for. sam: a folder that
+ * goes before the decoder's own, or NULL. */
+static pseg_status check_all(pseg_model *m, const plan *p, pseg_weights *const w[3],
+                             const char *sam, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_specs s[3] = {{0}};
@@ -140,6 +88,10 @@ static pseg_status check_all(pseg_model *m, const plan *p, pseg_weights *const w
     m->info.decoder_params = pseg_specs_params(&s[2]);
     for (size_t i = 0; i < 3; i++)
         PSEG_TRY(pseg_weights_check(w[i], &s[i], err));
+    if (sam) {
+        PSEG_TRY(pseg_sam_open(&m->sam, sam, &s[2], err));
+        pseg_weights_overlay(w[2], pseg_sam_fill, m->sam);
+    }
 out:
     for (size_t i = 0; i < 3; i++)
         pseg_specs_deinit(&s[i]);
@@ -223,6 +175,7 @@ void pseg_model_close(pseg_model *m)
     pseg_tensors_close(m->vision_file);
     pseg_tensors_close(m->text_file);
     pseg_tensors_close(m->head_file);
+    pseg_sam_close(m->sam);
     pseg_free(m->ids);
     pseg_free(m->lens);
     pseg_free(m->inputs);
@@ -301,19 +254,39 @@ out:
     return rc;
 }
 
-static pseg_status load(pseg_model *m, const plan *p, pseg_err *err)
+/* The three sources of tensors, checked; caller frees them also on failure. */
+static pseg_status open_weights(pseg_weights *w[3], pseg_model *m, const plan *p, const char *sam,
+                                pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    pseg_weights *w[3] = {NULL};
 
     PSEG_TRY(pseg_weights_from_tensors(&w[0], m->vision_file, p->vision_prefix, err));
     PSEG_TRY(pseg_weights_from_tensors(&w[1], m->text_file, "", err));
     PSEG_TRY(pseg_weights_from_tensors(&w[2], m->head_file, "", err));
-    PSEG_TRY(check_all(m, p, w, err));
-    PSEG_TRY(make_parts(m, p, w, err));
+    PSEG_TRY(check_all(m, p, w, sam, err));
 out:
-    for (size_t i = 0; i < 3; i++)
-        pseg_weights_free(w[i]);
+    return rc;
+}
+
+/* Hashing 600 MB takes as long as packing them, so the two go side by side. */
+static pseg_status load(pseg_model *m, const plan *p, pseg_weights *const w[3], const char *folder,
+                        const paths *at, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_digest_job digest = {.m = m, .folder = folder, .vision = at->vision, .text = at->text};
+    pthread_t hasher;
+    bool is_hashing = pthread_create(&hasher, NULL, pseg_digest_run, &digest) == 0;
+
+    rc = make_parts(m, p, w, err);
+    if (is_hashing)
+        pthread_join(hasher, NULL);
+    else if (rc == PSEG_OK)
+        pseg_digest_run(&digest);
+    PSEG_TRY(rc);
+    if (!digest.hex[0])
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the model's digest");
+    memcpy(m->info.digest, digest.hex, sizeof m->info.digest);
+out:
     return rc;
 }
 
@@ -322,29 +295,17 @@ pseg_status pseg_model_open(pseg_model **out, pseg_cl *cl, const pseg_model_sour
 {
     pseg_status rc = PSEG_OK;
     pseg_model *m = NULL;
+    pseg_weights *w[3] = {NULL};
     paths at = {0};
     plan p = {0};
-    digest_job digest = {0};
-    pthread_t hasher;
-    bool is_hashing = false;
     int64_t start = pseg_clock_mono_us();
 
     *out = NULL;
     PSEG_TRY(model_new(&m, cl, o, err));
     PSEG_TRY(find_parts(&at, m, src, err));
     PSEG_TRY(read_plan(&p, m, &at, src, err));
-    /* Hashing 600 MB takes as long as packing them, so the two go side by side. */
-    digest = (digest_job){m, src->folder, at.vision, at.text, ""};
-    is_hashing = pthread_create(&hasher, NULL, make_digest, &digest) == 0;
-    rc = load(m, &p, err);
-    if (is_hashing)
-        pthread_join(hasher, NULL);
-    else if (rc == PSEG_OK)
-        make_digest(&digest);
-    PSEG_TRY(rc);
-    if (!digest.hex[0])
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the model's digest");
-    memcpy(m->info.digest, digest.hex, sizeof m->info.digest);
+    PSEG_TRY(open_weights(w, m, &p, src->sam, err));
+    PSEG_TRY(load(m, &p, w, src->folder, &at, err));
     fill_info(m, &p);
     PSEG_INFO(o->log, "model", "opened name=%s digest=%.12s params=%" PRIu64 " ms=%" PRId64,
               m->info.name, m->info.digest,
@@ -353,6 +314,8 @@ pseg_status pseg_model_open(pseg_model **out, pseg_cl *cl, const pseg_model_sour
     *out = m;
     m = NULL;
 out:
+    for (size_t i = 0; i < 3; i++)
+        pseg_weights_free(w[i]);
     pseg_model_close(m);
     paths_deinit(&at);
     return rc;
@@ -416,7 +379,7 @@ pseg_status pseg_model_random(pseg_model **out, pseg_cl *cl, const char *preset,
     PSEG_TRY(model_new(&m, cl, o, err));
     PSEG_TRY(pseg_tokenizer_bytes(&m->tokenizer, err));
     PSEG_TRY(pseg_weights_from_fn(&w, pseg_fill_random, &seed, err));
-    PSEG_TRY(check_all(m, &p, (pseg_weights *[]){w, w, w}, err));
+    PSEG_TRY(check_all(m, &p, (pseg_weights *[]){w, w, w}, NULL, err));
     PSEG_TRY(make_parts(m, &p, (pseg_weights *[]){w, w, w}, err));
     snprintf(m->info.name, sizeof m->info.name, "random-%.40s", preset);
     snprintf(m->info.description, sizeof m->info.description,

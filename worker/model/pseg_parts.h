@@ -1,10 +1,12 @@
-/* The inside of a pseg_model, shared by pseg.c (running) and pseg_open.c (opening) only. */
+/* The inside of a pseg_model, shared by pseg.c (running), pseg_open.c (opening) and
+ * pseg_digest.c only. */
 #ifndef PSEG_MODEL_PSEG_PARTS_H
 #define PSEG_MODEL_PSEG_PARTS_H
 
 #include "worker/model/decoder.h"
 #include "worker/model/neck.h"
 #include "worker/model/pseg.h"
+#include "worker/model/sam.h"
 #include "worker/model/stage.h"
 #include "worker/model/text.h"
 #include "worker/model/vit.h"
@@ -32,6 +34,7 @@ struct pseg_model {
     pseg_model_options options;
     pseg_model_info info;
     pseg_tensors *vision_file, *text_file, *head_file; /* NULL if random */
+    pseg_sam *sam;                                     /* or NULL */
     pseg_tokenizer *tokenizer;
     pseg_store *store;
     pseg_vit *vit;
@@ -47,5 +50,14 @@ struct pseg_model {
     pseg_features *free_features;
     pseg_prompt *free_prompts;
 };
+
+/* What a model's digest is made of, and where it goes. Paths are borrowed. */
+typedef struct pseg_digest_job {
+    const pseg_model *m;                /* with its files open */
+    const char *folder, *vision, *text; /* folder may be NULL */
+    char hex[PSEG_SHA256_HEX + 1];      /* "" if memory was short */
+} pseg_digest_job;
+/* A thread's function; ud: a pseg_digest_job. */
+void *pseg_digest_run(void *ud);
 
 #endif

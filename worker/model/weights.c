@@ -93,8 +93,9 @@ struct pseg_weights {
     const pseg_tensors *tensors; /* NULL: fn makes the numbers */
     char prefix[64];
     pseg_fill_fn *fn;
-    void *ud;
-    float *scratch; /* what fn made in the last get */
+    pseg_overlay_fn *over; /* or NULL */
+    void *ud, *over_ud;
+    float *scratch; /* what fn or over made in the last get */
     size_t cap;
 };
 
@@ -129,6 +130,12 @@ out:
     return rc;
 }
 
+void pseg_weights_overlay(pseg_weights *w, pseg_overlay_fn *fn, void *ud)
+{
+    w->over = fn;
+    w->over_ud = ud;
+}
+
 void pseg_weights_free(pseg_weights *w)
 {
     if (!w)
@@ -152,7 +159,7 @@ bool pseg_weights_has(const pseg_weights *w, const char *name)
 
 bool pseg_weights_is_mapped(const pseg_weights *w)
 {
-    return w->tensors;
+    return w->tensors && !w->over;
 }
 
 static bool same_shape(const pseg_spec *s, const pseg_tensor *t)
@@ -219,6 +226,23 @@ void pseg_fill_random(void *ud, float *out, uint64_t n, const char *name)
     }
 }
 
+/* Room in the scratch for n numbers. */
+static pseg_status reserve(pseg_weights *w, uint64_t n, const char *name, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    if (n <= w->cap)
+        goto out;
+    pseg_free(w->scratch);
+    w->cap = 0;
+    w->scratch = pseg_calloc(n, sizeof *w->scratch);
+    if (!w->scratch)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to make the tensor %s", name);
+    w->cap = n;
+out:
+    return rc;
+}
+
 static pseg_status get(pseg_values *out, pseg_weights *w, uint64_t n, const char *name,
                        pseg_err *err)
 {
@@ -226,24 +250,20 @@ static pseg_status get(pseg_values *out, pseg_weights *w, uint64_t n, const char
         [PSEG_TENSOR_F32] = PSEG_F32, [PSEG_TENSOR_F16] = PSEG_F16, [PSEG_TENSOR_BF16] = PSEG_BF16};
     pseg_status rc = PSEG_OK;
 
-    if (w->tensors) {
+    if (!w->tensors || w->over)
+        PSEG_TRY(reserve(w, n, name, err));
+    if (w->over && w->over(w->over_ud, w->scratch, n, name)) {
+        *out = (pseg_values){w->scratch, PSEG_F32};
+    } else if (w->tensors) {
         const pseg_tensor *t = find(w, name);
         if (!t || t->n != n || t->type > PSEG_TENSOR_BF16)
             PSEG_FAIL(PSEG_R_INTERNAL, 0, "%s: tensor %s was not checked before its use",
                       pseg_tensors_path(w->tensors), name);
         *out = (pseg_values){t->data, types[t->type]};
-        goto out;
+    } else {
+        w->fn(w->ud, w->scratch, n, name);
+        *out = (pseg_values){w->scratch, PSEG_F32};
     }
-    if (n > w->cap) {
-        pseg_free(w->scratch);
-        w->cap = 0;
-        w->scratch = pseg_calloc(n, sizeof *w->scratch);
-        if (!w->scratch)
-            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to make the tensor %s", name);
-        w->cap = n;
-    }
-    w->fn(w->ud, w->scratch, n, name);
-    *out = (pseg_values){w->scratch, PSEG_F32};
 out:
     return rc;
 }

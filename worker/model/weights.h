@@ -51,6 +51,10 @@ typedef void pseg_fill_fn(void *ud, float *out, uint64_t n, const char *name);
 pseg_status pseg_weights_from_fn(pseg_weights **out, pseg_fill_fn *fn, void *ud, pseg_err *err);
 /* A pseg_fill_fn: random numbers of a trained model's size; ud points at a uint64_t, the seed. */
 pseg_fill_fn pseg_fill_random;
+/* fn is asked first for every tensor from now on: true if it has written the n numbers. ud is
+ * borrowed until pseg_weights_free. */
+typedef bool pseg_overlay_fn(void *ud, float *out, uint64_t n, const char *name);
+void pseg_weights_overlay(pseg_weights *w, pseg_overlay_fn *fn, void *ud);
 void pseg_weights_free(pseg_weights *w); /* NULL: nothing happens */
 
 /* Is every tensor of the list there, in its shape and in a floating-point type? Errors:

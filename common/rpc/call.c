@@ -3,106 +3,20 @@
 #include "common/rpc/internal.h"
 
 #include "common/base/alloc.h"
-#include "common/base/utf8.h"
 #include "common/rpc/status.h"
-#include "common/rpc/wire.h"
 
 #include <grpc/byte_buffer.h>
-#include <grpc/byte_buffer_reader.h>
-#include <grpc/support/alloc.h>
-#include <grpc/support/time.h>
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define CALL_OF(t, member)   ((pseg_rpc_call *)((char *)(t)-offsetof(pseg_rpc_call, member)))
-#define ARENA_BYTES          ((size_t)64 << 20)
-#define REQUESTS_RETRY_MS    50
-#define PUBLIC_CALLS_ABOVE   256 /* health and reflection are answered above max_live_calls */
-#define MEMORY_PER_WIRE_BYTE 4   /* of a request; protobuf-c needs up to 60 for hostile ones */
-#define PATH_SHOWN           200
-#define MEMORY_PER_REQUEST   ((size_t)256 << 10)
+#define CALL_OF(t, member) ((pseg_rpc_call *)((char *)(t)-offsetof(pseg_rpc_call, member)))
+#define ARENA_BYTES        ((size_t)64 << 20)
+#define REQUESTS_RETRY_MS  50
+#define PUBLIC_CALLS_ABOVE 256 /* health and reflection are answered above max_live_calls */
+#define PATH_SHOWN         200
 
 static void start_finish(pseg_rpc_call *c, grpc_byte_buffer *message);
-
-/* ---- messages ---- */
-
-grpc_slice pseg_rpc_pack(const ProtobufCMessage *m)
-{
-    grpc_slice s = grpc_slice_malloc(protobuf_c_message_get_packed_size(m));
-
-    protobuf_c_message_pack(m, GRPC_SLICE_START_PTR(s));
-    return s;
-}
-
-grpc_byte_buffer *pseg_rpc_buffer(grpc_slice s)
-{
-    grpc_byte_buffer *b = grpc_raw_byte_buffer_create(&s, 1);
-
-    grpc_slice_unref(s);
-    return b;
-}
-
-bool pseg_rpc_flatten(grpc_byte_buffer *b, grpc_slice *out)
-{
-    grpc_byte_buffer_reader r;
-
-    if (b->type == GRPC_BB_RAW && b->data.raw.slice_buffer.count == 1) { /* no copy */
-        *out = grpc_slice_ref(b->data.raw.slice_buffer.slices[0]);
-        return true;
-    }
-    if (!grpc_byte_buffer_reader_init(&r, b))
-        return false;
-    *out = grpc_byte_buffer_reader_readall(&r);
-    grpc_byte_buffer_reader_destroy(&r);
-    return true;
-}
-
-/* protobuf-c allocates up to sixty times what hostile input holds; this bounds it. */
-typedef struct budget {
-    pseg_arena *arena;
-    size_t left;
-} budget;
-
-static void *budget_alloc(void *ud, size_t n)
-{
-    budget *b = ud;
-
-    if (n > b->left)
-        return NULL;
-    b->left -= n;
-    return pseg_arena_alloc(b->arena, n ? n : 1);
-}
-
-static void budget_free(void *ud, void *p)
-{
-    (void)ud;
-    (void)p;
-}
-
-static pseg_status unpack(ProtobufCMessage **out, pseg_rpc_call *c, pseg_arena *arena,
-                          const uint8_t *data, size_t len, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    const pseg_rpc_server_options *o = &c->loop->server->options;
-    const ProtobufCMessageDescriptor *type = c->row->method->request;
-    budget b = {arena, len * MEMORY_PER_WIRE_BYTE + MEMORY_PER_REQUEST};
-    ProtobufCAllocator allocator = {budget_alloc, budget_free, &b};
-
-    if (len > o->max_message_bytes)
-        PSEG_FAIL(PSEG_R_REQUEST_TOO_LARGE, 0,
-                  "a message of %zu bytes is over the limit of %zu; send large data in chunks", len,
-                  o->max_message_bytes);
-    PSEG_TRY(pseg_rpc_check_strings(type, data, len, o->text_reason, err));
-    *out = protobuf_c_message_unpack(type, &allocator, len, data);
-    if (!*out)
-        PSEG_FAIL(PSEG_R_REQUEST_MALFORMED, 0,
-                  "the message is no %s, or would need over %zu bytes of memory", type->name,
-                  len * MEMORY_PER_WIRE_BYTE + MEMORY_PER_REQUEST);
-out:
-    return rc;
-}
 
 /* ---- life ---- */
 
@@ -192,11 +106,12 @@ static void deliver(pseg_rpc_call *c)
     }
     size_t len = GRPC_SLICE_LENGTH(bytes);
     if (is_stream)
-        once = pseg_arena_new(len * MEMORY_PER_WIRE_BYTE + 2 * MEMORY_PER_REQUEST);
+        once = pseg_arena_new(len * PSEG_RPC_MEMORY_PER_BYTE + 2 * PSEG_RPC_MEMORY_PER_REQUEST);
     if (is_stream && !once)
         pseg_err_set(&err, PSEG_R_OUT_OF_MEMORY, 0, PSEG_HERE, "out of memory");
     else
-        (void)unpack(&msg, c, once ? once : c->arena, GRPC_SLICE_START_PTR(bytes), len, &err);
+        (void)pseg_rpc_unpack(&msg, c, once ? once : c->arena, GRPC_SLICE_START_PTR(bytes), len,
+                              &err);
     if (msg) {
         m->on_message(c, msg);
     } else {
@@ -432,7 +347,8 @@ static pseg_status admit(pseg_rpc_call *c, pseg_err *err)
                   (unsigned long long)max);
     if (l->draining)
         PSEG_FAIL(PSEG_R_DRAINING, 0, "the server is stopping; try again, another may answer");
-    c->arena = pseg_arena_new(ARENA_BYTES + s->options.max_message_bytes * MEMORY_PER_WIRE_BYTE);
+    c->arena =
+        pseg_arena_new(ARENA_BYTES + s->options.max_message_bytes * PSEG_RPC_MEMORY_PER_BYTE);
     if (!c->arena)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
     if (!(c->row->method->flags & PSEG_RPC_PUBLIC))
@@ -529,51 +445,4 @@ void pseg_rpc_call_request(pseg_rpc_loop *l)
         c->call = NULL;
         call_free(c);
     }
-}
-
-/* ---- facts ---- */
-
-int64_t pseg_rpc_ms_left(const pseg_rpc_call *c)
-{
-    gpr_timespec at = c->details.deadline;
-
-    if (gpr_time_cmp(at, gpr_inf_future(at.clock_type)) == 0)
-        return INT64_MAX;
-    gpr_timespec left = gpr_time_sub(at, gpr_now(at.clock_type));
-    return left.tv_sec * 1000 + left.tv_nsec / 1000000;
-}
-
-void *pseg_rpc_ud(const pseg_rpc_call *c)
-{
-    return c->row->ud;
-}
-
-const char *pseg_rpc_tenant(const pseg_rpc_call *c)
-{
-    return c->tenant;
-}
-
-const char *pseg_rpc_path(const pseg_rpc_call *c)
-{
-    return c->row->method->path;
-}
-
-pseg_rpc_loop *pseg_rpc_loop_of(const pseg_rpc_call *c)
-{
-    return c->loop;
-}
-
-void pseg_rpc_set_state(pseg_rpc_call *c, void *state)
-{
-    c->state = state;
-}
-
-void *pseg_rpc_state(const pseg_rpc_call *c)
-{
-    return c->state;
-}
-
-pseg_arena *pseg_rpc_arena(pseg_rpc_call *c)
-{
-    return c->arena;
 }

@@ -97,13 +97,22 @@ bool pseg_rpc_run_timers(pseg_rpc_loop *l); /* true: some are left */
 
 /* ---- call.c ---- */
 void pseg_rpc_call_request(pseg_rpc_loop *l); /* asks the core for one more call */
+/* A bare gRPC status, for services whose contract names codes of their own (health). */
+void pseg_rpc_fail_code(pseg_rpc_call *c, int code, const char *text);
+void pseg_rpc_ticket_drop(pseg_rpc_ticket *t); /* on the loop, instead of posting */
+
+/* ---- message.c ---- */
+/* protobuf-c may need sixty times the bytes of a hostile message; a request gets this much. */
+#define PSEG_RPC_MEMORY_PER_BYTE    4
+#define PSEG_RPC_MEMORY_PER_REQUEST ((size_t)256 << 10)
+
 grpc_slice pseg_rpc_pack(const ProtobufCMessage *m);
 grpc_byte_buffer *pseg_rpc_buffer(grpc_slice s); /* takes ownership */
 /* The message in one piece, to be unreffed; false if it cannot be read. */
 bool pseg_rpc_flatten(grpc_byte_buffer *b, grpc_slice *out);
-/* A bare gRPC status, for services whose contract names codes of their own (health). */
-void pseg_rpc_fail_code(pseg_rpc_call *c, int code, const char *text);
-void pseg_rpc_ticket_drop(pseg_rpc_ticket *t); /* on the loop, instead of posting */
+/* A request of c's method into `arena`, after a look at its size and strings. */
+pseg_status pseg_rpc_unpack(ProtobufCMessage **out, const pseg_rpc_call *c, pseg_arena *arena,
+                            const uint8_t *data, size_t len, pseg_err *err);
 
 /* ---- peer.c ---- */
 pseg_status pseg_rpc_authorize(pseg_rpc_call *c, pseg_err *err);

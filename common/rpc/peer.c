@@ -1,7 +1,8 @@
-/* Who calls: address, certificate, bearer key, headers. */
+/* What is known of a call: who calls, with what headers, until when. */
 #include "common/rpc/internal.h"
 
 #include <grpc/support/alloc.h>
+#include <grpc/support/time.h>
 
 #include <string.h>
 #include <strings.h>
@@ -90,4 +91,49 @@ out:
     if (auth)
         grpc_auth_context_release(auth);
     return rc;
+}
+
+int64_t pseg_rpc_ms_left(const pseg_rpc_call *c)
+{
+    gpr_timespec at = c->details.deadline;
+
+    if (gpr_time_cmp(at, gpr_inf_future(at.clock_type)) == 0)
+        return INT64_MAX;
+    gpr_timespec left = gpr_time_sub(at, gpr_now(at.clock_type));
+    return left.tv_sec * 1000 + left.tv_nsec / 1000000;
+}
+
+void *pseg_rpc_ud(const pseg_rpc_call *c)
+{
+    return c->row->ud;
+}
+
+const char *pseg_rpc_tenant(const pseg_rpc_call *c)
+{
+    return c->tenant;
+}
+
+const char *pseg_rpc_path(const pseg_rpc_call *c)
+{
+    return c->row->method->path;
+}
+
+pseg_rpc_loop *pseg_rpc_loop_of(const pseg_rpc_call *c)
+{
+    return c->loop;
+}
+
+void pseg_rpc_set_state(pseg_rpc_call *c, void *state)
+{
+    c->state = state;
+}
+
+void *pseg_rpc_state(const pseg_rpc_call *c)
+{
+    return c->state;
+}
+
+pseg_arena *pseg_rpc_arena(pseg_rpc_call *c)
+{
+    return c->arena;
 }

@@ -399,6 +399,141 @@ static void test_sam(void)
     all_good &= gold_close(&g, NULL);
 }
 
+/* ---- opening ---- */
+
+static void refused(const pseg_model_source *src, pseg_reason reason, const char *part)
+{
+    pseg_model_options o = PSEG_MODEL_OPTIONS_DEFAULT;
+    pseg_err err = PSEG_ERR_INIT;
+    pseg_model *m;
+    bool good = pseg_model_open(&m, cl, src, &o, &err) != PSEG_OK && !m && err.reason == reason &&
+                strstr(err.msg, part);
+
+    printf("%s refused: %s\n", good ? "ok  " : "FAIL", err.msg);
+    all_good &= good;
+}
+
+static void test_refusals(void)
+{
+    static const char pooled[] = GOLD_DATA "models/pseg_pooled";
+    static const char tiny[] = GOLD_DATA "models/dinov2_tiny";
+
+    refused(&(pseg_model_source){0}, PSEG_R_MODEL_MISSING, "vision, text and decoder");
+    refused(&(pseg_model_source){.folder = "/nowhere"}, PSEG_R_MODEL_MISSING, "no such folder");
+    refused(&(pseg_model_source){.folder = tiny}, PSEG_R_MODEL_MISSING, "pseg.json");
+    refused(&(pseg_model_source){.folder = pooled, .vision = tiny}, PSEG_R_MODEL_MISMATCH,
+            "width 32, this one has 48");
+    refused(&(pseg_model_source){.folder = pooled, .text = tiny}, PSEG_R_MODEL_UNSUPPORTED,
+            "clip_text_model");
+    refused(&(pseg_model_source){.folder = pooled, .decoder = GOLD_DATA "no.safetensors"},
+            PSEG_R_MODEL_MISSING, "no.safetensors");
+    refused(&(pseg_model_source){.folder = pooled,
+                                 .decoder = GOLD_DATA "models/dinov2_tiny/model.safetensors"},
+            PSEG_R_MODEL_UNSUPPORTED, "not a PSEG decoder");
+    refused(&(pseg_model_source){.folder = pooled, .sam = GOLD_DATA "models/sam_tiny"},
+            PSEG_R_MODEL_MISMATCH, "mask_decoder.");
+    refused(&(pseg_model_source){.folder = pooled, .height = 57, .width = 56},
+            PSEG_R_CONFIG_INVALID, "57x56");
+}
+
+/* Opens, runs everything once, and tells whether the logits are numbers. */
+static bool runs(pseg_model *m)
+{
+    const pseg_model_info *info = pseg_model_get_info(m);
+    size_t mask = (size_t)info->mask_height * info->mask_width;
+    float *pixels = pseg_calloc((size_t)info->height * info->width, 3 * sizeof *pixels), iou;
+    float *logits = pseg_malloc(mask * sizeof *logits);
+    const char *phrase = "the large dog <|endoftext|> what stands behind does not count";
+    pseg_features *f;
+    pseg_prompt *p;
+    pseg_err err = PSEG_ERR_INIT;
+    bool good = true;
+
+    gold_must(pixels && logits, "memory", NULL);
+    must(pseg_model_encode_images(&f, m, pixels, 1, &err), "image", &err);
+    must(pseg_model_encode_texts(&p, m, &phrase, 1, &err), "text", &err);
+    must(pseg_model_decode(logits, &iou, m, (const pseg_features *const *)&f,
+                           (const pseg_prompt *const *)&p, 1, &err),
+         "decode", &err);
+    for (size_t i = 0; i < mask; i++)
+        good &= (bool)isfinite(logits[i]);
+    pseg_features_free(f);
+    pseg_prompt_free(p);
+    pseg_free(pixels);
+    pseg_free(logits);
+    return good && iou > 0 && iou < 1;
+}
+
+static void test_sizes(void)
+{
+    pseg_model_options o = {.max_images = 1, .max_phrases = 1};
+    pseg_model_source src = {.folder = GOLD_DATA "models/pseg_tokens", .height = 42, .width = 84};
+    pseg_err err = PSEG_ERR_INIT;
+    pseg_model *m;
+
+    must(pseg_model_open(&m, cl, &src, &o, &err), "another size", &err);
+    const pseg_model_info *info = pseg_model_get_info(m);
+    bool good = info->is_pos_resized && info->mask_height == 12 && info->mask_width == 24 &&
+                strlen(info->digest) == 64 && runs(m);
+    pseg_model_close(m);
+    must(pseg_model_random(&m, cl, "dinov2-small-reg@56", 7, &o, &err), "random", &err);
+    info = pseg_model_get_info(m);
+    good &= info->vision_params == 22058112 && info->text_params == 63428096 && info->gh == 4 &&
+            !info->is_pos_resized && runs(m);
+    pseg_model_close(m);
+    good &= pseg_model_random(&m, cl, "dinov2-small@57", 7, &o, &err) == PSEG_EINVAL && !m;
+    good &= pseg_model_random(&m, cl, "dinov2-small@", 7, &o, &err) == PSEG_ENOTFOUND && !m;
+    good &= pseg_model_random(&m, cl, "dinov2-none", 7, &o, &err) == PSEG_ENOTFOUND && !m;
+    o.max_images = 0;
+    good &= pseg_model_random(&m, cl, "dinov2-small", 7, &o, &err) == PSEG_EINVAL && !m;
+    printf("%s other sizes and random models\n", good ? "ok  " : "FAIL");
+    all_good &= good;
+}
+
+/* A phrase that is not text names its place; nothing is left behind; the model goes on. */
+static void test_bad_phrase(void)
+{
+    pseg_model_options o = {.max_images = 1, .max_phrases = 1};
+    pseg_model_source src = {.folder = GOLD_DATA "models/pseg_tokens"};
+    const char *phrases[] = {"a dog", "\xFF"};
+    pseg_err err = PSEG_ERR_INIT;
+    pseg_prompt *p[2];
+    pseg_model *m;
+
+    must(pseg_model_open(&m, cl, &src, &o, &err), "open", &err);
+    bool good = pseg_model_encode_texts(p, m, phrases, 2, &err) == PSEG_EINVAL && !p[0] && !p[1] &&
+                err.reason == PSEG_R_PROMPT_NOT_TEXT && strcmp(err.field, "prompts[1].text") == 0 &&
+                runs(m);
+    pseg_model_close(m);
+    printf("%s a phrase that is not text\n", good ? "ok  " : "FAIL");
+    all_good &= good;
+}
+
+/* Some of the allocations fail: an error each time, nothing leaks (the sanitizer build tells). */
+static void test_failing_allocations(void)
+{
+    pseg_model_options o = {.max_images = 1, .max_phrases = 1};
+    pseg_model_source src = {.folder = GOLD_DATA "models/pseg_pooled"};
+    unsigned n_failed = 0;
+    bool good = true, is_done = false;
+
+    for (uint64_t i = 1; !is_done; i += 13) {
+        pseg_err err = PSEG_ERR_INIT;
+        pseg_model *m;
+        pseg_alloc_fail_nth(i);
+        pseg_status rc = pseg_model_open(&m, cl, &src, &o, &err);
+        pseg_alloc_fail_nth(0);
+        good &= rc == PSEG_OK || (rc == PSEG_ENOMEM && !m);
+        n_failed += rc != PSEG_OK;
+        is_done = rc == PSEG_OK;
+        pseg_model_close(m);
+        good &= i < 100000;
+        is_done |= !good;
+    }
+    printf("%s failing allocations: %u\n", good && n_failed > 50 ? "ok  " : "FAIL", n_failed);
+    all_good &= good && n_failed > 50;
+}
+
 int main(void)
 {
     pseg_err err = PSEG_ERR_INIT;
@@ -412,6 +547,10 @@ int main(void)
     test_folder("pseg_crop", 4, 8);
     test_passes("pseg_tokens");
     test_passes("pseg_pooled");
+    test_refusals();
+    test_sizes();
+    test_bad_phrase();
+    test_failing_allocations();
     pseg_cl_close(cl);
     pseg_image_shutdown();
     return all_good ? 0 : 1;

@@ -152,20 +152,20 @@ out:
 
 pseg_status pseg_head_config_read(pseg_head_config *out, const pseg_tensors *file, pseg_err *err)
 {
-    static const char *const formats[] = {"pseg-1", "no other", NULL};
     static const char *const norms[] = {"none", "final_ln", NULL};
     static const char *const modes[] = {"pooled", "tokens", NULL};
     static const char *const fits[] = {"squash", "letterbox", "centre_crop", NULL};
     pseg_status rc = PSEG_OK;
     pseg_head_config c;
-    uint32_t format = 1, norm = 0, mode = 0, fit = 0, pair[2];
+    const char *format = pseg_tensors_metadata(file, "format");
+    uint32_t norm = 0, mode = 0, fit = 0, pair[2];
 
     pseg_head_config_default(&c);
-    PSEG_TRY(get_choice(&format, file, "format", formats, err));
-    if (format != 0)
+    if (!format || strcmp(format, "pseg-1") != 0)
         PSEG_FAIL(PSEG_R_MODEL_UNSUPPORTED, 0,
-                  "%s: its metadata has no format = pseg-1: not a PSEG decoder",
-                  pseg_tensors_path(file));
+                  "%s: metadata format is %s%.40s%s, expected \"pseg-1\": not a PSEG decoder",
+                  pseg_tensors_path(file), format ? "\"" : "", format ? format : "missing",
+                  format ? "\"" : "");
     PSEG_TRY(get_u32s(c.taps, &c.n_taps, file, "taps", 1, PSEG_MAX_TAPS, 1, 512, err));
     PSEG_TRY(get_choice(&norm, file, "tap_norm", norms, err));
     PSEG_TRY(get_u32s(&c.dim, NULL, file, "dim", 1, 1, 8, 4096, err));

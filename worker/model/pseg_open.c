@@ -284,7 +284,7 @@ static pseg_status load(pseg_model *m, const plan *p, pseg_weights *const w[3], 
         pseg_digest_run(&digest);
     PSEG_TRY(rc);
     if (!digest.hex[0])
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the model's digest");
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory or no access for the model's digest");
     memcpy(m->info.digest, digest.hex, sizeof m->info.digest);
 out:
     return rc;

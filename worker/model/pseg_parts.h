@@ -55,7 +55,7 @@ struct pseg_model {
 typedef struct pseg_digest_job {
     const pseg_model *m;                /* with its files open */
     const char *folder, *vision, *text; /* folder may be NULL */
-    char hex[PSEG_SHA256_HEX + 1];      /* "" if memory was short */
+    char hex[PSEG_SHA256_HEX + 1];      /* "" if a file could not be read or memory was short */
 } pseg_digest_job;
 /* A thread's function; ud: a pseg_digest_job. */
 void *pseg_digest_run(void *ud);

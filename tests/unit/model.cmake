@@ -1,0 +1,1 @@
+pseg_add_test(NAME model SOURCES ${CMAKE_CURRENT_LIST_DIR}/model_test.c LIBS pseg_model LABELS unit)

@@ -1,6 +1,6 @@
 """Scores a model folder on the project's own scenes; prints JSON.
 
-    python3 tests/golden/eval_scenes.py --scenes BUILD/pseg-scenes --model models/scenes
+    python3 tests/golden/eval_scenes.py --scenes BUILD/bin/pseg-scenes --model deploy/models/scenes
         [--seed 0] [--count 1000]
 
 IoU is taken at the scene's size: the mask logits are upsampled bilinearly (align_corners False),
@@ -32,14 +32,16 @@ KINDS = ("attribute", "relational", "superlative")
 
 class Scene:
     """One record of the stream. rgb u8 [H, W, 3]; ids u8 [H, W]; phrases (text, target, other,
-    kind) with kind 0 attribute, 1 relation, 2 superlative."""
+    kind) with kind 0 attribute, 1 relation, 2 superlative. looks: object id -> its size, texture,
+    colour and shape, in words (only with --describe, where the stream has them as kind 3)."""
 
-    __slots__ = ("seed", "rgb", "ids", "phrases")
+    __slots__ = ("seed", "rgb", "ids", "phrases", "looks")
 
 
-def read_scenes(program: str, seed: int, count: int, size: int = SIZE):
+def read_scenes(program: str, seed: int, count: int, size: int = SIZE, describe: bool = False):
     """Yields Scenes seed, seed + 1, ...; closes the generator's process when dropped."""
     cmd = [program, "--seed", str(seed), "--count", str(count), "--size", str(size), "--raw"]
+    cmd += ["--describe"] if describe else []
     proc = subprocess.Popen(cmd, stdout=subprocess.PIPE, bufsize=1 << 20)
 
     def take(n):
@@ -57,10 +59,14 @@ def read_scenes(program: str, seed: int, count: int, size: int = SIZE):
             sc.seed = s
             sc.rgb = np.frombuffer(take(h * w * 3), np.uint8).reshape(h, w, 3)
             sc.ids = np.frombuffer(take(h * w), np.uint8).reshape(h, w)
-            sc.phrases = []
+            sc.phrases, sc.looks = [], {}
             for _ in range(n):
                 target, other, kind, _, length = struct.unpack("<BBBBH", take(6))
-                sc.phrases.append((take(length).decode(), target, other, kind))
+                text = take(length).decode()
+                if kind == 3:
+                    sc.looks[target] = text.split()
+                else:
+                    sc.phrases.append((text, target, other, kind))
             yield sc
     finally:
         proc.stdout.close()

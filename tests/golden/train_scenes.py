@@ -1,6 +1,7 @@
 """Trains the embedded model "scenes" from nothing and writes its model folder.
 
-    python3 tests/golden/train_scenes.py --scenes BUILD/pseg-scenes --out models/scenes [--minutes M]
+    python3 tests/golden/train_scenes.py --scenes BUILD/bin/pseg-scenes --out deploy/models/scenes
+        [--minutes M]
 
 Needs torch >= 2.9, transformers >= 5, safetensors, numpy, a C++ compiler for torch.compile (or
 --no-compile, about half as fast), and the project's own scene generator; no data set, no network.
@@ -11,7 +12,9 @@ Every scene is drawn once and thrown away, so there are no epochs.
            generator's phrases
   head   : PSEG-1, width 128, 4 two-way blocks, word tokens as prompts, 64 x 64 logits
   loss   : BCE + Dice on the mask, mean square error on the predicted IoU, and while training only
-           a linear probe that names each patch's attribute words
+           two linear probes: one names each patch's size, texture, colour and shape (from the
+           generator's --describe), one reads the phrase's mask off the image keys after each
+           two-way block
   steps  : Muon for weight matrices, AdamW for the rest; warm-up, flat, then cosine to zero over
            the wall-clock budget; gradient norm clipped to 1; an average of the weights is kept
            and exported
@@ -241,7 +244,7 @@ class Batches:
     def run(self, seed):
         items = []
         try:
-            for sc in read_scenes(self.program, seed, 100_000_000):
+            for sc in read_scenes(self.program, seed, 100_000_000, describe=True):
                 items.append(sc)
                 if len(items) == self.batch:
                     self.q.put(self.make(items))
@@ -273,50 +276,55 @@ class Batches:
         return b
 
 
-class WordProbe(nn.Module):
-    """Names the attribute words of the object under each patch, from the neck's output.
-
-    Used in training only. A word is known to be false of an object if it never stands in one
-    phrase with a word that is true of it (red and green, circle and square); words that are
-    neither said nor excluded are not judged.
-    """
+class LooksProbe(nn.Module):
+    """Names size, texture, colour and shape of the object under each patch, from the neck's
+    output. Used in training only; without it the encoder learns colours at once, and shapes and
+    textures hardly at all, because few phrases turn on them."""
 
     MAX_OBJECTS = 16
 
-    def __init__(self, phrases, dim):
+    def __init__(self, looks, dim):
+        """looks: (size, texture, colour, shape) of enough objects to have every word."""
         super().__init__()
-        sets = [set(WORD.findall(p)) - {"the", "a", "an"} for p in phrases]
-        seen = Counter(w for s in sets for w in s)
-        self.words = sorted(w for w, n in seen.items() if n >= max(5, len(sets) // 2000))
-        self.index = {w: i for i, w in enumerate(self.words)}
-        n = len(self.words)
-        together = np.zeros((n, n), bool)
-        for s in sets:
-            i = [self.index[w] for w in s if w in self.index]
-            together[np.ix_(i, i)] = True
-        self.excluded = ~together
-        self.classify = nn.Linear(dim, n)
+        self.index = [{w: i for i, w in enumerate(sorted(set(ws)))} for ws in zip(*looks)]
+        self.sizes = [len(index) for index in self.index]
+        self.classify = nn.Linear(dim, sum(self.sizes))
 
     def labels(self, scene) -> np.ndarray:
-        """[MAX_OBJECTS, words] int8: 1 true, 0 false, -1 unknown; row 0 (background) unknown."""
-        out = np.full((self.MAX_OBJECTS, len(self.words)), -1, np.int8)
-        for text, target, _, kind in scene.phrases:
-            if kind != 0 or target >= self.MAX_OBJECTS:
-                continue
-            true = [self.index[w] for w in WORD.findall(text) if w in self.index]
-            for i in true:
-                out[target][self.excluded[i]] = 0
-            out[target, true] = 1
+        """[MAX_OBJECTS, 4] int64: the index of each word; -100 where there is no object."""
+        out = np.full((self.MAX_OBJECTS, 4), -100)
+        for k, looks in scene.looks.items():
+            out[k] = [index[w] for index, w in zip(self.index, looks)]
         return out
 
     def forward(self, feat, ids, labels):
+        """feat [B, D, gh, gw] -> (mean cross-entropy of the four, accuracy of the shape)."""
         step = SIZE // feat.shape[-1]
         at = ids[:, step // 2::step, step // 2::step].long()  # the object at each patch's centre
-        at = at.clamp(max=self.MAX_OBJECTS - 1)
         want = labels[torch.arange(len(labels))[:, None, None], at]
-        known = want >= 0
-        logits = self.classify(feat.permute(0, 2, 3, 1)).float()
-        return F.binary_cross_entropy_with_logits(logits[known], want[known].float())
+        on = at > 0
+        want = want[on]
+        parts = self.classify(feat.permute(0, 2, 3, 1)[on]).float().split(self.sizes, -1)
+        loss = sum(F.cross_entropy(p, want[:, i]) for i, p in enumerate(parts)) / 4
+        return loss, (parts[3].argmax(-1) == want[:, 3]).float().mean()
+
+
+class KeyProbes(nn.Module):
+    """Deep supervision, in training only: the phrase's mask read off the image keys after each
+    two-way block by one linear map, so that every block learns to point."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.read = nn.ModuleList(nn.Linear(cfg.dim, 1) for _ in range(cfg.depth))
+
+    def forward(self, trace, target):
+        """target [P, gh, gw], the share of each patch -> mean loss of the blocks."""
+        total = 0.0
+        for i, read in enumerate(self.read):
+            logits = read(trace[f"decoder.layers.{i}.keys"]).squeeze(-1).float().view_as(target)
+            bce, dice, _ = mask_losses(logits, target)
+            total = total + (2 * bce + dice).mean() / len(self.read)
+        return total
 
 
 def area_matrix(out: int, size: int = SIZE) -> torch.Tensor:
@@ -344,9 +352,10 @@ class Trainer:
         self.args, self.start, self.used, self.step, self.seen = args, time.time(), 0.0, 0, 0
         self.seed = args.seed
         tok_dir = os.path.join(args.work, "tokenizer")
-        phrases = []
-        for sc in read_scenes(args.scenes, VALIDATION_SEED + 1000, 3000):
+        phrases, looks = [], []
+        for sc in read_scenes(args.scenes, VALIDATION_SEED + 1000, 3000, describe=True):
             phrases += [(p, k) for p, _, _, k in sc.phrases]
+            looks += sc.looks.values()
         self.files = train_bpe([p for p, _ in phrases], args.merges)
         hf = make_tokenizer(self.files, tok_dir)
         self.tok = WordTokenizer(hf)
@@ -355,26 +364,31 @@ class Trainer:
         vocab = len(json.loads(self.files["vocab.json"]))
         torch.manual_seed(args.seed)
         self.model = new_model(vocab)
-        self.probe = WordProbe([p for p, k in phrases if k == 0], self.model.cfg.dim)
+        self.probe = LooksProbe(looks, self.model.cfg.dim)
+        self.keys = KeyProbes(self.model.cfg)
         use_plain_attention(self.model)
         self.longest = max(len(self.tok(p)) for p, _ in phrases)
         self.log(f"phrases {len(phrases)}, vocabulary {vocab}, longest {self.longest} tokens, "
                  f"kinds {dict(Counter(k for _, k in phrases))}, "
-                 f"parameters {count_params(self.model)}, probe words {' '.join(self.probe.words)}")
+                 f"parameters {count_params(self.model)}, looks {self.probe.sizes}")
+        self.helpers = [*self.probe.parameters(), *self.keys.parameters()]
         hidden, rest = split_params(self.model)
         self.muon = Muon(hidden, args.muon_lr)
         self.adam = torch.optim.AdamW(
-            [{"params": rest}, {"params": list(self.probe.parameters())}],
+            [{"params": rest}, {"params": self.helpers}],
             lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0, foreach=True)
         self.trained = hidden + rest
         self.ema = [p.detach().clone() for p in self.trained]
         if args.resume:
             self.load(args.resume)
+        elif args.init:
+            self.start_from(args.init)
         m, c = self.model, (torch.compile if args.compile else lambda f: f)
         self.encode_image, self.decode = c(m.encode_image), c(m.head.decoder)
         self.losses = c(mask_losses)
         side = m.cfg.grid[0] << len(m.cfg.upsample)
         self.area = area_matrix(side).bfloat16()
+        self.patch_area = area_matrix(m.cfg.grid[0]).bfloat16()
         self.mean = torch.tensor(m.cfg.image_mean).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(m.cfg.image_std).view(1, 3, 1, 1) * 255
 
@@ -399,17 +413,21 @@ class Trainer:
         with torch.no_grad():
             hard = (ids[image_of] == targets[:, None, None]).bfloat16()
             target = (self.area @ hard @ self.area.t()).float()
+            coarse = (self.patch_area @ hard @ self.patch_area.t()).float()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             feat = self.encode_image(self.pixels(rgb))
             prompt, mask = self.model.encode_text(tokens)
             if mask is None:
                 mask = torch.zeros(len(tokens), 1, 1, 2 + prompt.shape[1], dtype=prompt.dtype)
-            logits, iou_logit = self.decode(feat[image_of], prompt, mask)
-            probe = self.probe(feat, ids, labels)
+            trace = {}
+            logits, iou_logit = self.decode(feat[image_of], prompt, mask, trace)
+            probe, shape = self.probe(feat, ids, labels)
+            pointing = self.keys(trace, coarse)
         bce, dice, iou = self.losses(logits.float(), target)
         guess = F.mse_loss(iou_logit.float().sigmoid(), iou)
-        aux = self.args.probe * max(0.1, 1 - 2 * self.progress())
-        loss = self.args.bce * bce.mean() + dice.mean() + 0.2 * guess + aux * probe
+        fade = max(0.2, 1 - self.progress())
+        loss = (self.args.bce * bce.mean() + dice.mean() + 0.2 * guess +
+                fade * (self.args.probe * probe + self.args.pointing * pointing))
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.trained, 1.0)
         scale = self.lr_scale()
@@ -417,13 +435,13 @@ class Trainer:
         for g in self.adam.param_groups:
             g["lr"] = self.args.lr * scale
         self.adam.step()
-        for p in self.trained + list(self.probe.parameters()):
+        for p in self.trained + self.helpers:
             p.grad = None
         self.step += 1
         keep = min(self.args.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.trained], 1 - keep)
         return [bce.mean().item(), dice.mean().item(), guess.item(), probe.item(),
-                iou.mean().item(), float(norm)]
+                shape.item(), pointing.item(), iou.mean().item(), float(norm)]
 
     def swap(self):
         """Exchanges the weights with their average (call again to undo)."""
@@ -445,6 +463,7 @@ class Trainer:
 
     def save(self):
         state = {"model": self.model.state_dict(), "probe": self.probe.state_dict(),
+                 "keys": self.keys.state_dict(),
                  "ema": self.ema, "muon": self.muon.state, "adam": self.adam.state_dict(),
                  "step": self.step, "seen": self.seen, "seed": self.seed,
                  "used": self.used + time.time() - self.start}
@@ -456,9 +475,23 @@ class Trainer:
         s = torch.load(path)
         self.model.load_state_dict(s["model"])
         self.probe.load_state_dict(s["probe"])
+        self.keys.load_state_dict(s["keys"])
         self.ema, self.muon.state = s["ema"], s["muon"]
         self.adam.load_state_dict(s["adam"])
         self.step, self.seen, self.seed, self.used = s["step"], s["seen"], s["seed"], s["used"]
+
+    def start_from(self, path):
+        """A new schedule from the averaged weights of a finished run."""
+        s = torch.load(path)
+        self.model.load_state_dict(s["model"])
+        if "keys" in s:
+            self.probe.load_state_dict(s["probe"])
+            self.keys.load_state_dict(s["keys"])
+        with torch.no_grad():
+            for p, own, e in zip(self.trained, self.ema, s["ema"]):
+                p.copy_(e)
+                own.copy_(e)
+        self.seen, self.seed = s["seen"], s["seed"]
 
     def export(self, folder):
         self.swap()
@@ -468,7 +501,7 @@ class Trainer:
     def run(self):
         a = self.args
         data = Batches(a.scenes, self.tok, a.batch, self.seed, self.probe, self.longest)
-        sums, n, t0 = np.zeros(6), 0, time.time()
+        sums, n, t0 = np.zeros(8), 0, time.time()
         saved = checked = time.time()
         while self.progress() < 1 and (not a.steps or self.step < a.steps):
             batch = data.next()
@@ -480,17 +513,18 @@ class Trainer:
                 dt = time.time() - t0
                 v = sums / n
                 self.log(f"{100 * self.progress():5.1f} % step {self.step} scenes {self.seen} "
-                         f"bce {v[0]:.4f} dice {v[1]:.4f} guess {v[2]:.4f} words {v[3]:.4f} "
-                         f"iou {v[4]:.4f} norm {v[5]:.2f} lr x{self.lr_scale():.3f} "
+                         f"bce {v[0]:.4f} dice {v[1]:.4f} guess {v[2]:.4f} looks {v[3]:.4f} "
+                         f"shape {v[4]:.3f} point {v[5]:.4f} iou {v[6]:.4f} norm {v[7]:.2f} "
+                         f"lr x{self.lr_scale():.3f} "
                          f"{n * a.batch / dt:.1f} images/s")
-                sums, n, t0 = np.zeros(6), 0, time.time()
+                sums, n, t0 = np.zeros(8), 0, time.time()
             if time.time() - saved > 60 * a.save_minutes:
                 self.save()
                 saved = time.time()
             if time.time() - checked > 60 * a.check_minutes:
                 self.log("validation " + json.dumps(self.validate(a.check)))
                 checked = t0 = time.time()
-                sums, n = np.zeros(6), 0
+                sums, n = np.zeros(8), 0
         self.save()
         self.export(a.out)
         self.log(f"done: {self.step} steps, {self.seen} scenes, "
@@ -504,6 +538,7 @@ def main():
     ap.add_argument("--minutes", type=float, default=60)
     ap.add_argument("--work", default="build/train-scenes", help="checkpoints")
     ap.add_argument("--resume", help="a checkpoint (work/last.pt) to go on from")
+    ap.add_argument("--init", help="a checkpoint whose weights a new schedule starts from")
     ap.add_argument("--export-only", action="store_true", help="write --resume's model and stop")
     ap.add_argument("--seed", type=int, default=TRAIN_SEED)
     ap.add_argument("--batch", type=int, default=20, help="images in a step")
@@ -511,7 +546,8 @@ def main():
     ap.add_argument("--lr", type=float, default=1e-3)
     ap.add_argument("--muon-lr", type=float, default=0.01)
     ap.add_argument("--bce", type=float, default=2.0)
-    ap.add_argument("--probe", type=float, default=0.5)
+    ap.add_argument("--probe", type=float, default=1.0)
+    ap.add_argument("--pointing", type=float, default=0.5)
     ap.add_argument("--hold", type=float, default=0.4, help="share of the time at full rate")
     ap.add_argument("--ema", type=float, default=0.998)
     ap.add_argument("--steps", type=int, default=0)

@@ -4,3 +4,5 @@ pseg_add_test(NAME golden_encoders SOURCES ${CMAKE_CURRENT_LIST_DIR}/encoders_te
   LIBS pseg_golden LABELS golden TIMEOUT 300)
 pseg_add_test(NAME golden_pseg SOURCES ${CMAKE_CURRENT_LIST_DIR}/pseg_test.c
   LIBS pseg_golden pseg_image LABELS golden TIMEOUT 300)
+pseg_add_test(NAME golden_open SOURCES ${CMAKE_CURRENT_LIST_DIR}/open_test.c
+  LIBS pseg_golden LABELS golden TIMEOUT 300)

@@ -1,4 +1,5 @@
-/* The inside of the decoder, shared by decoder.c (running) and decoder_load.c (loading) only. */
+/* The inside of the decoder, shared by decoder.c (running), decoder_mask.c (its second half)
+ * and decoder_load.c (loading) only. */
 #ifndef PSEG_MODEL_DECODER_PARTS_H
 #define PSEG_MODEL_DECODER_PARTS_H
 
@@ -14,9 +15,16 @@ typedef struct pseg_decoder_layer {
     pseg_norm norm1, norm2, norm3, norm4;
 } pseg_decoder_layer;
 
+/* Samples first .. first + count - 1 of a batch attend to the keys of `image`, each to its own if
+ * the groups are not shared. */
+typedef struct pseg_decoder_group {
+    uint32_t first, count, image;
+} pseg_decoder_group;
+
 struct pseg_decoder {
     pseg_head_config c;
     pseg_decoder_limits limits;
+    pseg_store *store;
     size_t inner;  /* width of the cross attentions, D / downsample */
     size_t places; /* gh * gw of the limits */
 
@@ -30,15 +38,27 @@ struct pseg_decoder {
     pseg_linear mask_mlp[3], iou_head[3];
 
     int32_t *lens; /* [max_batch]: tokens that count, on their way to key_len */
+    /* Before the first block the keys of all phrases of an image are the same, and so are their
+     * projections: they are made once an image. Then n_groups = 1, is_shared = false. */
+    pseg_decoder_group *groups; /* [max_batch] */
+    uint32_t n_groups;
+    bool is_shared;
     /* Tokens, all [max_batch, T, .]: q; pe = q at first; qp = q + pe; qkv, also the MLP's inner
      * layer; attended. Keys, all [max_batch, places, .]: k; kp = k + kpe; kq, v, attended. */
     pseg_view q, pe, qp, qkv, tok_attended, key_len;
     pseg_view k, kp, kq, v, key_attended;
-    pseg_view up_cols, up[2]; /* before and after shuffle2 */
+    pseg_view up[2];     /* stages of the upsampler, in turn */
+    pseg_view raster[2]; /* for a stage hook; made when the first one comes */
+    pseg_view subpixels; /* logits in the upsampler's order */
     pseg_view small[2], mask_weights, logits, iou;
     pseg_view embeds, prompts;
 };
 
 pseg_status pseg_decoder_load(pseg_decoder *d, pseg_store *store, pseg_weights *w, pseg_err *err);
+/* Memory for the second half. */
+pseg_status pseg_decoder_plan_mask(pseg_decoder *d, pseg_store *store, pseg_err *err);
+/* From q [batch, t, D] and k [batch, places, D] to logits and iou. */
+pseg_status pseg_decoder_run_mask(pseg_decoder *d, pseg_stage *st, size_t batch, size_t t,
+                                  pseg_err *err);
 
 #endif

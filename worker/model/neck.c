@@ -1,5 +1,6 @@
 #include "worker/model/neck.h"
 #include "common/base/alloc.h"
+#include "worker/model/layers.h"
 
 #include <stdio.h>
 
@@ -125,15 +126,7 @@ static pseg_status run_unit(pseg_neck *n, pseg_stream *s, const unit *u, pseg_vi
     pseg_status rc = PSEG_OK;
     size_t places = (size_t)n->gh * n->gw;
 
-    PSEG_TRY(pseg_op_gemm(s,
-                          &(pseg_gemm){.out = out,
-                                       .a = a,
-                                       .w = u->conv.w,
-                                       .bias = u->conv.bias,
-                                       .m = batch * places,
-                                       .n = u->conv.n,
-                                       .k = u->conv.k},
-                          err));
+    PSEG_TRY(pseg_linear_run(s, &u->conv, out, a, batch * places, PSEG_ACT_NONE, err));
     PSEG_TRY(pseg_op_groupnorm(s,
                                &(pseg_groupnorm){.out = out,
                                                  .x = out,

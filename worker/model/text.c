@@ -1,5 +1,6 @@
 #include "worker/model/text.h"
 #include "common/base/alloc.h"
+#include "worker/model/layers.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -235,44 +236,15 @@ out:
     return rc;
 }
 
-static pseg_status linear(pseg_stream *s, const pseg_linear *l, pseg_view out, pseg_view a,
-                          pseg_view res, size_t rows, pseg_act act, pseg_err *err)
-{
-    return pseg_op_gemm(s,
-                        &(pseg_gemm){.out = out,
-                                     .a = a,
-                                     .w = l->w,
-                                     .bias = l->bias,
-                                     .res = res,
-                                     .m = rows,
-                                     .n = l->n,
-                                     .k = l->k,
-                                     .act = act},
-                        err);
-}
-
-static pseg_status norm_rows(pseg_text *t, pseg_stream *s, const pseg_norm *n, size_t rows,
-                             pseg_err *err)
-{
-    return pseg_op_layernorm(s,
-                             &(pseg_layernorm){.out = t->y,
-                                               .x = t->x,
-                                               .w = n->w,
-                                               .b = n->b,
-                                               .rows = rows,
-                                               .c = t->c.hidden,
-                                               .eps = t->c.eps},
-                             err);
-}
-
 static pseg_status run_block(pseg_text *t, pseg_stream *s, const block *b, size_t batch,
                              size_t length, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     size_t rows = batch * length, d = t->c.hidden, head = d / t->c.heads;
 
-    PSEG_TRY(norm_rows(t, s, &b->norm1, rows, err));
-    PSEG_TRY(linear(s, &b->qkv, t->wide, t->y, PSEG_NO_VIEW, rows, PSEG_ACT_NONE, err));
+    PSEG_TRY(
+        pseg_norm_run(s, &b->norm1, t->y, t->x, rows, t->c.hidden, t->c.eps, PSEG_ACT_NONE, err));
+    PSEG_TRY(pseg_linear_run(s, &b->qkv, t->wide, t->y, rows, PSEG_ACT_NONE, err));
     PSEG_TRY(pseg_op_attention(s,
                                &(pseg_attention){.out = t->y,
                                                  .q = t->wide,
@@ -294,10 +266,11 @@ static pseg_status run_block(pseg_text *t, pseg_stream *s, const block *b, size_
                                                  .scale = 1.0f / sqrtf((float)head),
                                                  .causal = true},
                                err));
-    PSEG_TRY(linear(s, &b->out, t->x, t->y, t->x, rows, PSEG_ACT_NONE, err));
-    PSEG_TRY(norm_rows(t, s, &b->norm2, rows, err));
-    PSEG_TRY(linear(s, &b->fc1, t->wide, t->y, PSEG_NO_VIEW, rows, t->c.act, err));
-    PSEG_TRY(linear(s, &b->fc2, t->x, t->wide, t->x, rows, PSEG_ACT_NONE, err));
+    PSEG_TRY(pseg_linear_add(s, &b->out, t->x, t->y, PSEG_NO_VIEW, rows, err));
+    PSEG_TRY(
+        pseg_norm_run(s, &b->norm2, t->y, t->x, rows, t->c.hidden, t->c.eps, PSEG_ACT_NONE, err));
+    PSEG_TRY(pseg_linear_run(s, &b->fc1, t->wide, t->y, rows, t->c.act, err));
+    PSEG_TRY(pseg_linear_add(s, &b->fc2, t->x, t->wide, PSEG_NO_VIEW, rows, err));
 out:
     return rc;
 }
@@ -316,7 +289,8 @@ pseg_status pseg_text_run(pseg_text *t, pseg_stage *st, const int32_t *ids, cons
         PSEG_TRY(run_block(t, st->s, &t->blocks[i], batch, length, err));
         pseg_stage_done(st, t->x, batch, length, d, "text.layer.%u", i);
     }
-    PSEG_TRY(norm_rows(t, st->s, &t->norm, rows, err));
+    PSEG_TRY(pseg_norm_run(st->s, &t->norm, t->y, t->x, rows, t->c.hidden, t->c.eps, PSEG_ACT_NONE,
+                           err));
     pseg_stage_done(st, t->y, batch, length, d, "text.hidden");
     for (uint32_t i = 0; i < batch; i++) {
         PSEG_REQUIRE(lens[i] >= 1 && lens[i] <= length, "lens");
@@ -329,8 +303,8 @@ pseg_status pseg_text_run(pseg_text *t, pseg_stage *st, const int32_t *ids, cons
             .out = t->pooled, .x = t->y, .idx = t->eos_rows, .rows = batch, .c = d, .n_x = rows},
         err));
     pseg_stage_done(st, t->pooled, batch, 1, d, "text.eos_row");
-    PSEG_TRY(linear(st->s, &t->projection, t->embeds, t->pooled, PSEG_NO_VIEW, batch, PSEG_ACT_NONE,
-                    err));
+    PSEG_TRY(
+        pseg_linear_run(st->s, &t->projection, t->embeds, t->pooled, batch, PSEG_ACT_NONE, err));
     pseg_stage_done(st, t->embeds, batch, 1, t->c.proj, "text.embeds");
 out:
     return rc;

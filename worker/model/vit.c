@@ -1,6 +1,7 @@
 #include "worker/model/vit.h"
 #include "common/base/alloc.h"
 #include "worker/model/interpolate.h"
+#include "worker/model/layers.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -351,15 +352,7 @@ static pseg_status embed(pseg_vit *v, pseg_stream *s, pseg_view pixels, uint32_t
     size_t places = (size_t)v->gh * v->gw;
 
     PSEG_TRY(pseg_op_patches(s, v->wide, pixels, batch, 3, v->gh, v->gw, c->patch, err));
-    PSEG_TRY(pseg_op_gemm(s,
-                          &(pseg_gemm){.out = v->y,
-                                       .a = v->wide,
-                                       .w = v->patch.w,
-                                       .bias = v->patch.bias,
-                                       .m = batch * places,
-                                       .n = v->patch.n,
-                                       .k = v->patch.k},
-                          err));
+    PSEG_TRY(pseg_linear_run(s, &v->patch, v->y, v->wide, batch * places, PSEG_ACT_NONE, err));
     PSEG_TRY(pseg_op_tokens(s,
                             &(pseg_tokens){.out = v->x,
                                            .patch = v->y,
@@ -375,38 +368,6 @@ out:
     return rc;
 }
 
-/* y = LN(x), all rows. */
-static pseg_status norm_rows(pseg_vit *v, pseg_stream *s, const pseg_norm *n, size_t rows,
-                             pseg_err *err)
-{
-    return pseg_op_layernorm(s,
-                             &(pseg_layernorm){.out = v->y,
-                                               .x = v->x,
-                                               .w = n->w,
-                                               .b = n->b,
-                                               .rows = rows,
-                                               .c = v->c.hidden,
-                                               .eps = v->c.eps},
-                             err);
-}
-
-/* x += scale * (a w^T + bias). */
-static pseg_status add_linear(pseg_vit *v, pseg_stream *s, const pseg_linear *l, pseg_view a,
-                              pseg_view scale, size_t rows, pseg_err *err)
-{
-    return pseg_op_gemm(s,
-                        &(pseg_gemm){.out = v->x,
-                                     .a = a,
-                                     .w = l->w,
-                                     .bias = l->bias,
-                                     .res = v->x,
-                                     .scale = scale,
-                                     .m = rows,
-                                     .n = l->n,
-                                     .k = l->k},
-                        err);
-}
-
 static pseg_status run_block(pseg_vit *v, pseg_stream *s, const block *b, uint32_t batch,
                              size_t tokens, pseg_err *err)
 {
@@ -414,16 +375,8 @@ static pseg_status run_block(pseg_vit *v, pseg_stream *s, const block *b, uint32
     const pseg_vit_config *c = &v->c;
     size_t rows = batch * tokens, d = c->hidden, head = d / c->heads;
 
-    PSEG_TRY(norm_rows(v, s, &b->norm1, rows, err));
-    PSEG_TRY(pseg_op_gemm(s,
-                          &(pseg_gemm){.out = v->wide,
-                                       .a = v->y,
-                                       .w = b->qkv.w,
-                                       .bias = b->qkv.bias,
-                                       .m = rows,
-                                       .n = b->qkv.n,
-                                       .k = b->qkv.k},
-                          err));
+    PSEG_TRY(pseg_norm_run(s, &b->norm1, v->y, v->x, rows, d, c->eps, PSEG_ACT_NONE, err));
+    PSEG_TRY(pseg_linear_run(s, &b->qkv, v->wide, v->y, rows, PSEG_ACT_NONE, err));
     PSEG_TRY(pseg_op_attention(s,
                                &(pseg_attention){.out = v->y,
                                                  .q = v->wide,
@@ -444,21 +397,14 @@ static pseg_status run_block(pseg_vit *v, pseg_stream *s, const block *b, uint32
                                                  .out_batch = tokens * d,
                                                  .scale = 1.0f / sqrtf((float)head)},
                                err));
-    PSEG_TRY(add_linear(v, s, &b->out, v->y, b->ls1, rows, err));
-    PSEG_TRY(norm_rows(v, s, &b->norm2, rows, err));
-    PSEG_TRY(pseg_op_gemm(s,
-                          &(pseg_gemm){.out = v->wide,
-                                       .a = v->y,
-                                       .w = b->fc1.w,
-                                       .bias = b->fc1.bias,
-                                       .m = rows,
-                                       .n = b->fc1.n,
-                                       .k = b->fc1.k,
-                                       .act = c->has_swiglu ? PSEG_ACT_NONE : c->act},
-                          err));
+    PSEG_TRY(pseg_linear_add(s, &b->out, v->x, v->y, b->ls1, rows, err));
+    PSEG_TRY(pseg_norm_run(s, &b->norm2, v->y, v->x, rows, d, c->eps, PSEG_ACT_NONE, err));
+    PSEG_TRY(pseg_linear_run(s, &b->fc1, v->wide, v->y, rows,
+                             c->has_swiglu ? PSEG_ACT_NONE : c->act, err));
     if (c->has_swiglu)
         PSEG_TRY(pseg_op_swiglu(s, v->gate, v->wide, rows, c->mlp, err));
-    PSEG_TRY(add_linear(v, s, &b->fc2, c->has_swiglu ? v->gate : v->wide, b->ls2, rows, err));
+    PSEG_TRY(
+        pseg_linear_add(s, &b->fc2, v->x, c->has_swiglu ? v->gate : v->wide, b->ls2, rows, err));
 out:
     return rc;
 }

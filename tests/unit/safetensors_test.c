@@ -239,6 +239,50 @@ static void write_shard(const char *name, const char *header)
     write_named(name, strlen(header), header, 4);
 }
 
+/* Random bytes changed anywhere: whatever is still accepted must hold what it says. */
+static void changed_bytes_do_no_harm(void **state)
+{
+    uint8_t *whole, *copy;
+    size_t n, n_good = 0;
+    uint64_t x = 1;
+    pseg_err err = PSEG_ERR_INIT;
+    (void)state;
+
+    write_file("{" A("F16", "1, 2", "0", "4") "," B("4", "8") ",\"__metadata__\":{\"k\":\"v\"}}",
+               8);
+    assert_int_equal(pseg_file_read(&whole, &n, path, 1000, &err), PSEG_OK);
+    copy = pseg_malloc(n);
+    assert_non_null(copy);
+    for (int round = 0; round < 1500; round++) {
+        pseg_tensors *t;
+        unsigned sum = 0;
+        memcpy(copy, whole, n);
+        for (int k = 0; k <= round % 3; k++) {
+            x = x * 6364136223846793005u + 1442695040888963407u;
+            copy[(x >> 33) % n] =
+                round % 2 ? (uint8_t)(x >> 50) : (uint8_t) "0123456789,[]{}\""[x >> 60];
+        }
+        FILE *f = fopen(path, "wb");
+        assert_non_null(f);
+        assert_int_equal(fwrite(copy, 1, n, f), n);
+        fclose(f);
+        if (pseg_tensors_open_folder(&t, folder, NULL) != PSEG_OK)
+            continue;
+        n_good++;
+        for (size_t i = 0; i < pseg_tensors_count(t); i++) {
+            const pseg_tensor *at = pseg_tensors_at(t, i);
+            for (uint64_t k = 0; k < at->bytes; k++)
+                sum += at->data[k];
+            assert_ptr_equal(pseg_tensors_find(t, at->name), at);
+        }
+        assert_true(sum < 8 * 256);
+        pseg_tensors_close(t);
+    }
+    assert_true(n_good > 10);
+    pseg_free(whole);
+    pseg_free(copy);
+}
+
 static void write_index(const char *json)
 {
     pseg_err err = PSEG_ERR_INIT;
@@ -361,6 +405,7 @@ int main(void)
         cmocka_unit_test(corrupt_headers_are_refused),
         cmocka_unit_test(lying_lengths_are_refused),
         cmocka_unit_test(a_file_cut_anywhere_is_refused),
+        cmocka_unit_test(changed_bytes_do_no_harm),
         cmocka_unit_test(what_is_missing_is_named),
         cmocka_unit_test(every_byte_counts_in_the_digest),
         cmocka_unit_test(survives_every_failing_allocation),

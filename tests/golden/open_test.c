@@ -184,22 +184,43 @@ static void test_sizes(void)
     all_good &= good;
 }
 
-/* A phrase that is not text names its place; nothing is left behind; the model goes on. */
-static void test_bad_phrase(void)
+/* A phrase that is not text names its place, nothing is left behind and the model goes on. A phrase
+ * ends at its first EOS, also where the user has written it. */
+static void test_phrases(void)
 {
-    pseg_model_options o = {.max_images = 1, .max_phrases = 1};
+    pseg_model_options o = {.max_images = 1, .max_phrases = 2};
     pseg_model_source src = {.folder = GOLD_DATA "models/pseg_tokens"};
-    const char *phrases[] = {"a dog", "\xFF"};
+    const char *bad[] = {"a dog", "\xFF"}, *ended[] = {"a dog", "a dog<|endoftext|> and a cat"};
     pseg_err err = PSEG_ERR_INIT;
+    pseg_features *f;
     pseg_prompt *p[2];
     pseg_model *m;
 
     must(pseg_model_open(&m, cl, &src, &o, &err), "open", &err);
-    bool good = pseg_model_encode_texts(p, m, phrases, 2, &err) == PSEG_EINVAL && !p[0] && !p[1] &&
+    bool good = pseg_model_encode_texts(p, m, bad, 2, &err) == PSEG_EINVAL && !p[0] && !p[1] &&
                 err.reason == PSEG_R_PROMPT_NOT_TEXT && strcmp(err.field, "prompts[1].text") == 0 &&
                 runs(m);
+    const pseg_model_info *info = pseg_model_get_info(m);
+    size_t mask = (size_t)info->mask_height * info->mask_width;
+    float *pixels = pseg_calloc((size_t)info->height * info->width, 3 * sizeof *pixels), iou[2];
+    float *logits = pseg_malloc(2 * mask * sizeof *logits);
+    gold_must(pixels && logits, "memory", NULL);
+    must(pseg_model_encode_images(&f, m, pixels, 1, &err), "image", &err);
+    must(pseg_model_encode_texts(p, m, ended, 2, &err), "texts", &err);
+    const pseg_features *fs[] = {f, f};
+    must(pseg_model_decode(logits, iou, m, fs, (const pseg_prompt *const *)p, 2, &err), "decode",
+         &err);
+    good &=
+        pseg_prompt_n_tokens(p[0]) == pseg_prompt_n_tokens(p[1]) && fabsf(iou[0] - iou[1]) < 1e-6f;
+    for (size_t i = 0; i < mask; i++)
+        good &= fabsf(logits[i] - logits[mask + i]) < 1e-5f;
+    pseg_prompt_free(p[0]);
+    pseg_prompt_free(p[1]);
+    pseg_features_free(f);
+    pseg_free(pixels);
+    pseg_free(logits);
     pseg_model_close(m);
-    printf("%s a phrase that is not text\n", good ? "ok  " : "FAIL");
+    printf("%s phrases that are no text, or end early\n", good ? "ok  " : "FAIL");
     all_good &= good;
 }
 
@@ -235,7 +256,7 @@ int main(void)
     test_passes("pseg_pooled");
     test_refusals();
     test_sizes();
-    test_bad_phrase();
+    test_phrases();
     test_failing_allocations();
     pseg_cl_close(cl);
     return all_good ? 0 : 1;

@@ -30,7 +30,7 @@
 typedef struct pseg_queue pseg_queue;
 
 typedef struct pseg_queue_options {
-    const char *url;  /* redis://[[user]:password@]host[:port][/db] or unix:/path/to/socket */
+    const char *url;  /* redis://[[user]:password@]host[:port][/db], unix:/path, or mem: (tests) */
     const char *name; /* of the queue: [a-z0-9_-]{1,32}; queues of one server are strangers */
     const pseg_log *log;
     int64_t timeout_ms;   /* for one answer of Redis */

@@ -1,6 +1,5 @@
-/* The queue's thread: one connection for commands, pipelined, and one that blocks on events. */
+/* The queue's thread: one connection for requests, pipelined, and one that blocks on events. */
 #include "common/queue/queue_redis.h"
-#include "common/base/alloc.h"
 #include "common/base/clock.h"
 #include "common/queue/pseg_lua.h"
 
@@ -8,66 +7,21 @@
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <unistd.h>
+#include <sys/uio.h>
 
-#define RETRY_US   200000
-#define BLOCK_MS   "1000" /* how long one XREAD waits; the connection is checked that often */
-#define MAX_ANSWER ((size_t)256 << 20)
+#define FIRST_BACKOFF_US 50000
+#define LAST_BACKOFF_US  1000000
+/* While Redis goes on answering others, a request may wait this many time-outs. */
+#define PATIENCE 5
 
-/* One connection with the commands that wait for its answers, in order. */
-typedef struct line {
-    redisContext *redis;
-    bool connecting, want_write;
-    command *head, *tail;
-    int64_t retry_mono_us, timeout_us;
-    char why[160]; /* the last fault */
-} line;
-
-typedef struct loop {
-    pseg_queue *q;
-    line commands, events;
-    char last_event[40], last_ready[40]; /* stream positions; "$" after a reconnect */
-    bool told_lost;
-} loop;
-
-/* ---- answers ---- */
-
-static pseg_queue_reply no_memory_reply = {.err = {.code = PSEG_ENOMEM,
-                                                   .reason = PSEG_R_OUT_OF_MEMORY,
-                                                   .where = PSEG_HERE,
-                                                   .msg = "no memory for an answer of the queue"}};
-
-pseg_queue_reply *queue_reply_new(const pseg_err *err)
+static bool begins(const char *s, const char *with)
 {
-    pseg_arena *a = pseg_arena_new(MAX_ANSWER);
-    pseg_queue_reply *r = a ? pseg_arena_calloc(a, 1, sizeof *r) : NULL;
-
-    if (!r) {
-        pseg_arena_free(a);
-        return &no_memory_reply;
-    }
-    r->arena = a;
-    if (err)
-        r->err = *err;
-    return r;
+    return strncmp(s, with, strlen(with)) == 0;
 }
 
-void pseg_queue_reply_free(pseg_queue_reply *r)
-{
-    if (r && r != &no_memory_reply)
-        pseg_arena_free(r->arena);
-}
-
-static void command_free(command *c)
-{
-    if (c->text)
-        redisFreeCommand(c->text);
-    pseg_free(c);
-}
+/* ---- answering ---- */
 
 static void answer_error(command *c, const pseg_err *err)
 {
@@ -76,7 +30,51 @@ static void answer_error(command *c, const pseg_err *err)
     command_free(c);
 }
 
-/* ---- lines ---- */
+static void answer_lost(const loop *lp, command *c, const char *why, bool was_sent)
+{
+    pseg_err e = PSEG_ERR_INIT;
+
+    if (lp->stopping)
+        pseg_err_set(&e, PSEG_R_CANCELLED, 0, PSEG_HERE, "the queue is being closed");
+    else if (was_sent && c->is_write)
+        pseg_err_set(&e, PSEG_R_BROKER_UNAVAILABLE, 0, PSEG_HERE,
+                     "redis does not answer: %s; the outcome is unknown, repeating is safe", why);
+    else
+        pseg_err_set(&e, PSEG_R_BROKER_UNAVAILABLE, 0, PSEG_HERE, "redis %s: %s",
+                     was_sent ? "does not answer" : "cannot be reached", why);
+    answer_error(c, &e);
+}
+
+static void error_of(pseg_err *err, const char *text)
+{
+    static const char *const unavailable[] = {
+        "LOADING", "READONLY",  "MASTERDOWN", "CLUSTERDOWN", "BUSY",  "MISCONF", "NOAUTH",
+        "NOPERM",  "WRONGPASS", "NOREPLICAS", "TRYAGAIN",    "MOVED", "ASK"};
+    char name[64];
+    int used = 0;
+
+    if (sscanf(text, "PSEG %63[A-Z_] %n", name, &used) == 1 && used > 0) {
+        pseg_reason reason = pseg_reason_from_name(name);
+        pseg_err_set(err, reason ? reason : PSEG_R_BROKER_PROTOCOL, 0, PSEG_HERE, "%s",
+                     text + used);
+        return;
+    }
+    if (begins(text, "OOM") || strstr(text, "-OOM")) {
+        pseg_err_set(err, PSEG_R_BROKER_FULL, 0, PSEG_HERE,
+                     "redis' memory is full (maxmemory); try again later or give it more");
+        return;
+    }
+    pseg_reason reason = PSEG_R_BROKER_PROTOCOL;
+    for (size_t i = 0; i < sizeof unavailable / sizeof *unavailable; i++)
+        if (begins(text, unavailable[i]))
+            reason = PSEG_R_BROKER_UNAVAILABLE;
+    if (strstr(text, "Function not found"))
+        reason = PSEG_R_BROKER_UNAVAILABLE;
+    pseg_err_set(err, reason, 0, PSEG_HERE, "redis %s: %s",
+                 reason == PSEG_R_BROKER_UNAVAILABLE ? "refuses" : "answered", text);
+}
+
+/* ---- lines: sending ---- */
 
 static void push(line *l, command *c)
 {
@@ -86,7 +84,258 @@ static void push(line *l, command *c)
     else
         l->head = c;
     l->tail = c;
+    if (!l->unsent) {
+        l->unsent = c;
+        l->unsent_off = 0;
+    }
 }
+
+static void hold(line *l, command *c)
+{
+    c->next = NULL;
+    if (l->held)
+        l->held_tail->next = c;
+    else
+        l->held = c;
+    l->held_tail = c;
+}
+
+void line_say(loop *lp, line *l, void (*internal)(loop *, line *, const redisReply *), int argc,
+              const char **argv)
+{
+    command *c = l->redis ? command_new(argc, argv, NULL) : NULL;
+
+    if (!c) {
+        line_fail(lp, l, "no memory for a command");
+        return;
+    }
+    c->internal = internal;
+    c->since_mono_us = pseg_clock_mono_us();
+    push(l, c);
+}
+
+/* As much as the socket takes. send(2) and not hiredis' buffer: that moves what is left after every
+ * partial write, which is quadratic for an image, and raises SIGPIPE. */
+static void line_write(loop *lp, line *l)
+{
+    enum { BATCH = 64 };
+
+    while (l->unsent) {
+        struct iovec v[BATCH];
+        struct msghdr m = {.msg_iov = v};
+        size_t off = l->unsent_off;
+        for (command *c = l->unsent; c && m.msg_iovlen < BATCH; c = c->next, off = 0)
+            v[m.msg_iovlen++] = (struct iovec){c->text + off, c->len - off};
+        ssize_t n = sendmsg(l->redis->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return;
+        if (n < 0) {
+            line_fail(lp, l, strerror(errno));
+            return;
+        }
+        l->written_mono_us = pseg_clock_mono_us();
+        for (size_t left = (size_t)n; left;) {
+            size_t rest = l->unsent->len - l->unsent_off;
+            if (left < rest) {
+                l->unsent_off += left;
+                break;
+            }
+            left -= rest;
+            l->unsent = l->unsent->next;
+            l->unsent_off = 0;
+        }
+    }
+}
+
+/* ---- lines: beginning and end ---- */
+
+void line_fail(loop *lp, line *l, const char *why)
+{
+    const redis_queue *q = lp->q;
+
+    snprintf(l->why, sizeof l->why, "%s", why);
+    if (!l->told_lost && !lp->stopping) {
+        PSEG_WARN(q->base.opt.log, "queue", "redis is lost (%s): %s",
+                  l == &lp->events ? "events" : "requests", why);
+        l->told_lost = true;
+    }
+    if (l->phase == LINE_CONNECTING)
+        lp->moved_host[0] = '\0';
+    if (l->redis)
+        redisFree(l->redis);
+    l->redis = NULL;
+    l->phase = LINE_DOWN;
+    l->backoff_us = l->backoff_us ? 2 * l->backoff_us : FIRST_BACKOFF_US;
+    if (l->backoff_us > LAST_BACKOFF_US)
+        l->backoff_us = LAST_BACKOFF_US;
+    l->retry_mono_us = pseg_clock_mono_us() + l->backoff_us;
+    command *sent = l->head, *held = l->held, *unsent = l->unsent;
+    bool was_sent = true;
+    l->head = l->tail = l->unsent = l->held = l->held_tail = NULL;
+    for (command *next; sent; sent = next) {
+        next = sent->next;
+        bool is_cut = sent == unsent;
+        if (is_cut)
+            was_sent = l->unsent_off > 0;
+        answer_lost(lp, sent, why, was_sent);
+        if (is_cut)
+            was_sent = false;
+    }
+    for (command *next; held; held = next) {
+        next = held->next;
+        answer_lost(lp, held, why, false);
+    }
+}
+
+void line_is_ready(loop *lp, line *l)
+{
+    command *c = l->held;
+
+    (void)lp;
+    l->phase = LINE_READY;
+    l->held = l->held_tail = NULL;
+    for (command *next; c; c = next) {
+        next = c->next;
+        push(l, c);
+    }
+}
+
+bool line_follow(loop *lp, line *l, const redisReply *from)
+{
+    char host[64], text[128];
+    int slot, port, used = 0;
+
+    if (from->type != REDIS_REPLY_ERROR || sscanf(from->str, "MOVED %d %n", &slot, &used) != 1 ||
+        !used)
+        return false;
+    snprintf(host, sizeof host, "%s", from->str + used);
+    char *colon = strrchr(host, ':');
+    if (!colon || sscanf(colon + 1, "%d", &port) != 1 || lp->q->socket)
+        return false;
+    *colon = '\0';
+    snprintf(text, sizeof text, "the queue lies on %s:%d", host, port);
+    line_fail(lp, l, text);
+    /* After a few moves in a row it is a cluster in disorder: wait, and begin at the first node. */
+    lp->n_moves++;
+    lp->moved_host[0] = '\0';
+    if (lp->n_moves < 5) {
+        snprintf(lp->moved_host, sizeof lp->moved_host, "%s", *host ? host : lp->q->host);
+        lp->moved_port = port;
+        lp->commands.retry_mono_us = lp->events.retry_mono_us = 0;
+    } else {
+        lp->n_moves = 0;
+    }
+    return true;
+}
+
+/* ---- the greeting ---- */
+
+/* False, and the line is ended, if the answer is an error. */
+static bool greeted_well(loop *lp, line *l, const redisReply *from)
+{
+    if (from->type != REDIS_REPLY_ERROR)
+        return true;
+    if (!line_follow(lp, l, from))
+        line_fail(lp, l,
+                  strstr(from->str, "unknown command") ? "redis 7.0 or newer is needed"
+                                                       : from->str);
+    return false;
+}
+
+static void on_greeting(loop *lp, line *l, const redisReply *from)
+{
+    greeted_well(lp, l, from);
+}
+
+static void on_loaded(loop *lp, line *l, const redisReply *from)
+{
+    if (from->type == REDIS_REPLY_ERROR)
+        PSEG_WARN(lp->q->base.opt.log, "queue", "cannot load the queue's functions: %s", from->str);
+    else
+        PSEG_INFO(lp->q->base.opt.log, "queue", "loaded functions pseg1 revision=%d",
+                  pseg_lua_REVISION);
+    /* A user without the right to load them may still call what somebody else loads. */
+    if (l->phase == LINE_GREETING)
+        line_is_ready(lp, l);
+}
+
+static void load_functions(loop *lp, line *l)
+{
+    line_say(lp, l, on_loaded, 4, (const char *[]){"FUNCTION", "LOAD", "REPLACE", pseg_lua});
+}
+
+static void on_revision(loop *lp, line *l, const redisReply *from)
+{
+    bool missing = from->type == REDIS_REPLY_ERROR && strstr(from->str, "Function not found");
+
+    if (!missing && !greeted_well(lp, l, from))
+        return;
+    if (missing || (from->type == REDIS_REPLY_INTEGER && from->integer < pseg_lua_REVISION))
+        load_functions(lp, l);
+    else
+        line_is_ready(lp, l);
+}
+
+static void line_greet(loop *lp, line *l)
+{
+    const redis_queue *q = lp->q;
+    char db[16];
+
+    if (q->password && *q->user)
+        line_say(lp, l, on_greeting, 3, (const char *[]){"AUTH", q->user, q->password});
+    else if (q->password)
+        line_say(lp, l, on_greeting, 2, (const char *[]){"AUTH", q->password});
+    snprintf(db, sizeof db, "%d", q->db);
+    if (q->db && l->redis)
+        line_say(lp, l, on_greeting, 2, (const char *[]){"SELECT", db});
+    if (l == &lp->commands && l->redis)
+        line_say(lp, l, on_revision, 4,
+                 (const char *[]){"FCALL_RO", "pseg1_revision", "1", q->prefix});
+    else if (l->redis)
+        watch_greet(lp);
+}
+
+static void line_dial(loop *lp, line *l)
+{
+    const redis_queue *q = lp->q;
+    const char *host = *lp->moved_host ? lp->moved_host : q->host;
+
+    if (l->phase != LINE_DOWN || pseg_clock_mono_us() < l->retry_mono_us)
+        return;
+    l->phase = LINE_CONNECTING;
+    redisContext *r = q->socket
+                          ? redisConnectUnixNonBlock(q->socket)
+                          : redisConnectNonBlock(host, *lp->moved_host ? lp->moved_port : q->port);
+    if (!r || r->err) {
+        line_fail(lp, l, r ? r->errstr : "no memory");
+        if (r)
+            redisFree(r);
+        return;
+    }
+    r->reader->maxbuf = 1 << 20;
+    if (!q->socket)
+        redisEnableKeepAlive(r);
+    l->redis = r;
+    l->read_mono_us = l->written_mono_us = pseg_clock_mono_us();
+    line_greet(lp, l);
+}
+
+static void line_connected(loop *lp, line *l)
+{
+    int e = 0;
+    socklen_t n = sizeof e;
+
+    if (getsockopt(l->redis->fd, SOL_SOCKET, SO_ERROR, &e, &n))
+        e = errno;
+    if (e)
+        line_fail(lp, l, strerror(e));
+    else
+        l->phase = LINE_GREETING;
+}
+
+/* ---- lines: reading ---- */
 
 static command *pop(line *l)
 {
@@ -95,561 +344,210 @@ static command *pop(line *l)
     l->head = c->next;
     if (!l->head)
         l->tail = NULL;
+    if (l->unsent == c)
+        l->unsent = l->head; /* an answer before the question: only a broken server does that */
     return c;
 }
 
-static void line_close(loop *lp, line *l, const char *why)
+static void answered_well(loop *lp, line *l)
 {
-    const pseg_queue *q = lp->q;
-
-    if (!l->redis && !l->head)
-        return;
-    if (l == &lp->commands && !lp->told_lost && !q->stopping) {
-        PSEG_WARN(q->opt.log, "queue", "redis is lost: %s", why);
-        lp->told_lost = true;
-    }
-    if (l->redis)
-        redisFree(l->redis);
-    l->redis = NULL;
-    l->connecting = l->want_write = false;
-    l->retry_mono_us = pseg_clock_mono_us() + RETRY_US;
-    snprintf(l->why, sizeof l->why, "%s", why);
-    while (l->head) {
-        command *c = pop(l);
-        pseg_err e = PSEG_ERR_INIT;
-        if (q->stopping)
-            pseg_err_set(&e, PSEG_R_CANCELLED, 0, PSEG_HERE, "the queue is being closed");
-        else
-            pseg_err_set(&e, PSEG_R_BROKER_UNAVAILABLE, 0, PSEG_HERE, "redis does not answer: %s%s",
-                         why, c->is_write ? "; the outcome is unknown, repeating is safe" : "");
-        answer_error(c, &e);
-    }
+    l->backoff_us = 0;
+    if (l->told_lost)
+        PSEG_INFO(lp->q->base.opt.log, "queue", "redis answers again (%s)",
+                  l == &lp->events ? "events" : "requests");
+    l->told_lost = false;
 }
 
-static command *internal_command(int argc, const char **argv, const size_t *len)
+/* One answer for the oldest request. */
+static void take_answer(loop *lp, line *l, const redisReply *from)
 {
-    command *c = pseg_calloc(1, sizeof *c);
-
-    if (!c)
-        return NULL;
-    int n = redisFormatCommandArgv(&c->text, argc, argv, (size_t *)(uintptr_t)len);
-    if (n < 0) {
-        pseg_free(c);
-        return NULL;
-    }
-    c->len = (size_t)n;
-    return c;
-}
-
-static void line_send(line *l, command *c)
-{
-    redisAppendFormattedCommand(l->redis, c->text, c->len);
-    c->sent_mono_us = pseg_clock_mono_us();
-    push(l, c);
-    l->want_write = true;
-}
-
-static void line_send_words(line *l, int argc, const char **argv)
-{
-    command *c = internal_command(argc, argv, NULL);
-
-    if (c)
-        line_send(l, c);
-}
-
-/* The first commands of every connection. */
-static void line_greet(loop *lp, line *l)
-{
-    const pseg_queue *q = lp->q;
-    char db[16];
-
-    if (q->password && *q->user)
-        line_send_words(l, 3, (const char *[]){"AUTH", q->user, q->password});
-    else if (q->password)
-        line_send_words(l, 2, (const char *[]){"AUTH", q->password});
-    snprintf(db, sizeof db, "%d", q->db);
-    if (q->db)
-        line_send_words(l, 2, (const char *[]){"SELECT", db});
-    if (l == &lp->commands)
-        line_send_words(l, 4, (const char *[]){"FUNCTION", "LOAD", "REPLACE", pseg_lua});
-}
-
-static void line_dial(loop *lp, line *l)
-{
-    const pseg_queue *q = lp->q;
-    int64_t now = pseg_clock_mono_us();
-
-    if (l->redis || now < l->retry_mono_us)
-        return;
-    redisContext *r =
-        q->socket ? redisConnectUnixNonBlock(q->socket) : redisConnectNonBlock(q->host, q->port);
-    l->retry_mono_us = now + RETRY_US;
-    if (!r || r->err) {
-        snprintf(l->why, sizeof l->why, "%s", r ? r->errstr : "no memory");
-        if (l == &lp->commands && !lp->told_lost) {
-            PSEG_WARN(q->opt.log, "queue", "cannot reach redis: %s", l->why);
-            lp->told_lost = true;
-        }
-        if (r)
-            redisFree(r);
-        return;
-    }
-    r->reader->maxbuf = 1 << 20;
-    l->redis = r;
-    l->connecting = true;
-    line_greet(lp, l);
-}
-
-/* The socket's connect has ended, well or not. */
-static bool line_connected(loop *lp, line *l)
-{
-    int e = 0;
-    socklen_t n = sizeof e;
-
-    if (getsockopt(l->redis->fd, SOL_SOCKET, SO_ERROR, &e, &n) || e) {
-        line_close(lp, l, strerror(e));
-        return false;
-    }
-    l->connecting = false;
-    return true;
-}
-
-/* ---- events ---- */
-
-/* One XREAD over the streams that are watched; its answer asks for the next. */
-static void events_ask(loop *lp)
-{
-    const pseg_queue *q = lp->q;
-    char events[80], ready[160];
-    const char *argv[10] = {"XREAD", "COUNT", "1000", "BLOCK", BLOCK_MS, "STREAMS"};
-    int n = 6, streams = 0;
-
-    snprintf(events, sizeof events, "%sevents", q->prefix);
-    snprintf(ready, sizeof ready, "%sready:%s", q->prefix,
-             q->opt.watch_model ? q->opt.watch_model : "");
-    if (q->opt.on_event)
-        argv[n + streams++] = events;
-    if (q->opt.on_ready)
-        argv[n + streams++] = ready;
-    n += streams;
-    if (q->opt.on_event)
-        argv[n++] = lp->last_event;
-    if (q->opt.on_ready)
-        argv[n++] = lp->last_ready;
-    line_send_words(&lp->events, n, argv);
-}
-
-static const char *field_of(const redisReply *fields, const char *name)
-{
-    for (size_t i = 0; fields->type == REDIS_REPLY_ARRAY && i + 1 < fields->elements; i += 2)
-        if (fields->element[i]->str && strcmp(fields->element[i]->str, name) == 0)
-            return fields->element[i + 1]->str;
-    return NULL;
-}
-
-static void events_take_stream(loop *lp, const redisReply *stream)
-{
-    const pseg_queue *q = lp->q;
-
-    if (stream->type != REDIS_REPLY_ARRAY || stream->elements != 2 || !stream->element[0]->str)
-        return;
-    size_t n = strlen(q->prefix);
-    bool is_event = strcmp(stream->element[0]->str + n, "events") == 0;
-    const redisReply *entries = stream->element[1];
-    for (size_t i = 0; i < entries->elements; i++) {
-        const redisReply *e = entries->element[i];
-        if (e->type != REDIS_REPLY_ARRAY || e->elements != 2)
-            continue;
-        snprintf(is_event ? lp->last_event : lp->last_ready, sizeof lp->last_event, "%s",
-                 e->element[0]->str);
-        const char *id = field_of(e->element[1], "id"), *state = field_of(e->element[1], "state");
-        if (is_event && id && state)
-            q->opt.on_event(q->opt.ud, id, pseg_job_state_parse(state));
-    }
-    if (!is_event)
-        q->opt.on_ready(q->opt.ud);
-}
-
-static void events_take(loop *lp, const redisReply *r)
-{
-    if (r->type == REDIS_REPLY_ARRAY)
-        for (size_t i = 0; i < r->elements; i++)
-            events_take_stream(lp, r->element[i]);
-    events_ask(lp);
-}
-
-static void events_start(loop *lp)
-{
-    const pseg_queue *q = lp->q;
-
-    /* From here on nothing is missed; what came before must be looked at. */
-    memcpy(lp->last_event, "$", 2);
-    memcpy(lp->last_ready, "$", 2);
-    events_ask(lp);
-    if (q->opt.on_event)
-        q->opt.on_event(q->opt.ud, NULL, PSEG_JOB_UNKNOWN);
-    if (q->opt.on_ready)
-        q->opt.on_ready(q->opt.ud);
-}
-
-/* ---- answers of commands ---- */
-
-static bool begins(const char *s, const char *with)
-{
-    return strncmp(s, with, strlen(with)) == 0;
-}
-
-static void error_of(pseg_err *err, const char *text)
-{
-    char name[64];
-    int used = 0;
-
-    if (sscanf(text, "PSEG %63[A-Z_] %n", name, &used) == 1 && used > 0) {
-        pseg_reason reason = pseg_reason_from_name(name);
-        pseg_err_set(err, reason ? reason : PSEG_R_BROKER_PROTOCOL, 0, PSEG_HERE, "%s",
-                     text + used);
-    } else if (begins(text, "OOM") || strstr(text, "-OOM")) {
-        pseg_err_set(err, PSEG_R_BROKER_FULL, 0, PSEG_HERE,
-                     "redis' memory is full (maxmemory); try again later or give it more");
-    } else if (begins(text, "LOADING") || begins(text, "READONLY") || begins(text, "MASTERDOWN") ||
-               begins(text, "CLUSTERDOWN") || begins(text, "BUSY") || begins(text, "MISCONF") ||
-               begins(text, "NOAUTH") || begins(text, "WRONGPASS") || begins(text, "NOPERM")) {
-        pseg_err_set(err, PSEG_R_BROKER_UNAVAILABLE, 0, PSEG_HERE, "redis refuses: %s", text);
-    } else {
-        pseg_err_set(err, PSEG_R_BROKER_PROTOCOL, 0, PSEG_HERE, "redis answered: %s", text);
-    }
-}
-
-/* One answer for the oldest waiting command. */
-static void commands_take(loop *lp, const redisReply *from)
-{
-    pseg_queue *q = lp->q;
-    command *c = pop(&lp->commands);
+    command *c = pop(l);
     bool failed = from->type == REDIS_REPLY_ERROR;
 
-    atomic_store(&q->answered_mono_us, pseg_clock_mono_us());
-    if (lp->told_lost) {
-        PSEG_INFO(q->opt.log, "queue", "redis answers again");
-        lp->told_lost = false;
-    }
-    if (!c->done) {
-        if (failed && !strstr(from->str, "NOPERM"))
-            PSEG_WARN(q->opt.log, "queue", "redis answered a greeting with: %s", from->str);
+    if (c->internal) {
+        c->internal(lp, l, from);
         command_free(c);
+        if (l == &lp->events && l->phase == LINE_READY)
+            answered_well(lp, l);
         return;
     }
+    atomic_store(&lp->q->answered_mono_us, pseg_clock_mono_us());
+    answered_well(lp, l);
+    lp->n_moves = 0;
     if (failed && strstr(from->str, "Function not found") && !c->was_resent) {
         /* Somebody flushed the functions: load them and ask again. */
-        line_send_words(&lp->commands, 4,
-                        (const char *[]){"FUNCTION", "LOAD", "REPLACE", pseg_lua});
         c->was_resent = true;
-        line_send(&lp->commands, c);
+        c->since_mono_us = pseg_clock_mono_us();
+        load_functions(lp, l);
+        if (l->redis)
+            push(l, c);
+        else
+            answer_lost(lp, c, l->why, false);
         return;
     }
     pseg_queue_reply *r = queue_reply_new(NULL);
-    if (r->arena) {
-        if (failed)
-            error_of(&r->err, from->str);
-        else
-            c->parse(r, from, c);
-    }
+    if (r->arena && failed)
+        error_of(&r->err, from->str);
+    else if (r->arena)
+        c->parse(r, from, c);
     c->done(c->ud, r);
     command_free(c);
+    if (failed)
+        line_follow(lp, l, from);
+}
+
+/* False when the line was ended by an answer. */
+static bool take_answers(loop *lp, line *l)
+{
+    redisContext *redis = l->redis;
+    void *r = NULL;
+
+    while (redisReaderGetReply(redis->reader, &r) == REDIS_OK && r) {
+        if (l->head)
+            take_answer(lp, l, r);
+        else
+            line_fail(lp, l, "an answer that nobody asked for");
+        freeReplyObject(r);
+        r = NULL;
+        if (l->redis != redis)
+            return false;
+    }
+    if (redis->reader->err) {
+        line_fail(lp, l, redis->reader->errstr);
+        return false;
+    }
+    return true;
 }
 
 static void line_read(loop *lp, line *l)
 {
-    void *r = NULL;
-
-    if (redisBufferRead(l->redis) != REDIS_OK) {
-        line_close(lp, l, *l->redis->errstr ? l->redis->errstr : "connection closed");
-        return;
-    }
-    while (l->redis && redisGetReplyFromReader(l->redis, &r) == REDIS_OK && r) {
-        if (l == &lp->commands && l->head) {
-            commands_take(lp, r);
-        } else if (l->head) {
-            command *c = pop(l);
-            bool is_read = strstr(c->text, "XREAD") != NULL;
-            command_free(c);
-            if (is_read)
-                events_take(lp, r);
+    for (;;) {
+        ssize_t n = recv(l->redis->fd, lp->buf, sizeof lp->buf, MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return;
+        if (n <= 0) {
+            line_fail(lp, l, n ? strerror(errno) : "redis closed the connection");
+            return;
         }
-        freeReplyObject(r);
-        r = NULL;
+        l->read_mono_us = pseg_clock_mono_us();
+        if (redisReaderFeed(l->redis->reader, (const char *)lp->buf, (size_t)n) != REDIS_OK) {
+            line_fail(lp, l, "no memory for an answer");
+            return;
+        }
+        if (!take_answers(lp, l) || (size_t)n < sizeof lp->buf)
+            return;
     }
-    if (l->redis && l->redis->err)
-        line_close(lp, l, l->redis->errstr);
+}
+
+/* ---- time ---- */
+
+/* When the line counts as dead: timeout_us after the last sign of life. Writing is one only while
+ * the oldest command is not wholly written: a frozen Redis lets its socket fill for a while. */
+static int64_t line_dies_at(const line *l)
+{
+    int64_t at = INT64_MAX;
+
+    if (l->head) {
+        int64_t since = l->head->since_mono_us, limit = since + PATIENCE * l->timeout_us;
+        if (l->read_mono_us > since)
+            since = l->read_mono_us;
+        if (l->head == l->unsent && l->written_mono_us > since)
+            since = l->written_mono_us;
+        at = since + l->timeout_us < limit ? since + l->timeout_us : limit;
+    }
+    if (l->held && l->held->since_mono_us + l->timeout_us < at)
+        at = l->held->since_mono_us + l->timeout_us;
+    return at;
+}
+
+static void line_check_time(loop *lp, line *l)
+{
+    if (pseg_clock_mono_us() < line_dies_at(l))
+        return;
+    char why[80];
+    snprintf(why, sizeof why, "no answer within %lld ms", (long long)(l->timeout_us / 1000));
+    line_fail(lp, l, why);
+}
+
+static int64_t line_next_us(const line *l)
+{
+    return l->phase == LINE_DOWN ? l->retry_mono_us : line_dies_at(l);
 }
 
 /* ---- the thread ---- */
 
 static void take_inbox(loop *lp)
 {
-    pseg_queue *q = lp->q;
-    eventfd_t n;
+    line *l = &lp->commands;
+    command *c = queue_take_inbox(lp->q, &lp->stopping);
+    int64_t now = pseg_clock_mono_us();
 
-    eventfd_read(q->wake_fd, &n);
-    pthread_mutex_lock(&q->mu);
-    command *c = q->inbox;
-    q->inbox = q->inbox_tail = NULL;
-    pthread_mutex_unlock(&q->mu);
-    line_dial(lp, &lp->commands);
     for (command *next; c; c = next) {
         next = c->next;
-        if (lp->commands.redis) {
-            line_send(&lp->commands, c);
-            continue;
-        }
-        pseg_err e = PSEG_ERR_INIT;
-        pseg_err_set(&e, PSEG_R_BROKER_UNAVAILABLE, 0, PSEG_HERE, "redis cannot be reached: %s",
-                     lp->commands.why);
-        answer_error(c, &e);
+        c->since_mono_us = now;
+        if (lp->stopping || l->phase == LINE_DOWN)
+            answer_lost(lp, c, l->why, false);
+        else if (l->phase == LINE_READY)
+            push(l, c);
+        else
+            hold(l, c);
     }
 }
 
 static void line_serve(loop *lp, line *l, short revents)
 {
-    int all = 0;
-
-    if (!l->redis)
-        return;
-    if (l->connecting && revents && !line_connected(lp, l))
-        return;
-    if (l->want_write && !l->connecting) {
-        if (redisBufferWrite(l->redis, &all) != REDIS_OK) {
-            line_close(lp, l, l->redis->errstr);
-            return;
-        }
-        l->want_write = !all;
-    }
-    if (revents & (POLLIN | POLLHUP | POLLERR))
+    if (l->phase == LINE_CONNECTING && revents)
+        line_connected(lp, l);
+    if (l->phase >= LINE_GREETING && revents & (POLLIN | POLLHUP | POLLERR))
         line_read(lp, l);
-    if (l->redis && l->head && pseg_clock_mono_us() - l->head->sent_mono_us > l->timeout_us) {
-        char why[80];
-        snprintf(why, sizeof why, "no answer within %lld ms", (long long)(l->timeout_us / 1000));
-        line_close(lp, l, why);
-    }
+    if (l->phase >= LINE_GREETING && l->unsent)
+        line_write(lp, l);
+    if (l->redis)
+        line_check_time(lp, l);
 }
 
-static int poll_timeout(const loop *lp)
+static void loop_wait(loop *lp, bool watches)
 {
-    const line *l = &lp->commands;
+    line *ls[] = {&lp->commands, &lp->events};
+    struct pollfd p[3] = {{.fd = lp->q->wake_fd, .events = POLLIN}, {.fd = -1}, {.fd = -1}};
+    int64_t next = pseg_clock_mono_us() + 1000000;
 
-    if (!l->redis || l->connecting || !lp->events.redis)
-        return 50;
-    return l->head ? (int)(l->timeout_us / 4000) + 1 : 250;
+    for (int i = 0; i < (watches ? 2 : 1); i++) {
+        const line *l = ls[i];
+        bool writes = l->phase == LINE_CONNECTING || l->unsent;
+        if (l->redis)
+            p[i + 1] = (struct pollfd){.fd = l->redis->fd,
+                                       .events = (short)(POLLIN | (writes ? POLLOUT : 0))};
+        if (line_next_us(l) < next)
+            next = line_next_us(l);
+    }
+    int64_t wait_us = next - pseg_clock_mono_us();
+    poll(p, 3, wait_us <= 0 ? 0 : (int)(wait_us / 1000) + 1);
+    if (p[0].revents)
+        take_inbox(lp);
+    for (int i = 0; i < 2; i++)
+        if (ls[i]->redis)
+            line_serve(lp, ls[i], p[i + 1].revents);
 }
 
-static void *run(void *arg)
+void *queue_redis_run(void *arg)
 {
-    pseg_queue *q = arg;
-    bool watches = q->opt.on_event || q->opt.on_ready;
-    loop lp = {.q = q};
+    redis_queue *q = arg;
+    bool watches = watch_is_wanted(q);
+    loop *lp = q->loop;
 
-    lp.commands.timeout_us = q->opt.timeout_ms * 1000;
-    lp.events.timeout_us = q->opt.timeout_ms * 1000 + 1000000;
-    for (;;) {
-        pthread_mutex_lock(&q->mu);
-        bool stop = q->stopping;
-        pthread_mutex_unlock(&q->mu);
-        if (stop)
-            break;
-        line_dial(&lp, &lp.commands);
-        if (watches && !lp.events.redis) {
-            line_dial(&lp, &lp.events);
-            if (lp.events.redis)
-                events_start(&lp);
-        }
-        line *ls[] = {&lp.commands, &lp.events};
-        struct pollfd p[3] = {{.fd = q->wake_fd, .events = POLLIN}};
-        for (int i = 0; i < 2; i++)
-            p[i + 1] = (struct pollfd){
-                .fd = ls[i]->redis ? ls[i]->redis->fd : -1,
-                .events = (short)(POLLIN | (ls[i]->want_write || ls[i]->connecting ? POLLOUT : 0))};
-        poll(p, 3, poll_timeout(&lp));
-        if (p[0].revents)
-            take_inbox(&lp);
-        for (int i = 0; i < 2; i++)
-            line_serve(&lp, ls[i], p[i + 1].revents);
+    lp->q = q;
+    lp->commands.timeout_us = lp->events.timeout_us = q->base.opt.timeout_ms * 1000;
+    snprintf(lp->commands.why, sizeof lp->commands.why, "not connected yet");
+    while (!lp->stopping) {
+        line_dial(lp, &lp->commands);
+        if (watches)
+            line_dial(lp, &lp->events);
+        loop_wait(lp, watches);
     }
-    take_inbox(&lp);
-    line_close(&lp, &lp.commands, "closing");
-    line_close(&lp, &lp.events, "closing");
+    line_fail(lp, &lp->commands, "closing");
+    line_fail(lp, &lp->events, "closing");
     return NULL;
-}
-
-void queue_send(pseg_queue *q, bool is_write, reply_parser parse, size_t n_asked, int argc,
-                const char **argv, const size_t *len, pseg_queue_done done, void *ud)
-{
-    command *c = internal_command(argc, argv, len);
-
-    if (!c) {
-        done(ud, queue_reply_new(&no_memory_reply.err));
-        return;
-    }
-    c->parse = parse;
-    c->is_write = is_write;
-    c->n_asked = n_asked;
-    c->done = done;
-    c->ud = ud;
-    pthread_mutex_lock(&q->mu);
-    bool first = !q->inbox;
-    if (first)
-        q->inbox = c;
-    else
-        q->inbox_tail->next = c;
-    q->inbox_tail = c;
-    pthread_mutex_unlock(&q->mu);
-    if (first)
-        eventfd_write(q->wake_fd, 1);
-}
-
-int64_t pseg_queue_silence_ms(const pseg_queue *q)
-{
-    int64_t at = atomic_load(&((pseg_queue *)(uintptr_t)q)->answered_mono_us);
-
-    return at ? (pseg_clock_mono_us() - at) / 1000 : INT64_MAX / 2;
-}
-
-/* ---- open and close ---- */
-
-static pseg_status parse_url(pseg_queue *q, const char *url, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    char *end;
-
-    q->user = "";
-    q->port = 6379;
-    if (begins(url, "unix:") && url[5]) {
-        q->socket = pseg_arena_strdup(q->arena, url + 5);
-        goto out;
-    }
-    if (!begins(url, "redis://"))
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
-                  "redis url \"%s\" must be redis://[user:password@]host[:port][/db] or unix:/path",
-                  strchr(url, '@') ? "..." : url);
-    char *rest = pseg_arena_strdup(q->arena, url + 8);
-    if (!rest)
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis url is too long");
-    char *at = strrchr(rest, '@');
-    if (at) {
-        *at = '\0';
-        char *colon = strchr(rest, ':');
-        q->password = colon ? colon + 1 : rest;
-        if (colon) {
-            *colon = '\0';
-            q->user = rest;
-        }
-        rest = at + 1;
-    }
-    char *slash = strchr(rest, '/');
-    if (slash) {
-        *slash = '\0';
-        long db = strtol(slash + 1, &end, 10);
-        if (*end || db < 0 || db > 1023)
-            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis db \"%s\" is not a number of 0 to 1023",
-                      slash + 1);
-        q->db = (int)db;
-    }
-    char *colon = strrchr(rest, ':');
-    if (colon && !strchr(colon, ']')) {
-        *colon = '\0';
-        long port = strtol(colon + 1, &end, 10);
-        if (*end || port < 1 || port > 65535)
-            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis port \"%s\" is not a number of 1 to 65535",
-                      colon + 1);
-        q->port = (int)port;
-    }
-    if (*rest == '[' && rest[strlen(rest) - 1] == ']') { /* IPv6 */
-        rest[strlen(rest) - 1] = '\0';
-        rest++;
-    }
-    q->host = *rest ? rest : "127.0.0.1";
-out:
-    return rc;
-}
-
-pseg_status pseg_queue_open(pseg_queue **out, const pseg_queue_options *o, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    pseg_queue *q = pseg_calloc(1, sizeof *q);
-
-    *out = NULL;
-    if (!q)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the queue");
-    q->wake_fd = -1;
-    q->opt = *o;
-    q->arena = pseg_arena_new(1 << 16);
-    size_t n = strlen(o->name);
-    if (n < 1 || n > 32 || strspn(o->name, "abcdefghijklmnopqrstuvwxyz0123456789_-") != n)
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "queue name \"%s\" must be 1 to 32 of a-z 0-9 _ -",
-                  o->name);
-    char prefix[48];
-    snprintf(prefix, sizeof prefix, "pseg:{%s}:", o->name);
-    q->prefix = q->arena ? pseg_arena_strdup(q->arena, prefix) : NULL;
-    if (!q->prefix)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the queue");
-    if (o->watch_model)
-        q->opt.watch_model = pseg_arena_strdup(q->arena, o->watch_model);
-    PSEG_TRY(parse_url(q, o->url, err));
-    q->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    pthread_mutex_init(&q->mu, NULL);
-    if (q->wake_fd < 0 || pthread_create(&q->thread, NULL, run, q))
-        PSEG_FAIL(PSEG_R_INTERNAL, errno, "cannot start the queue's thread: %s", strerror(errno));
-    *out = q;
-    q = NULL;
-out:
-    if (q) {
-        if (q->wake_fd >= 0)
-            close(q->wake_fd);
-        pseg_arena_free(q->arena);
-        pseg_free(q);
-    }
-    return rc;
-}
-
-void pseg_queue_close(pseg_queue *q)
-{
-    if (!q)
-        return;
-    pthread_mutex_lock(&q->mu);
-    q->stopping = true;
-    pthread_mutex_unlock(&q->mu);
-    eventfd_write(q->wake_fd, 1);
-    pthread_join(q->thread, NULL);
-    pthread_mutex_destroy(&q->mu);
-    close(q->wake_fd);
-    pseg_arena_free(q->arena);
-    pseg_free(q);
-}
-
-/* ---- waiting ---- */
-
-void pseg_queue_sync_init(pseg_queue_sync *s)
-{
-    pthread_mutex_init(&s->mu, NULL);
-    pseg_cond_init(&s->cv);
-    s->reply = NULL;
-}
-
-void pseg_queue_sync_done(void *sync, pseg_queue_reply *r)
-{
-    pseg_queue_sync *s = sync;
-
-    pthread_mutex_lock(&s->mu);
-    s->reply = r;
-    pthread_cond_signal(&s->cv);
-    pthread_mutex_unlock(&s->mu);
-}
-
-pseg_queue_reply *pseg_queue_sync_take(pseg_queue_sync *s)
-{
-    pthread_mutex_lock(&s->mu);
-    while (!s->reply)
-        pthread_cond_wait(&s->cv, &s->mu);
-    pthread_mutex_unlock(&s->mu);
-    pthread_cond_destroy(&s->cv);
-    pthread_mutex_destroy(&s->mu);
-    return s->reply;
 }

@@ -1,13 +1,19 @@
-/* Between the two halves of the Redis form: queue_redis.c moves commands and answers, and
- * queue_redis_ops.c knows what they mean. Private to this folder. */
+/* Between the parts of the Redis form. Private to this folder.
+ *   queue_redis.c        the thread: connections, writing, reading, time-outs, greeting
+ *   queue_redis_watch.c  the second connection, which blocks on events
+ *   queue_redis_open.c   URL, open, close, the inbox
+ *   queue_redis_ops.c    what each request says to Redis and what its answer means
+ * All but open and the inbox runs on the queue's thread. */
 #ifndef PSEG_QUEUE_QUEUE_REDIS_H
 #define PSEG_QUEUE_QUEUE_REDIS_H
 
-#include "common/queue/queue.h"
+#include "common/queue/queue_impl.h"
 
 #include <hiredis/hiredis.h>
 
 typedef struct command command;
+typedef struct line line;
+typedef struct loop loop;
 
 /* Fills r from the answer; r->err is set if it does not have the shape expected. */
 typedef void (*reply_parser)(pseg_queue_reply *r, const redisReply *from, const command *c);
@@ -16,37 +22,92 @@ struct command {
     command *next;
     char *text; /* in Redis' protocol */
     size_t len;
+    /* Of the greeting and the watch, and then the rest is unused. May end the line. */
+    void (*internal)(loop *lp, line *l, const redisReply *from);
     reply_parser parse;
-    pseg_queue_done done; /* NULL: an internal command */
+    pseg_queue_done done;
     void *ud;
-    int64_t sent_mono_us;
-    bool is_write;   /* a lost answer leaves the outcome unknown */
-    bool was_resent; /* after the functions were loaded anew */
+    int64_t since_mono_us; /* when it was given to the line */
+    bool is_write;         /* a lost answer leaves the outcome unknown */
+    bool was_resent;       /* after the functions were loaded anew */
     size_t n_asked;
 };
 
-struct pseg_queue {
-    pseg_queue_options opt;
-    pseg_arena *arena;
-    const char *prefix; /* "pseg:{NAME}:" */
-    /* from the URL */
-    const char *host, *socket, *user, *password;
+typedef struct redis_queue {
+    pseg_queue base;
+    const char *prefix;        /* "pseg:{NAME}:" */
+    const char *host, *socket; /* one of them */
+    const char *user, *password;
     int port, db;
 
     pthread_t thread;
+    loop *loop; /* the thread's own */
     int wake_fd;
     pthread_mutex_t mu; /* guards inbox, inbox_tail, stopping */
     command *inbox, *inbox_tail;
     bool stopping;
     _Atomic int64_t answered_mono_us;
+} redis_queue;
+
+typedef enum line_phase { LINE_DOWN, LINE_CONNECTING, LINE_GREETING, LINE_READY } line_phase;
+
+/* One connection. */
+struct line {
+    line_phase phase;
+    redisContext *redis;  /* NULL: DOWN */
+    command *head, *tail; /* sent or to be sent, in the order of their answers */
+    command *unsent;      /* the first of them that is not wholly written */
+    size_t unsent_off;
+    command *held, *held_tail; /* requests that wait for the end of the greeting */
+    int64_t retry_mono_us, backoff_us, timeout_us;
+    int64_t read_mono_us, written_mono_us; /* the last progress */
+    bool told_lost;
+    char why[160]; /* the last fault */
 };
 
-/* Queues a command made of argc arguments; answers at once on failure. Any thread. */
-void queue_send(pseg_queue *q, bool is_write, reply_parser parse, size_t n_asked, int argc,
+struct loop {
+    redis_queue *q;
+    line commands, events;
+    bool stopping;
+    char moved_host[64]; /* another node of the cluster serves the queue; "": none */
+    int moved_port, n_moves;
+    char last_event[40], last_ready[40]; /* stream positions */
+    int n_positions;                     /* how many of them are being asked for */
+    uint8_t buf[128 << 10];
+};
+
+/* ---- queue_redis.c ---- */
+
+void *queue_redis_run(void *redis_queue);
+
+/* Sends words on l; on failure the line is ended. */
+void line_say(loop *lp, line *l, void (*internal)(loop *, line *, const redisReply *), int argc,
+              const char **argv);
+/* Answers all that wait with the fault, and dials again after a while. */
+void line_fail(loop *lp, line *l, const char *why);
+void line_is_ready(loop *lp, line *l);
+/* Goes to the node that an answer "MOVED slot host:port" names; false if it is no such answer. */
+bool line_follow(loop *lp, line *l, const redisReply *from);
+
+/* ---- queue_redis_watch.c ---- */
+
+bool watch_is_wanted(const redis_queue *q);
+void watch_greet(loop *lp); /* after AUTH and SELECT have been sent */
+
+/* ---- queue_redis_open.c ---- */
+
+command *command_new(int argc, const char **argv, const size_t *len); /* NULL: no memory */
+void command_free(command *c);
+command *queue_take_inbox(redis_queue *q, bool *stopping);
+void queue_redis_close(pseg_queue *q);
+int64_t queue_redis_silence_ms(const pseg_queue *q);
+
+/* Queues a command made of argc arguments; answers at once if memory is short. Any thread. */
+void queue_send(redis_queue *q, bool is_write, reply_parser parse, size_t n_asked, int argc,
                 const char **argv, const size_t *len, pseg_queue_done done, void *ud);
 
-/* An answer that says only err. May be NULL when memory is short: done is then not called with it,
- * but with a static answer. */
-pseg_queue_reply *queue_reply_new(const pseg_err *err);
+/* ---- queue_redis_ops.c ---- */
+
+extern const queue_ops queue_redis_ops;
 
 #endif

@@ -24,8 +24,10 @@ typedef struct call {
 } call;
 
 /* Room for `extra` arguments besides a few fixed ones; false when memory is short. */
-static bool call_begin(call *c, const pseg_queue *q, const char *function, size_t extra)
+static bool call_begin(call *c, const pseg_queue *base, const char *function, size_t extra)
 {
+    const redis_queue *q = (const redis_queue *)base;
+
     c->cap = (int)extra + MAX_FIXED;
     c->is_heap = extra > 0;
     c->n = c->n_numbers = 0;
@@ -75,20 +77,17 @@ static void call_free(call *c)
     pseg_free(c->numbers);
 }
 
-static void call_send(call *c, pseg_queue *q, bool is_write, reply_parser parse, size_t n_asked,
+static void call_send(call *c, pseg_queue *base, bool is_write, reply_parser parse, size_t n_asked,
                       pseg_queue_done done, void *ud)
 {
-    queue_send(q, is_write, parse, n_asked, c->n, c->argv, c->len, done, ud);
+    queue_send((redis_queue *)base, is_write, parse, n_asked, c->n, c->argv, c->len, done, ud);
     call_free(c);
 }
 
 static void no_memory(call *c, pseg_queue_done done, void *ud)
 {
-    pseg_err e = PSEG_ERR_INIT;
-
     call_free(c);
-    pseg_err_set(&e, PSEG_R_OUT_OF_MEMORY, 0, PSEG_HERE, "no memory for a request to the queue");
-    done(ud, queue_reply_new(&e));
+    queue_answer_no_memory(done, ud);
 }
 
 /* ---- reading answers ---- */
@@ -382,8 +381,8 @@ static void parse_nothing(pseg_queue_reply *r, const redisReply *from, const com
 
 /* ---- requests ---- */
 
-void pseg_queue_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done,
-                       void *ud)
+static void redis_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done,
+                         void *ud)
 {
     call c;
 
@@ -406,8 +405,8 @@ void pseg_queue_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queu
     call_send(&c, q, true, parse_submit, 1, done, ud);
 }
 
-void pseg_queue_put_image(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,
-                          pseg_queue_done done, void *ud)
+static void redis_put_image(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,
+                            pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -420,8 +419,8 @@ void pseg_queue_put_image(pseg_queue *q, const char *tenant, const char *sha256,
     call_send(&c, q, true, parse_put, 1, done, ud);
 }
 
-void pseg_queue_has_images(pseg_queue *q, const char *tenant, const char *const *sha256, size_t n,
-                           pseg_queue_done done, void *ud)
+static void redis_has_images(pseg_queue *q, const char *tenant, const char *const *sha256, size_t n,
+                             pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -436,8 +435,8 @@ void pseg_queue_has_images(pseg_queue *q, const char *tenant, const char *const 
     call_send(&c, q, false, parse_has, n, done, ud);
 }
 
-void pseg_queue_get(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
-                    pseg_queue_done done, void *ud)
+static void redis_get(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
+                      pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -451,8 +450,8 @@ void pseg_queue_get(pseg_queue *q, const char *tenant, const char *const *ids, s
     call_send(&c, q, false, parse_get, n, done, ud);
 }
 
-void pseg_queue_list(pseg_queue *q, const char *tenant, const char *after_id, size_t limit,
-                     pseg_queue_done done, void *ud)
+static void redis_list(pseg_queue *q, const char *tenant, const char *after_id, size_t limit,
+                       pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -463,8 +462,8 @@ void pseg_queue_list(pseg_queue *q, const char *tenant, const char *after_id, si
     call_send(&c, q, false, parse_list, limit, done, ud);
 }
 
-void pseg_queue_masks(pseg_queue *q, const char *tenant, const char *id, const uint32_t *indexes,
-                      size_t n, pseg_queue_done done, void *ud)
+static void redis_masks(pseg_queue *q, const char *tenant, const char *id, const uint32_t *indexes,
+                        size_t n, pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -479,8 +478,8 @@ void pseg_queue_masks(pseg_queue *q, const char *tenant, const char *id, const u
     call_send(&c, q, false, parse_masks, n, done, ud);
 }
 
-void pseg_queue_cancel(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
-                       void *ud)
+static void redis_cancel(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                         void *ud)
 {
     call c;
 
@@ -490,7 +489,7 @@ void pseg_queue_cancel(pseg_queue *q, const char *tenant, const char *id, pseg_q
     call_send(&c, q, true, parse_view, 1, done, ud);
 }
 
-void pseg_queue_workers(pseg_queue *q, pseg_queue_done done, void *ud)
+static void redis_workers(pseg_queue *q, pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -498,7 +497,7 @@ void pseg_queue_workers(pseg_queue *q, pseg_queue_done done, void *ud)
     call_send(&c, q, false, parse_workers, 0, done, ud);
 }
 
-void pseg_queue_get_stats(pseg_queue *q, pseg_queue_done done, void *ud)
+static void redis_get_stats(pseg_queue *q, pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -506,7 +505,7 @@ void pseg_queue_get_stats(pseg_queue *q, pseg_queue_done done, void *ud)
     call_send(&c, q, false, parse_stats, 0, done, ud);
 }
 
-void pseg_queue_sweep(pseg_queue *q, pseg_queue_done done, void *ud)
+static void redis_sweep(pseg_queue *q, pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -516,7 +515,8 @@ void pseg_queue_sweep(pseg_queue *q, pseg_queue_done done, void *ud)
     call_send(&c, q, true, parse_nothing, 0, done, ud);
 }
 
-void pseg_queue_register(pseg_queue *q, const pseg_queue_worker *w, pseg_queue_done done, void *ud)
+static void redis_register(pseg_queue *q, const pseg_queue_worker *w, pseg_queue_done done,
+                           void *ud)
 {
     call c;
 
@@ -530,7 +530,7 @@ void pseg_queue_register(pseg_queue *q, const pseg_queue_worker *w, pseg_queue_d
     call_send(&c, q, true, parse_nothing, 0, done, ud);
 }
 
-void pseg_queue_unregister(pseg_queue *q, const char *worker, pseg_queue_done done, void *ud)
+static void redis_unregister(pseg_queue *q, const char *worker, pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -539,8 +539,8 @@ void pseg_queue_unregister(pseg_queue *q, const char *worker, pseg_queue_done do
     call_send(&c, q, true, parse_nothing, 0, done, ud);
 }
 
-void pseg_queue_claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
-                           pseg_queue_done done, void *ud)
+static void redis_claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
+                             pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -552,17 +552,17 @@ void pseg_queue_claim_jobs(pseg_queue *q, const char *worker, const char *model,
     call_send(&c, q, true, parse_claims, max, done, ud);
 }
 
-void pseg_queue_fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, void *ud)
+static void redis_fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, void *ud)
 {
     char key[192];
-    int n = snprintf(key, sizeof key, "%simage:%s", q->prefix, image);
+    int n = snprintf(key, sizeof key, "%simage:%s", ((redis_queue *)q)->prefix, image);
 
-    queue_send(q, false, parse_image, 1, 2, (const char *[]){"GET", key}, (size_t[]){3, (size_t)n},
-               done, ud);
+    queue_send((redis_queue *)q, false, parse_image, 1, 2, (const char *[]){"GET", key},
+               (size_t[]){3, (size_t)n}, done, ud);
 }
 
-void pseg_queue_renew(pseg_queue *q, const char *worker, const pseg_queue_lease *l, size_t n,
-                      pseg_queue_done done, void *ud)
+static void redis_renew(pseg_queue *q, const char *worker, const pseg_queue_lease *l, size_t n,
+                        pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -586,8 +586,8 @@ static void add_lease(call *c, const char *worker, pseg_queue_lease l)
     add_number(c, l.fence);
 }
 
-void pseg_queue_publish(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,
-                        const pseg_bytes *masks, size_t n, pseg_queue_done done, void *ud)
+static void redis_publish(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,
+                          const pseg_bytes *masks, size_t n, pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -602,8 +602,8 @@ void pseg_queue_publish(pseg_queue *q, const char *worker, pseg_queue_lease l, p
     call_send(&c, q, true, parse_state, 1, done, ud);
 }
 
-void pseg_queue_fail(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,
-                     int64_t delay_ms, pseg_queue_done done, void *ud)
+static void redis_fail(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,
+                       int64_t delay_ms, pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -617,8 +617,8 @@ void pseg_queue_fail(pseg_queue *q, const char *worker, pseg_queue_lease l, cons
     call_send(&c, q, true, parse_state, 1, done, ud);
 }
 
-void pseg_queue_release(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_queue_done done,
-                        void *ud)
+static void redis_release(pseg_queue *q, const char *worker, pseg_queue_lease l,
+                          pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -626,3 +626,26 @@ void pseg_queue_release(pseg_queue *q, const char *worker, pseg_queue_lease l, p
     add_lease(&c, worker, l);
     call_send(&c, q, true, parse_state, 1, done, ud);
 }
+
+const queue_ops queue_redis_ops = {
+    .close = queue_redis_close,
+    .silence_ms = queue_redis_silence_ms,
+    .submit = redis_submit,
+    .put_image = redis_put_image,
+    .has_images = redis_has_images,
+    .get = redis_get,
+    .list = redis_list,
+    .masks = redis_masks,
+    .cancel = redis_cancel,
+    .workers = redis_workers,
+    .get_stats = redis_get_stats,
+    .sweep = redis_sweep,
+    .register_worker = redis_register,
+    .unregister = redis_unregister,
+    .claim_jobs = redis_claim_jobs,
+    .fetch_image = redis_fetch_image,
+    .renew = redis_renew,
+    .publish = redis_publish,
+    .fail = redis_fail,
+    .release = redis_release,
+};

@@ -1,0 +1,445 @@
+/* The queue in memory: handles, their threads, and the registry by which they share a store. */
+#include "common/queue/queue_mem.h"
+#include "common/queue/queue_mem_store.h"
+#include "common/base/alloc.h"
+#include "common/base/clock.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct shared shared;
+typedef struct mem_queue mem_queue;
+
+/* Something for a handle's thread to tell. */
+typedef struct item {
+    struct item *next;
+    pseg_queue_done done; /* an answer, or: */
+    void *ud;
+    pseg_queue_reply *reply;
+    char id[PSEG_JOB_ID_LEN + 1]; /* an event; "": look at everything */
+    pseg_job_state state;
+    bool is_ready;
+} item;
+
+struct mem_queue {
+    pseg_queue base;
+    mem_queue *next;
+    shared *shared;
+    pthread_t thread;
+    pthread_cond_t cv;
+    item *first, *last; /* guarded by shared->mu, as all below */
+    bool stopping;
+    uint64_t fail_nth;
+    pseg_reason fail_reason;
+    bool fail_is_done;
+};
+
+struct shared {
+    shared *next;
+    char name[PSEG_QUEUE_MAX_NAME + 1];
+    pthread_mutex_t mu;
+    mem_store store;
+    mem_queue *handles;
+};
+
+/* The one global thing: it stands for the server that the handles would share. */
+static pthread_mutex_t registry_mu = PTHREAD_MUTEX_INITIALIZER;
+static shared *registry;
+
+static void post(mem_queue *q, item *i)
+{
+    i->next = NULL;
+    if (q->last)
+        q->last->next = i;
+    else
+        q->first = i;
+    q->last = i;
+    pthread_cond_signal(&q->cv);
+}
+
+/* An event that finds no memory is lost, as one is whose connection breaks: tests that fail
+ * allocations must not count on events. */
+static void post_event(mem_queue *q, const char *id, pseg_job_state state, bool is_ready)
+{
+    item *i = pseg_calloc(1, sizeof *i);
+
+    if (!i)
+        return;
+    snprintf(i->id, sizeof i->id, "%s", id);
+    i->state = state;
+    i->is_ready = is_ready;
+    post(q, i);
+}
+
+static void on_changed(void *ud, const char *id, pseg_job_state state)
+{
+    shared *s = ud;
+
+    for (mem_queue *q = s->handles; q; q = q->next)
+        if (q->base.opt.on_event)
+            post_event(q, id, state, false);
+}
+
+static void on_ready(void *ud, const char *model)
+{
+    shared *s = ud;
+
+    for (mem_queue *q = s->handles; q; q = q->next)
+        if (q->base.opt.on_ready && strcmp(q->base.opt.watch_model, model) == 0)
+            post_event(q, "", PSEG_JOB_UNKNOWN, true);
+}
+
+static void *run(void *arg)
+{
+    mem_queue *q = arg;
+    shared *s = q->shared;
+    const pseg_queue_options *o = &q->base.opt;
+
+    pthread_mutex_lock(&s->mu);
+    for (;;) {
+        while (!q->first && !q->stopping)
+            pthread_cond_wait(&q->cv, &s->mu);
+        item *i = q->first;
+        if (!i)
+            break;
+        q->first = i->next;
+        if (!q->first)
+            q->last = NULL;
+        pthread_mutex_unlock(&s->mu);
+        if (i->done)
+            i->done(i->ud, i->reply);
+        else if (i->is_ready)
+            o->on_ready(o->ud);
+        else
+            o->on_event(o->ud, *i->id ? i->id : NULL, i->state);
+        pseg_free(i);
+        pthread_mutex_lock(&s->mu);
+    }
+    pthread_mutex_unlock(&s->mu);
+    return NULL;
+}
+
+/* ---- a request: begin, act on the store, end ---- */
+
+typedef struct request {
+    mem_queue *q;
+    item *i;
+    pseg_queue_reply *r;
+    bool acts, fails;
+    pseg_reason reason;
+} request;
+
+/* Locks the store; if it answers false, the request has been answered. */
+static bool begin(request *t, pseg_queue *base, pseg_queue_done done, void *ud)
+{
+    mem_queue *q = (mem_queue *)base;
+
+    *t = (request){.q = q, .acts = true};
+    t->i = pseg_calloc(1, sizeof *t->i);
+    t->r = queue_reply_new(NULL);
+    if (!t->i || !t->r->arena) {
+        pseg_free(t->i);
+        pseg_queue_reply_free(t->r);
+        queue_answer_no_memory(done, ud);
+        return false;
+    }
+    t->i->done = done;
+    t->i->ud = ud;
+    pthread_mutex_lock(&q->shared->mu);
+    if (q->fail_nth && --q->fail_nth == 0) {
+        t->fails = true;
+        t->reason = q->fail_reason;
+        t->acts = q->fail_is_done;
+    }
+    return true;
+}
+
+static void end(request *t)
+{
+    pseg_err e = PSEG_ERR_INIT;
+
+    if (t->fails) {
+        pseg_err_set(&e, t->reason, 0, PSEG_HERE, "a fault that the test ordered");
+        pseg_queue_reply_free(t->r);
+        t->r = queue_reply_new(&e);
+    }
+    t->i->reply = t->r;
+    post(t->q, t->i);
+    pthread_mutex_unlock(&t->q->shared->mu);
+}
+
+#define ACT(expr)                              \
+    do {                                       \
+        request t;                             \
+        if (!begin(&t, q, done, ud))           \
+            return;                            \
+        mem_store *s = &t.q->shared->store;    \
+        const pseg_queue_options *o = &q->opt; \
+        pseg_queue_reply *r = t.r;             \
+        (void)o;                               \
+        (void)r;                               \
+        if (t.acts)                            \
+            expr;                              \
+        end(&t);                               \
+    } while (0)
+
+static void submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done, void *ud)
+{
+    ACT(mem_submit(s, o, a, r));
+}
+
+static void put_image(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,
+                      pseg_queue_done done, void *ud)
+{
+    ACT(mem_put_image(s, o, tenant, sha256, data, r));
+}
+
+static void has_images(pseg_queue *q, const char *tenant, const char *const *sha256, size_t n,
+                       pseg_queue_done done, void *ud)
+{
+    ACT(mem_has_images(s, o, tenant, sha256, n, r));
+}
+
+static void get(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
+                pseg_queue_done done, void *ud)
+{
+    ACT(mem_get(s, tenant, ids, n, r));
+}
+
+static void list(pseg_queue *q, const char *tenant, const char *after_id, size_t limit,
+                 pseg_queue_done done, void *ud)
+{
+    ACT(mem_list(s, tenant, after_id, limit, r));
+}
+
+static void masks(pseg_queue *q, const char *tenant, const char *id, const uint32_t *indexes,
+                  size_t n, pseg_queue_done done, void *ud)
+{
+    ACT(mem_masks(s, tenant, id, indexes, n, r));
+}
+
+static void cancel(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                   void *ud)
+{
+    ACT(mem_cancel(s, tenant, id, r));
+}
+
+static void workers(pseg_queue *q, pseg_queue_done done, void *ud)
+{
+    ACT(mem_workers(s, r));
+}
+
+static void get_stats(pseg_queue *q, pseg_queue_done done, void *ud)
+{
+    ACT(mem_stats(s, r));
+}
+
+static void sweep(pseg_queue *q, pseg_queue_done done, void *ud)
+{
+    ACT(mem_sweep(s, o));
+}
+
+static void register_worker(pseg_queue *q, const pseg_queue_worker *w, pseg_queue_done done,
+                            void *ud)
+{
+    ACT(mem_register(s, o, w, r));
+}
+
+static void unregister(pseg_queue *q, const char *worker, pseg_queue_done done, void *ud)
+{
+    ACT(mem_unregister(s, worker));
+}
+
+static void claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
+                       pseg_queue_done done, void *ud)
+{
+    ACT(mem_claim(s, o, worker, model, max, r));
+}
+
+static void fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, void *ud)
+{
+    ACT(mem_fetch_image(s, image, r));
+}
+
+static void renew(pseg_queue *q, const char *worker, const pseg_queue_lease *l, size_t n,
+                  pseg_queue_done done, void *ud)
+{
+    ACT(mem_renew(s, o, worker, l, n, r));
+}
+
+static void publish(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,
+                    const pseg_bytes *m, size_t n, pseg_queue_done done, void *ud)
+{
+    ACT(mem_publish(s, worker, l, result, m, n, r));
+}
+
+static void fail(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,
+                 int64_t delay_ms, pseg_queue_done done, void *ud)
+{
+    ACT(mem_fail(s, o, worker, l, why, delay_ms, r));
+}
+
+static void release(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_queue_done done,
+                    void *ud)
+{
+    ACT(mem_release(s, worker, l, r));
+}
+
+static int64_t silence_ms(const pseg_queue *q)
+{
+    (void)q;
+    return 0;
+}
+
+/* ---- open and close ---- */
+
+/* With registry_mu held. */
+static shared *shared_of(const char *name)
+{
+    shared *s = registry;
+
+    while (s && strcmp(s->name, name) != 0)
+        s = s->next;
+    if (s)
+        return s;
+    s = pseg_calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    snprintf(s->name, sizeof s->name, "%s", name);
+    pthread_mutex_init(&s->mu, NULL);
+    s->store.changed = on_changed;
+    s->store.ready = on_ready;
+    s->store.ud = s;
+    s->next = registry;
+    registry = s;
+    return s;
+}
+
+/* Frees s if no handle is left. With registry_mu held. */
+static void shared_drop(shared *s)
+{
+    if (s->handles)
+        return;
+    for (shared **p = &registry; *p; p = &(*p)->next)
+        if (*p == s) {
+            *p = s->next;
+            break;
+        }
+    mem_free(&s->store);
+    pthread_mutex_destroy(&s->mu);
+    pseg_free(s);
+}
+
+static void unlink_handle(mem_queue *q)
+{
+    for (mem_queue **p = &q->shared->handles; *p; p = &(*p)->next)
+        if (*p == q) {
+            *p = q->next;
+            break;
+        }
+}
+
+static void mem_close(pseg_queue *base)
+{
+    mem_queue *q = (mem_queue *)base;
+    shared *s = q->shared;
+
+    pthread_mutex_lock(&s->mu);
+    q->stopping = true;
+    pthread_cond_signal(&q->cv);
+    pthread_mutex_unlock(&s->mu);
+    pthread_join(q->thread, NULL);
+    pthread_mutex_lock(&registry_mu);
+    pthread_mutex_lock(&s->mu);
+    unlink_handle(q);
+    /* Events that came after the thread's end. */
+    for (item *i = q->first, *next; i; i = next) {
+        next = i->next;
+        pseg_free(i);
+    }
+    pthread_mutex_unlock(&s->mu);
+    shared_drop(s);
+    pthread_mutex_unlock(&registry_mu);
+    pthread_cond_destroy(&q->cv);
+    pseg_arena_free(base->arena);
+    pseg_free(q);
+}
+
+static const queue_ops mem_ops = {.close = mem_close,
+                                  .silence_ms = silence_ms,
+                                  .submit = submit,
+                                  .put_image = put_image,
+                                  .has_images = has_images,
+                                  .get = get,
+                                  .list = list,
+                                  .masks = masks,
+                                  .cancel = cancel,
+                                  .workers = workers,
+                                  .get_stats = get_stats,
+                                  .sweep = sweep,
+                                  .register_worker = register_worker,
+                                  .unregister = unregister,
+                                  .claim_jobs = claim_jobs,
+                                  .fetch_image = fetch_image,
+                                  .renew = renew,
+                                  .publish = publish,
+                                  .fail = fail,
+                                  .release = release};
+
+pseg_status queue_mem_open(pseg_queue **out, const pseg_queue *base, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    mem_queue *q = pseg_calloc(1, sizeof *q);
+
+    pthread_mutex_lock(&registry_mu);
+    shared *s = q ? shared_of(base->opt.name) : NULL;
+    if (!s)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the queue");
+    q->base = *base;
+    q->base.ops = &mem_ops;
+    q->shared = s;
+    pseg_cond_init(&q->cv);
+    pthread_mutex_lock(&s->mu);
+    q->next = s->handles;
+    s->handles = q;
+    if (q->base.opt.on_event)
+        post_event(q, "", PSEG_JOB_UNKNOWN, false);
+    if (q->base.opt.on_ready)
+        post_event(q, "", PSEG_JOB_UNKNOWN, true);
+    int e = pthread_create(&q->thread, NULL, run, q);
+    if (e)
+        unlink_handle(q);
+    pthread_mutex_unlock(&s->mu);
+    if (e) {
+        shared_drop(s);
+        PSEG_FAIL(PSEG_R_INTERNAL, e, "cannot start the queue's thread: %s", strerror(e));
+    }
+    *out = &q->base;
+    q = NULL;
+out:
+    pthread_mutex_unlock(&registry_mu);
+    pseg_free(q);
+    return rc;
+}
+
+/* ---- for tests ---- */
+
+void pseg_queue_mem_advance_ms(pseg_queue *base, int64_t ms)
+{
+    mem_queue *q = (mem_queue *)base;
+
+    pthread_mutex_lock(&q->shared->mu);
+    q->shared->store.skew_us += ms * 1000;
+    pthread_mutex_unlock(&q->shared->mu);
+}
+
+void pseg_queue_mem_fail_nth(pseg_queue *base, uint64_t n, pseg_reason reason, bool is_done)
+{
+    mem_queue *q = (mem_queue *)base;
+
+    pthread_mutex_lock(&q->shared->mu);
+    q->fail_nth = n;
+    q->fail_reason = reason;
+    q->fail_is_done = is_done;
+    pthread_mutex_unlock(&q->shared->mu);
+}

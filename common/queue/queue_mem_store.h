@@ -1,0 +1,57 @@
+/* The jobs of an in-memory queue: the transitions of pseg.lua in C. Private to this folder.
+ * Every function runs with the store's mutex held; `changed` and `ready` are called in it. */
+#ifndef PSEG_QUEUE_QUEUE_MEM_STORE_H
+#define PSEG_QUEUE_QUEUE_MEM_STORE_H
+
+#include "common/queue/queue_impl.h"
+
+typedef struct mem_job mem_job;
+typedef struct mem_image mem_image;
+typedef struct mem_worker mem_worker;
+typedef struct mem_model mem_model;
+
+typedef struct mem_store {
+    mem_job *jobs; /* by id, newest first */
+    mem_image *images;
+    mem_worker *workers;
+    mem_model *models;
+    int64_t last_place, image_bytes, skew_us;
+    int64_t submitted, ended[PSEG_JOB_EXPIRED + 1];
+    void (*changed)(void *ud, const char *id, pseg_job_state state);
+    void (*ready)(void *ud, const char *model);
+    void *ud;
+} mem_store;
+
+void mem_free(mem_store *s);
+
+void mem_submit(mem_store *s, const pseg_queue_options *o, const pseg_queue_submit_args *a,
+                pseg_queue_reply *r);
+void mem_put_image(mem_store *s, const pseg_queue_options *o, const char *tenant,
+                   const char *sha256, pseg_bytes data, pseg_queue_reply *r);
+void mem_has_images(mem_store *s, const pseg_queue_options *o, const char *tenant,
+                    const char *const *sha256, size_t n, pseg_queue_reply *r);
+void mem_get(mem_store *s, const char *tenant, const char *const *ids, size_t n,
+             pseg_queue_reply *r);
+void mem_list(mem_store *s, const char *tenant, const char *after_id, size_t limit,
+              pseg_queue_reply *r);
+void mem_masks(mem_store *s, const char *tenant, const char *id, const uint32_t *indexes, size_t n,
+               pseg_queue_reply *r);
+void mem_cancel(mem_store *s, const char *tenant, const char *id, pseg_queue_reply *r);
+void mem_workers(mem_store *s, pseg_queue_reply *r);
+void mem_stats(mem_store *s, pseg_queue_reply *r);
+void mem_sweep(mem_store *s, const pseg_queue_options *o);
+void mem_register(mem_store *s, const pseg_queue_options *o, const pseg_queue_worker *w,
+                  pseg_queue_reply *r);
+void mem_unregister(mem_store *s, const char *worker);
+void mem_claim(mem_store *s, const pseg_queue_options *o, const char *worker, const char *model,
+               size_t max, pseg_queue_reply *r);
+void mem_fetch_image(mem_store *s, const char *image, pseg_queue_reply *r);
+void mem_renew(mem_store *s, const pseg_queue_options *o, const char *worker,
+               const pseg_queue_lease *l, size_t n, pseg_queue_reply *r);
+void mem_publish(mem_store *s, const char *worker, pseg_queue_lease l, pseg_bytes result,
+                 const pseg_bytes *masks, size_t n, pseg_queue_reply *r);
+void mem_fail(mem_store *s, const pseg_queue_options *o, const char *worker, pseg_queue_lease l,
+              const pseg_err *why, int64_t delay_ms, pseg_queue_reply *r);
+void mem_release(mem_store *s, const char *worker, pseg_queue_lease l, pseg_queue_reply *r);
+
+#endif

@@ -1,0 +1,225 @@
+/* The Redis form's beginning and end, and the inbox through which requests reach its thread. */
+#include "common/queue/queue_redis.h"
+#include "common/base/alloc.h"
+#include "common/base/clock.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* ---- commands and the inbox ---- */
+
+command *command_new(int argc, const char **argv, const size_t *len)
+{
+    command *c = pseg_calloc(1, sizeof *c);
+
+    if (!c)
+        return NULL;
+    /* hiredis does not write to len, though some of its releases lack the const. */
+    long long n = redisFormatCommandArgv(&c->text, argc, argv, (size_t *)(uintptr_t)len);
+    if (n < 0) {
+        pseg_free(c);
+        return NULL;
+    }
+    c->len = (size_t)n;
+    return c;
+}
+
+void command_free(command *c)
+{
+    if (c->text)
+        redisFreeCommand(c->text);
+    pseg_free(c);
+}
+
+void queue_send(redis_queue *q, bool is_write, reply_parser parse, size_t n_asked, int argc,
+                const char **argv, const size_t *len, pseg_queue_done done, void *ud)
+{
+    command *c = command_new(argc, argv, len);
+
+    if (!c) {
+        queue_answer_no_memory(done, ud);
+        return;
+    }
+    c->parse = parse;
+    c->is_write = is_write;
+    c->n_asked = n_asked;
+    c->done = done;
+    c->ud = ud;
+    pthread_mutex_lock(&q->mu);
+    bool first = !q->inbox;
+    if (first)
+        q->inbox = c;
+    else
+        q->inbox_tail->next = c;
+    q->inbox_tail = c;
+    pthread_mutex_unlock(&q->mu);
+    if (first)
+        eventfd_write(q->wake_fd, 1);
+}
+
+command *queue_take_inbox(redis_queue *q, bool *stopping)
+{
+    eventfd_t n;
+
+    eventfd_read(q->wake_fd, &n);
+    pthread_mutex_lock(&q->mu);
+    command *c = q->inbox;
+    q->inbox = q->inbox_tail = NULL;
+    *stopping = q->stopping;
+    pthread_mutex_unlock(&q->mu);
+    return c;
+}
+
+/* ---- the URL ---- */
+
+static bool number_of(int *out, const char *text, long min, long max)
+{
+    char *end;
+
+    errno = 0;
+    long x = strtol(text, &end, 10);
+    *out = (int)x;
+    return !errno && *text >= '0' && *text <= '9' && !*end && x >= min && x <= max;
+}
+
+/* %41 -> A, in place; false if it is not well formed. A password may hold any byte but NUL. */
+static bool unescape(char *s)
+{
+    char *to = s;
+
+    for (; *s; s++, to++) {
+        unsigned x;
+        if (*s != '%') {
+            *to = *s;
+        } else if (strspn(s + 1, "0123456789abcdefABCDEF") >= 2 && sscanf(s + 1, "%2x", &x) == 1 &&
+                   x) {
+            *to = (char)x;
+            s += 2;
+        } else {
+            return false;
+        }
+    }
+    *to = '\0';
+    return true;
+}
+
+/* No message quotes the part that may hold a password. */
+static pseg_status parse_url(redis_queue *q, const char *url, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    q->port = 6379;
+    if (strncmp(url, "unix:", 5) == 0 && url[5]) {
+        q->socket = url + 5;
+        goto out;
+    }
+    if (strncmp(url, "redis://", 8) != 0)
+        PSEG_FAIL(
+            PSEG_R_CONFIG_INVALID, 0,
+            "redis url \"%s\" must be redis://[[user]:password@]host[:port][/db] or unix:/path",
+            strchr(url, '@') ? "..." : url);
+    char *rest = pseg_arena_strdup(q->base.arena, url + 8);
+    if (!rest)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis url is too long");
+    char *at = strrchr(rest, '@');
+    if (at) {
+        *at = '\0';
+        char *colon = strchr(rest, ':');
+        if (colon)
+            *colon = '\0';
+        q->user = colon ? rest : "";
+        q->password = colon ? colon + 1 : rest;
+        if (!unescape((char *)(uintptr_t)q->user) || !unescape((char *)(uintptr_t)q->password))
+            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                      "redis url: a %% in the user or password must be written %%25");
+        rest = at + 1;
+    }
+    char *slash = strchr(rest, '/');
+    if (slash) {
+        *slash = '\0';
+        if (slash[1] && !number_of(&q->db, slash + 1, 0, 1023))
+            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis db \"%s\" is not a number of 0 to 1023",
+                      slash + 1);
+    }
+    char *colon = strrchr(rest, ':');
+    if (colon && !strchr(colon, ']')) {
+        *colon = '\0';
+        if (!number_of(&q->port, colon + 1, 1, 65535))
+            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis port \"%s\" is not a number of 1 to 65535",
+                      colon + 1);
+    }
+    size_t n = strlen(rest);
+    if (n > 2 && *rest == '[' && rest[n - 1] == ']') { /* IPv6 */
+        rest[n - 1] = '\0';
+        rest++;
+    }
+    q->host = *rest ? rest : "127.0.0.1";
+out:
+    return rc;
+}
+
+/* ---- open and close ---- */
+
+void queue_redis_close(pseg_queue *base)
+{
+    redis_queue *q = (redis_queue *)base;
+
+    pthread_mutex_lock(&q->mu);
+    q->stopping = true;
+    pthread_mutex_unlock(&q->mu);
+    eventfd_write(q->wake_fd, 1);
+    pthread_join(q->thread, NULL);
+    pthread_mutex_destroy(&q->mu);
+    close(q->wake_fd);
+    pseg_free(q->loop);
+    pseg_arena_free(base->arena);
+    pseg_free(q);
+}
+
+int64_t queue_redis_silence_ms(const pseg_queue *base)
+{
+    redis_queue *q = (redis_queue *)(uintptr_t)base;
+    int64_t at = atomic_load(&q->answered_mono_us);
+
+    return at ? (pseg_clock_mono_us() - at) / 1000 : INT64_MAX / 2;
+}
+
+pseg_status queue_redis_open(pseg_queue **out, const pseg_queue *base, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    redis_queue *q = pseg_calloc(1, sizeof *q);
+    char prefix[PSEG_QUEUE_MAX_NAME + 16];
+
+    if (!q)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the queue");
+    q->base = *base;
+    q->base.ops = &queue_redis_ops;
+    q->wake_fd = -1;
+    q->loop = pseg_calloc(1, sizeof *q->loop);
+    snprintf(prefix, sizeof prefix, "pseg:{%s}:", base->opt.name);
+    q->prefix = pseg_arena_strdup(base->arena, prefix);
+    if (!q->prefix || !q->loop)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the queue");
+    PSEG_TRY(parse_url(q, base->opt.url, err));
+    q->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (q->wake_fd < 0)
+        PSEG_FAIL(PSEG_R_INTERNAL, errno, "cannot make an eventfd: %s", strerror(errno));
+    pthread_mutex_init(&q->mu, NULL);
+    int e = pthread_create(&q->thread, NULL, queue_redis_run, q);
+    if (e)
+        PSEG_FAIL(PSEG_R_INTERNAL, e, "cannot start the queue's thread: %s", strerror(e));
+    *out = &q->base;
+    q = NULL;
+out:
+    if (q && q->wake_fd >= 0)
+        close(q->wake_fd);
+    if (q)
+        pseg_free(q->loop);
+    pseg_free(q);
+    return rc;
+}

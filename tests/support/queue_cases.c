@@ -1,0 +1,270 @@
+#include "tests/support/queue_cases_impl.h"
+#include "common/base/alloc.h"
+#include "common/base/clock.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_HANDLES = 8, MAX_KEPT = 1024, MAX_CASES = 100 };
+
+static const char *case_url;
+static int n_cases;
+static pseg_queue *handles[MAX_HANDLES];
+static int n_handles;
+static pseg_queue_reply *kept[MAX_KEPT];
+static int n_kept;
+static char name[33];
+
+int case_setup(void **state)
+{
+    (void)state;
+    snprintf(name, sizeof name, "case-%d-%d", (int)getpid(), ++n_cases);
+    return 0;
+}
+
+int case_teardown(void **state)
+{
+    (void)state;
+    while (n_kept)
+        pseg_queue_reply_free(kept[--n_kept]);
+    while (n_handles)
+        pseg_queue_close(handles[--n_handles]);
+    return 0;
+}
+
+pseg_queue_options case_options(void)
+{
+    pseg_queue_options o = PSEG_QUEUE_OPTIONS_DEFAULT;
+
+    o.url = case_url;
+    o.name = name;
+    o.lease_ms = 300;
+    o.timeout_ms = 10000; /* of a machine that is busy with other tests */
+    return o;
+}
+
+pseg_queue *case_open(const pseg_queue_options *o)
+{
+    pseg_queue_options standard = case_options();
+    pseg_err e = PSEG_ERR_INIT;
+
+    assert_true(n_handles < MAX_HANDLES);
+    if (pseg_queue_open(&handles[n_handles], o ? o : &standard, &e) != PSEG_OK)
+        fail_msg("%s", e.msg);
+    return handles[n_handles++];
+}
+
+pseg_queue *case_open_again(void)
+{
+    return case_open(NULL);
+}
+
+void case_keep(pseg_queue_reply *r)
+{
+    assert_true(n_kept < MAX_KEPT);
+    kept[n_kept++] = r;
+}
+
+void queue_pause_ms(int ms)
+{
+    poll(NULL, 0, ms);
+}
+
+pseg_bytes case_bytes(const char *s)
+{
+    return (pseg_bytes){(const uint8_t *)s, strlen(s)};
+}
+
+void assert_bytes(pseg_bytes b, const char *s)
+{
+    assert_int_equal(b.len, strlen(s));
+    assert_memory_equal(b.data, s, b.len);
+}
+
+pseg_queue_submit_args case_args(id_text *id)
+{
+    assert_int_equal(pseg_job_new_id(id->s, NULL), PSEG_OK);
+    return (pseg_queue_submit_args){.tenant = T,
+                                    .id = id->s,
+                                    .request_id = "",
+                                    .fingerprint = "f",
+                                    .model = "m",
+                                    .model_is_default = true,
+                                    .image_sha256 = SHA,
+                                    .spec = case_bytes("spec"),
+                                    .content = case_bytes("image"),
+                                    .ttl_ms = 60000};
+}
+
+id_text case_submit(pseg_queue *q)
+{
+    id_text id;
+    pseg_queue_submit_args a = case_args(&id);
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_submit, q, &a);
+    case_keep(r);
+    if (r->err.code != PSEG_OK)
+        fail_msg("%s", r->err.msg);
+    assert_true(r->created);
+    return id;
+}
+
+pseg_reason queue_try_submit(pseg_queue *q, char id[PSEG_JOB_ID_LEN + 1])
+{
+    id_text text;
+    pseg_queue_submit_args a = case_args(&text);
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_submit, q, &a);
+    pseg_reason reason = r->err.reason;
+    pseg_queue_reply_free(r);
+    memcpy(id, text.s, sizeof text.s);
+    return reason;
+}
+
+pseg_job_state queue_state_of(pseg_queue *q, const char *id)
+{
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_get, q, T, &id, 1);
+    pseg_job_state state = r->n_jobs == 1 && r->jobs[0].id ? r->jobs[0].state : PSEG_JOB_UNKNOWN;
+    pseg_queue_reply_free(r);
+    return state;
+}
+
+void case_register(pseg_queue *q, const char *worker)
+{
+    pseg_queue_worker w = {worker, "m", "digest", "device", "1.0"};
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_register, q, &w);
+    case_keep(r);
+    assert_int_equal(r->err.code, PSEG_OK);
+}
+
+const pseg_queue_claim *case_claim(pseg_queue *q, const char *worker)
+{
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_claim_jobs, q, worker, "m", 1);
+    case_keep(r);
+    if (r->err.code != PSEG_OK)
+        fail_msg("%s", r->err.msg);
+    assert_int_equal(r->n_claims, 1);
+    return &r->claims[0];
+}
+
+size_t case_claim_count(pseg_queue *q, const char *worker)
+{
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_claim_jobs, q, worker, "m", 100);
+    case_keep(r);
+    assert_int_equal(r->err.code, PSEG_OK);
+    return r->n_claims;
+}
+
+void case_sweep(pseg_queue *q)
+{
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_sweep, q);
+    if (r->err.code != PSEG_OK)
+        fail_msg("%s", r->err.msg);
+    pseg_queue_reply_free(r);
+}
+
+pseg_queue_lease case_lease(const pseg_queue_claim *c)
+{
+    return (pseg_queue_lease){c->id, c->fence};
+}
+
+pseg_lease_state case_renew(pseg_queue *q, const char *worker, const pseg_queue_claim *c)
+{
+    pseg_queue_lease l = case_lease(c);
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_renew, q, worker, &l, 1);
+    case_keep(r);
+    assert_int_equal(r->err.code, PSEG_OK);
+    assert_int_equal(r->n_leases, 1);
+    return r->leases[0];
+}
+
+static pseg_job_state outcome(pseg_queue_reply *r, pseg_reason *reason)
+{
+    case_keep(r);
+    if (reason)
+        *reason = r->err.reason;
+    else if (r->err.code != PSEG_OK)
+        fail_msg("%s", r->err.msg);
+    return r->state;
+}
+
+pseg_job_state case_publish(pseg_queue *q, const char *worker, const pseg_queue_claim *c,
+                            pseg_reason *reason)
+{
+    pseg_bytes masks[2] = {case_bytes("mask 0"), case_bytes("mask 1")};
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_publish, q, worker, case_lease(c), case_bytes("result"), masks, 2);
+    return outcome(r, reason);
+}
+
+pseg_job_state case_fail(pseg_queue *q, const char *worker, const pseg_queue_claim *c,
+                         pseg_reason why, int64_t delay_ms, pseg_reason *reason)
+{
+    pseg_err e = PSEG_ERR_INIT;
+    pseg_queue_reply *r;
+
+    pseg_err_set(&e, why, 0, PSEG_HERE, "it went wrong");
+    CALL(r, pseg_queue_fail, q, worker, case_lease(c), &e, delay_ms);
+    return outcome(r, reason);
+}
+
+pseg_job_state case_release(pseg_queue *q, const char *worker, const pseg_queue_claim *c,
+                            pseg_reason *reason)
+{
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_release, q, worker, case_lease(c));
+    return outcome(r, reason);
+}
+
+pseg_queue_stats case_stats(pseg_queue *q)
+{
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_get_stats, q);
+    pseg_queue_stats s = r->stats;
+    assert_int_equal(r->err.code, PSEG_OK);
+    pseg_queue_reply_free(r);
+    return s;
+}
+
+const pseg_job *case_job(pseg_queue *q, const char *id)
+{
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_get, q, T, &id, 1);
+    case_keep(r);
+    assert_int_equal(r->err.code, PSEG_OK);
+    assert_int_equal(r->n_jobs, 1);
+    return &r->jobs[0];
+}
+
+int queue_cases_run(const char *group, const char *url)
+{
+    struct CMUnitTest all[MAX_CASES];
+    size_t n = n_client_cases + n_worker_cases;
+
+    case_url = url;
+    if (n > MAX_CASES)
+        return 1;
+    memcpy(all, client_cases, n_client_cases * sizeof *all);
+    memcpy(all + n_client_cases, worker_cases, n_worker_cases * sizeof *all);
+    return _cmocka_run_group_tests(group, all, n, NULL, NULL);
+}

@@ -65,9 +65,15 @@ local function drop_entry(p, job, model)
     end
 end
 
-local function use_image(p, image, by)
-    local n = redis.call('HINCRBY', p .. 'image_use', image, by)
-    if n <= 0 then redis.call('HDEL', p .. 'image_use', image) end
+local function use_image(p, image)
+    redis.call('HINCRBY', p .. 'image_use', image, 1)
+end
+
+-- An image that outlived its time because a job used it is due now.
+local function leave_image(p, image, now)
+    if redis.call('HINCRBY', p .. 'image_use', image, -1) > 0 then return end
+    redis.call('HDEL', p .. 'image_use', image)
+    redis.call('ZADD', p .. 'images', 'NX', ms_up(now), image)
 end
 
 -- One attempt that came to nothing, for the message of the job's end. Cut between characters.
@@ -92,7 +98,7 @@ local function finish(p, id, state, now, claimed, ...)
     redis.call('ZREM', p .. 'live', id)
     redis.call('ZREM', p .. 'leases', id)
     redis.call('ZREM', p .. 'delayed', id)
-    use_image(p, v[2], -1)
+    leave_image(p, v[2], now)
     redis.call('ZADD', p .. 'ended', ms_up(now + ttl * 1000), v[4] .. ':' .. id)
     redis.call('HINCRBY', p .. 'count', state, 1)
     event(p, id, state)
@@ -118,7 +124,7 @@ local function purge_images(p, now, limit)
     local due = redis.call('ZRANGEBYSCORE', p .. 'images', '-inf', ms(now), 'LIMIT', 0, limit)
     for _, image in ipairs(due) do
         if redis.call('HEXISTS', p .. 'image_use', image) == 1 then
-            redis.call('ZADD', p .. 'images', ms_up(now + 60000000), image)
+            redis.call('ZREM', p .. 'images', image) -- until its last job leaves it
         else
             local size = redis.call('HGET', p .. 'image_size', image)
             redis.call('UNLINK', p .. 'image:' .. image)
@@ -195,7 +201,7 @@ local function submit(keys, a)
     else
         redis.call('ZADD', p .. 'images', 'GT', text(image_expire), image)
     end
-    use_image(p, image, 1)
+    use_image(p, image)
     redis.call('ZADD', p .. 'models', 'NX', 0, model)
     local latest = now + tonumber(a[11]) * 1000
     if deadline <= 0 or deadline > latest then deadline = latest end

@@ -182,19 +182,24 @@ static const char *end_of(const char *s, const char *end)
     return line;
 }
 
-static bool ask(const test_redis *r, char *out, size_t out_size, const char *text)
+bool test_redis_ask_words(const test_redis *r, char *out, size_t out_size, int n_words,
+                          const char *const *words)
 {
     static char buf[1 << 20];
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     int64_t until = pseg_clock_mono_ms() + ASK_MS;
-    size_t used = 0;
+    size_t used = (size_t)snprintf(buf, sizeof buf, "*%d\r\n", n_words);
     bool good = false;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
+    for (int i = 0; i < n_words; i++)
+        used += (size_t)snprintf(buf + used, sizeof buf - used, "$%zu\r\n%s\r\n", strlen(words[i]),
+                                 words[i]);
     snprintf(a.sun_path, sizeof a.sun_path, "%s/redis.sock", r->dir);
     if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof a) ||
-        send(fd, text, strlen(text), MSG_NOSIGNAL) != (ssize_t)strlen(text))
+        send(fd, buf, used, MSG_NOSIGNAL) != (ssize_t)used)
         goto out;
+    used = 0;
     while (!good && used < sizeof buf - 1) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
         int64_t left = until - pseg_clock_mono_ms();
@@ -215,16 +220,25 @@ out:
     return good;
 }
 
+static bool ask_text(const test_redis *r, char *out, size_t out_size, char *text)
+{
+    const char *words[64];
+    int n = 0;
+
+    for (char *save, *w = strtok_r(text, " ", &save); w && n < 64; w = strtok_r(NULL, " ", &save))
+        words[n++] = w;
+    return test_redis_ask_words(r, out, out_size, n, words);
+}
+
 bool test_redis_ask(const test_redis *r, char *out, size_t out_size, const char *fmt, ...)
 {
     char text[1024];
     va_list ap;
 
     va_start(ap, fmt);
-    int n = vsnprintf(text, sizeof text - 2, fmt, ap);
+    vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    snprintf(text + n, 3, "\r\n");
-    return ask(r, out, out_size, text);
+    return ask_text(r, out, out_size, text);
 }
 
 long long test_redis_number(const test_redis *r, const char *fmt, ...)
@@ -233,10 +247,9 @@ long long test_redis_number(const test_redis *r, const char *fmt, ...)
     va_list ap;
 
     va_start(ap, fmt);
-    int n = vsnprintf(text, sizeof text - 2, fmt, ap);
+    vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    snprintf(text + n, 3, "\r\n");
-    if (!ask(r, answer, sizeof answer, text))
+    if (!ask_text(r, answer, sizeof answer, text))
         return -1;
     if (*answer == ':')
         return strtoll(answer + 1, NULL, 10);

@@ -30,7 +30,9 @@ void test_redis_stop(test_redis *r); /* and removes the folder */
  * cut to fit out. False if it did not answer within 10 s. */
 bool test_redis_ask(const test_redis *r, char *out, size_t out_size, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-/* The same for answers that are one number or ":number"; -1: something else. */
+bool test_redis_ask_words(const test_redis *r, char *out, size_t out_size, int n,
+                          const char *const *words);
+/* As test_redis_ask, for answers that are one number or ":number"; -1: something else. */
 long long test_redis_number(const test_redis *r, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 

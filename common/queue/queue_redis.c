@@ -156,6 +156,7 @@ void line_fail(loop *lp, line *l, const char *why)
     const redis_queue *q = lp->q;
 
     snprintf(l->why, sizeof l->why, "%s", why);
+    why = l->why; /* the other may lie in the connection that is freed here */
     if (!l->told_lost && !lp->stopping) {
         PSEG_WARN(q->base.opt.log, "queue", "redis is lost (%s): %s",
                   l == &lp->events ? "events" : "requests", why);

@@ -140,6 +140,14 @@ static int64_t number_at(const redisReply *from, size_t i)
     return e->type == REDIS_REPLY_INTEGER ? e->integer : e->str ? strtoll(e->str, NULL, 10) : 0;
 }
 
+/* Milliseconds there, microseconds here. */
+static int64_t us_at(const redisReply *from, size_t i)
+{
+    int64_t ms = number_at(from, i);
+
+    return ms > 0 && ms < INT64_MAX / 1000 ? ms * 1000 : 0;
+}
+
 enum { N_FIELDS = 19 }; /* the id and FIELDS of pseg.lua */
 
 static bool parse_job(pseg_job *j, pseg_queue_reply *r, const redisReply *v, size_t at)
@@ -266,7 +274,7 @@ static void parse_put(pseg_queue_reply *r, const redisReply *from, const command
     r->n_images = 1;
     r->images[0] = (pseg_queue_image){.existed = number_at(from, 0) == 1,
                                       .size_bytes = (uint64_t)number_at(from, 1),
-                                      .expire_unix_us = number_at(from, 2) * 1000};
+                                      .expire_unix_us = us_at(from, 2)};
 }
 
 static void parse_has(pseg_queue_reply *r, const redisReply *from, const command *c)
@@ -279,7 +287,7 @@ static void parse_has(pseg_queue_reply *r, const redisReply *from, const command
     r->n_images = c->n_asked;
     for (size_t i = 0; i < c->n_asked; i++) {
         r->images[i].size_bytes = (uint64_t)number_at(from, 2 * i);
-        r->images[i].expire_unix_us = number_at(from, 2 * i + 1) * 1000;
+        r->images[i].expire_unix_us = us_at(from, 2 * i + 1);
     }
 }
 

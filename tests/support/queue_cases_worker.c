@@ -272,7 +272,8 @@ static const pseg_queue_claim *begun_with_deadline(pseg_queue *q, id_text *id, i
     assert_true(r->created);
     case_register(q, "w");
     const pseg_queue_claim *c = case_claim(q, "w");
-    while (pseg_clock_unix_us() <= a.deadline_unix_us)
+    /* And the millisecond to which deadlines are rounded up. */
+    while (pseg_clock_unix_us() <= a.deadline_unix_us + 2000)
         queue_pause_ms(5);
     return c;
 }

@@ -1,5 +1,7 @@
-pseg_add_test(NAME queue LABELS unit LIBS pseg_queue
-  SOURCES ${CMAKE_CURRENT_LIST_DIR}/queue_test.c
-          ${PROJECT_SOURCE_DIR}/tests/support/queue_cases.c
-          ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_client.c
-          ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_worker.c)
+foreach(test queue queue_replies)
+  pseg_add_test(NAME ${test} LABELS unit LIBS pseg_queue
+    SOURCES ${CMAKE_CURRENT_LIST_DIR}/${test}_test.c
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases.c
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_client.c
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_worker.c)
+endforeach()

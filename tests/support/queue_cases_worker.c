@@ -285,21 +285,21 @@ static void a_running_job_expires_at_its_deadline(void **state)
     pseg_reason reason;
 
     (void)state;
-    const pseg_queue_claim *c = begun_with_deadline(q, &id, 200);
+    const pseg_queue_claim *c = begun_with_deadline(q, &id, 400);
     assert_int_equal(case_renew(q, "w", c), PSEG_LEASE_EXPIRED);
     assert_int_equal(queue_state_of(q, id.s), PSEG_JOB_EXPIRED);
     case_publish(q, "w", c, &reason);
     assert_int_equal(reason, PSEG_R_LEASE_LOST);
     /* Seen first by a sweep, by a publication, by a failure, by a hand-back. */
-    c = begun_with_deadline(q, &id, 200);
+    c = begun_with_deadline(q, &id, 400);
     case_sweep(q);
     assert_int_equal(queue_state_of(q, id.s), PSEG_JOB_EXPIRED);
     assert_int_equal(case_renew(q, "w", c), PSEG_LEASE_EXPIRED);
-    c = begun_with_deadline(q, &id, 200);
+    c = begun_with_deadline(q, &id, 400);
     assert_int_equal(case_publish(q, "w", c, NULL), PSEG_JOB_EXPIRED);
-    c = begun_with_deadline(q, &id, 200);
+    c = begun_with_deadline(q, &id, 400);
     assert_int_equal(case_fail(q, "w", c, PSEG_R_DEVICE_FAILED, 0, NULL), PSEG_JOB_EXPIRED);
-    c = begun_with_deadline(q, &id, 200);
+    c = begun_with_deadline(q, &id, 400);
     assert_int_equal(case_release(q, "w", c, NULL), PSEG_JOB_EXPIRED);
     assert_int_equal(case_stats(q).expired, 5);
 }

@@ -2,9 +2,11 @@
  *
  * A handle owns one thread and its connections. A request is queued from any thread and answered by
  * a callback on the handle's thread, which must not block; pseg_queue_sync turns that into a wait.
- * Requests are pipelined, so many may be under way. A request that Redis does not answer within
- * timeout_ms ends as PSEG_R_BROKER_UNAVAILABLE and the connection is made anew: for a write the
- * outcome is then unknown, and repeating it is safe (submit by request id, all others by fence).
+ * Requests are pipelined, so many may be under way. When Redis shows no sign of life for
+ * timeout_ms, or leaves one request unanswered for five times that, all that wait end as
+ * PSEG_R_BROKER_UNAVAILABLE and the connection is made anew: for a write the outcome is then
+ * unknown, and repeating it is safe (submit by the job's id or the request id, all others by
+ * fence).
  *
  * This header knows neither Redis nor gRPC. proto/KEYS.md has the keys, docs/job-lifecycle.md the
  * transitions.
@@ -132,8 +134,8 @@ typedef struct pseg_queue_sync {
 } pseg_queue_sync;
 void pseg_queue_sync_init(pseg_queue_sync *s);
 void pseg_queue_sync_done(void *sync, pseg_queue_reply *r);
-/* Waits for the answer (every request is answered within timeout_ms and a little) and destroys s.
- * Caller frees the reply. */
+/* Waits for the answer (every request is answered, after five times timeout_ms at the latest) and
+ * destroys s. Caller frees the reply. */
 pseg_queue_reply *pseg_queue_sync_take(pseg_queue_sync *s);
 
 /* ---- for schedulers ---- */
@@ -177,8 +179,8 @@ void pseg_queue_cancel(pseg_queue *q, const char *tenant, const char *id, pseg_q
 void pseg_queue_workers(pseg_queue *q, pseg_queue_done done, void *ud);
 /* -> stats. */
 void pseg_queue_get_stats(pseg_queue *q, pseg_queue_done done, void *ud);
-/* Due retries, lost leases, passed deadlines, unused images: to be called about once a second by
- * every process. */
+/* Due retries, lost leases, passed deadlines, unused images, lost workers: to be called about once
+ * a second by every process. */
 void pseg_queue_sweep(pseg_queue *q, pseg_queue_done done, void *ud);
 
 /* ---- for workers ---- */
@@ -200,14 +202,16 @@ typedef struct pseg_queue_lease {
 void pseg_queue_renew(pseg_queue *q, const char *worker, const pseg_queue_lease *l, size_t n,
                       pseg_queue_done done, void *ud);
 /* -> state: SUCCEEDED, or CANCELLED or EXPIRED if that came first. masks: n in prompt order.
+ * Whoever ended its lease by this, by fail or by release gets the same answer when it asks again.
  * Errors: LEASE_LOST (nothing was written). */
 void pseg_queue_publish(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,
                         const pseg_bytes *masks, size_t n, pseg_queue_done done, void *ud);
-/* -> state: QUEUED (another attempt after delay_ms), FAILED or CANCELLED. `why` tells the reason,
- * the message and, by its reason, whether another attempt makes sense. Errors: LEASE_LOST. */
+/* -> state: QUEUED (another attempt after delay_ms), FAILED, CANCELLED or EXPIRED. `why` tells the
+ * reason, the message and, by its reason, whether another attempt makes sense. Errors: LEASE_LOST.
+ */
 void pseg_queue_fail(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,
                      int64_t delay_ms, pseg_queue_done done, void *ud);
-/* -> state QUEUED, with no attempt burnt. Errors: LEASE_LOST. */
+/* -> state: QUEUED, with no attempt burnt; or CANCELLED or EXPIRED. Errors: LEASE_LOST. */
 void pseg_queue_release(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_queue_done done,
                         void *ud);
 

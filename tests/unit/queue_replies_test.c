@@ -15,7 +15,7 @@
 enum { TIMEOUT_MS = 200 };
 
 /* How many answers; another number may be given on the command line. */
-static int wanted = 3000;
+static int wanted = 1500;
 
 static char path[64];
 static int listener = -1;

@@ -4,6 +4,16 @@
 #include <string.h>
 #include <vips/vips.h>
 
+/* What libvips warns of also makes a call fail, and the failure says it. */
+static void say_nothing(const gchar *domain, GLogLevelFlags level, const gchar *message,
+                        gpointer ud)
+{
+    (void)domain;
+    (void)level;
+    (void)message;
+    (void)ud;
+}
+
 pseg_status pseg_image_init(pseg_err *err)
 {
     static const char *const allowed[] = {"VipsForeignLoadJpeg", "VipsForeignLoadPng",
@@ -13,6 +23,9 @@ pseg_status pseg_image_init(pseg_err *err)
 
     if (vips_init("pseg"))
         PSEG_FAIL(PSEG_R_INTERNAL, 0, "cannot start libvips: %s", vips_error_buffer());
+    g_log_set_handler("VIPS",
+                      (GLogLevelFlags)(G_LOG_LEVEL_WARNING | G_LOG_LEVEL_INFO | G_LOG_LEVEL_DEBUG),
+                      say_nothing, NULL);
     vips_concurrency_set(1); /* callers bring their own threads */
     vips_cache_set_max(0);
     vips_block_untrusted_set(TRUE);

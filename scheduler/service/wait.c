@@ -87,6 +87,10 @@ static void looked(pseg_rpc_call *c, pseg_queue_reply *r)
     pseg_service *s = service_of(c);
     waiter *w = state_of(c)->waiter;
 
+    /* An event may have sent the call to look again before the first answer came: the first answer
+     * with the job's end settles it. */
+    if (!w)
+        return;
     if (r->err.code != PSEG_OK || r->jobs[0].id == NULL || w->is_last_look ||
         pseg_job_state_is_terminal(r->jobs[0].state)) {
         /* Nothing may wake this call any more. */

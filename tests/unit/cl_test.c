@@ -8,6 +8,7 @@
 
 #include "common/base/alloc.h"
 #include "common/base/file.h"
+#include "kernels/embedded.h"
 #include "worker/cl/cl.h"
 
 #include <dirent.h>
@@ -446,6 +447,40 @@ static void a_cache_that_cannot_be_written_is_no_error(void **state)
     pseg_cl_close(cl);
 }
 
+static void the_digest_is_that_of_the_sources(void **state)
+{
+    pseg_cl_options o = PSEG_CL_OPTIONS_DEFAULT;
+    pseg_cl *cl = NULL;
+    char first[65], second[65], other[65];
+
+    (void)state;
+    NEEDS_DEVICE();
+    assert_int_equal(pseg_cl_open(&cl, &o, NULL), PSEG_OK);
+    assert_int_equal(pseg_cl_kernel_digest(first, cl, NULL), PSEG_OK);
+    assert_int_equal(pseg_cl_kernel_digest(second, cl, NULL), PSEG_OK);
+    assert_int_equal(strlen(first), 64);
+    assert_string_equal(first, second);
+    pseg_cl_close(cl);
+
+    for (size_t i = 0; i < pseg_n_kernel_sources; i++) { /* the same texts, from files */
+        char *text =
+            strndup((const char *)pseg_kernel_sources[i].data, pseg_kernel_sources[i].size);
+
+        write_text(pseg_kernel_sources[i].name, text);
+        free(text);
+    }
+    o.kernel_dir = dir;
+    assert_int_equal(pseg_cl_open(&cl, &o, NULL), PSEG_OK);
+    assert_int_equal(pseg_cl_kernel_digest(second, cl, NULL), PSEG_OK);
+    assert_string_equal(first, second);
+    write_text("gemm.cl", "/* another */\n");
+    assert_int_equal(pseg_cl_kernel_digest(other, cl, NULL), PSEG_OK);
+    assert_string_not_equal(first, other);
+    pseg_cl_close(cl);
+    write_text("params.h", "\n");
+    write_text("common.clh", "\n");
+}
+
 /* ---- profile ------------------------------------------------------------------------------ */
 
 static void profile_sums_by_name(void **state)
@@ -568,6 +603,7 @@ int main(void)
         cmocka_unit_test(embedded_sources_build),
         cmocka_unit_test(a_cache_that_cannot_be_written_is_no_error),
         cmocka_unit_test(profile_sums_by_name),
+        cmocka_unit_test(the_digest_is_that_of_the_sources),
         cmocka_unit_test(failing_allocations_are_reported),
     };
 

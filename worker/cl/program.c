@@ -70,6 +70,30 @@ static void hash_string(pseg_sha256 *h, const char *s)
     pseg_sha256_update(h, s, strlen(s) + 1); /* with the NUL: "ab","c" is not "a","bc" */
 }
 
+pseg_status pseg_cl_kernel_digest(char out[65], const pseg_cl *cl, pseg_err *err)
+{
+    _Static_assert(PSEG_SHA256_HEX + 1 == 65, "the size in the header");
+    pseg_status rc = PSEG_OK;
+    pseg_sha256 *h = pseg_sha256_new();
+    uint8_t digest[PSEG_SHA256_BYTES];
+    char *text = NULL;
+
+    if (!h)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
+    for (size_t i = 0; i < pseg_n_kernel_sources; i++) {
+        PSEG_TRY(read_part(&text, cl, pseg_kernel_sources[i].name, err));
+        hash_string(h, pseg_kernel_sources[i].name);
+        hash_string(h, text);
+        pseg_free(text);
+        text = NULL;
+    }
+    pseg_sha256_finish(h, digest);
+    pseg_hex(out, digest, sizeof digest);
+out:
+    pseg_sha256_free(h);
+    return rc;
+}
+
 static pseg_status source_init(source *s, const pseg_cl *cl, const pseg_kernel *k, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;

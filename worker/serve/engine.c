@@ -83,6 +83,7 @@ static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg
                                .resize_edge = e->info->resize_edge};
     memcpy(e->how.mean, e->info->mean, sizeof e->how.mean);
     memcpy(e->how.std, e->info->std, sizeof e->how.std);
+    PSEG_TRY(pseg_cl_kernel_digest(e->kernel_digest, e->cl, err));
     PSEG_TRY(pseg_model_warm_up(e->model, err));
 out:
     return rc;
@@ -107,10 +108,6 @@ pseg_status pseg_engine_open(pseg_engine **out, const pseg_engine_options *o, ps
     }
     if (o->name)
         snprintf(e->name, sizeof e->name, "%s", o->name);
-    /* Kernels are part of the program, so its version and its device's compiler stand for them. */
-    char built[512];
-    snprintf(built, sizeof built, "%s %s %s", PSEG_VERSION, e->device, e->driver);
-    digest_text(e->kernel_digest, built);
     *out = e;
     e = NULL;
 out:

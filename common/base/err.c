@@ -110,7 +110,8 @@ pseg_status pseg_err_setv(pseg_err *err, pseg_reason reason, int detail, const c
     err->reason = known(reason);
     err->detail = detail;
     err->where = where;
-    err->field[0] = '\0';
+    err->field[0] = err->value[0] = err->limit[0] = '\0';
+    err->resource = NULL;
     int n = vsnprintf(err->msg, sizeof err->msg, fmt, ap);
     if (n < 0)
         err->msg[0] = '\0';
@@ -159,6 +160,44 @@ void pseg_err_field(pseg_err *err, const char *fmt, ...)
     vsnprintf(err->field, sizeof err->field, fmt, ap);
     va_end(ap);
     trim_utf8(err->field);
+}
+
+/* Fills one of the record's texts, of n bytes. */
+static void put(char *out, size_t n, const char *fmt, va_list ap)
+{
+    vsnprintf(out, n, fmt, ap);
+    trim_utf8(out);
+    one_line(out);
+}
+
+void pseg_err_value(pseg_err *err, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (!err || err->code == PSEG_OK)
+        return;
+    va_start(ap, fmt);
+    put(err->value, sizeof err->value, fmt, ap);
+    va_end(ap);
+}
+
+void pseg_err_limit(pseg_err *err, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (!err || err->code == PSEG_OK)
+        return;
+    va_start(ap, fmt);
+    put(err->limit, sizeof err->limit, fmt, ap);
+    va_end(ap);
+}
+
+void pseg_err_resource(pseg_err *err, const char *type, const char *name)
+{
+    if (!err || err->code == PSEG_OK)
+        return;
+    err->resource = type;
+    pseg_err_value(err, "%s", name);
 }
 
 void pseg_err_clear(pseg_err *err)

@@ -129,11 +129,15 @@ typedef struct pseg_err {
     const char *where; /* "file:line" of the origin, static */
     char field[64];    /* the request's field at fault ("prompts[2].text"), or "" */
     char msg[320];     /* one line, lower case, UTF-8 */
+    /* What msg says, for programs that read it, each "" or NULL where it does not apply: */
+    char value[80];       /* the offending value, or the name of what was not found */
+    char limit[64];       /* what the value had to keep to: "1024", "1..1000" */
+    const char *resource; /* static: the type of what was not found, "pseg.v1.Job" */
 } pseg_err;
 
-#define PSEG_ERR_INIT                         \
-    {                                         \
-        PSEG_OK, PSEG_R_NONE, 0, NULL, "", "" \
+#define PSEG_ERR_INIT                                       \
+    {                                                       \
+        PSEG_OK, PSEG_R_NONE, 0, NULL, "", "", "", "", NULL \
     }
 
 #define PSEG_STR2(x) #x
@@ -152,6 +156,13 @@ void pseg_err_prefix(pseg_err *err, const char *fmt, ...) __attribute__((format(
 
 /* Names the request's field at fault, if none is named yet. */
 void pseg_err_field(pseg_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* The offending value, and what it had to keep to, of an error that is set. What does not fit is
+ * cut; control characters become '?'. */
+void pseg_err_value(pseg_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void pseg_err_limit(pseg_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* What was not found: its type (static) and, as the value, its name. */
+void pseg_err_resource(pseg_err *err, const char *type, const char *name);
 
 void pseg_err_clear(pseg_err *err);
 

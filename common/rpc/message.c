@@ -68,10 +68,15 @@ pseg_status pseg_rpc_unpack(ProtobufCMessage **out, const pseg_rpc_call *c, pseg
     budget b = {arena, len * PSEG_RPC_MEMORY_PER_BYTE + PSEG_RPC_MEMORY_PER_REQUEST};
     ProtobufCAllocator allocator = {budget_alloc, budget_free, &b};
 
-    if (len > o->max_message_bytes)
-        PSEG_FAIL(PSEG_R_REQUEST_TOO_LARGE, 0,
-                  "a message of %zu bytes is over the limit of %zu; send large data in chunks", len,
-                  o->max_message_bytes);
+    if (len > o->max_message_bytes) {
+        rc = pseg_err_set(
+            err, PSEG_R_REQUEST_TOO_LARGE, 0, PSEG_HERE,
+            "a message of %zu bytes is over the limit of %zu; send large data in chunks", len,
+            o->max_message_bytes);
+        pseg_err_value(err, "%zu", len);
+        pseg_err_limit(err, "%zu", o->max_message_bytes);
+        goto out;
+    }
     PSEG_TRY(pseg_rpc_check_strings(type, data, len, o->text_reason, err));
     *out = protobuf_c_message_unpack(type, &allocator, len, data);
     if (!*out)

@@ -198,7 +198,8 @@ void pseg_rpc_finish(pseg_rpc_call *c);
 void pseg_rpc_read(pseg_rpc_call *c);
 
 /* Ends the call with the status of err->reason and google.rpc.Status details: ErrorInfo{reason,
- * domain "pseg"}, BadRequest if err->field is set, RetryInfo if the reason is retryable (after
+ * domain "pseg", metadata "value" and "limit" where err has them}, BadRequest if err->field is set,
+ * ResourceInfo if err->resource is set, RetryInfo if the reason is retryable (after
  * retry_after_ms; pseg_rpc_fail: 1 s). Bytes of the message that are not UTF-8 become '?'. */
 void pseg_rpc_fail(pseg_rpc_call *c, const pseg_err *err);
 void pseg_rpc_fail_after(pseg_rpc_call *c, const pseg_err *err, int64_t retry_after_ms);

@@ -7,7 +7,7 @@
 
 #define TYPE_PREFIX            "type.googleapis.com/"
 #define DEFAULT_RETRY_AFTER_MS 1000
-#define MAX_DETAILS            3
+#define MAX_DETAILS            4
 
 /* What goes on the wire must be UTF-8, or clients in other languages refuse the whole status. */
 static char *clean_copy(pseg_arena *a, const char *s, size_t n)
@@ -45,6 +45,41 @@ static bool add_detail(pseg_arena *a, Google__Rpc__Status *st, const ProtobufCMe
     return true;
 }
 
+/* ErrorInfo, with what the message names as metadata: "value" and "limit". */
+static bool add_info(pseg_arena *a, Google__Rpc__Status *st, const pseg_err *err)
+{
+    typedef Google__Rpc__ErrorInfo__MetadataEntry entry;
+    Google__Rpc__ErrorInfo info = GOOGLE__RPC__ERROR_INFO__INIT;
+    entry entries[2], *list[2];
+    const char *const keys[] = {"limit", "value"}, *const values[] = {err->limit, err->value};
+
+    info.reason = (char *)pseg_reason_name(err->reason);
+    info.domain = (char *)PSEG_RPC_ERROR_DOMAIN;
+    info.metadata = list;
+    for (size_t i = 0; i < 2; i++) {
+        if (!values[i][0])
+            continue;
+        entry *e = list[info.n_metadata] = &entries[info.n_metadata];
+        google__rpc__error_info__metadata_entry__init(e);
+        e->key = (char *)(uintptr_t)keys[i];
+        e->value = clean_copy(a, values[i], strlen(values[i]));
+        if (!e->value)
+            return false;
+        info.n_metadata++;
+    }
+    return add_detail(a, st, &info.base);
+}
+
+static bool add_resource(pseg_arena *a, Google__Rpc__Status *st, const pseg_err *err)
+{
+    Google__Rpc__ResourceInfo resource = GOOGLE__RPC__RESOURCE_INFO__INIT;
+
+    resource.resource_type = (char *)(uintptr_t)err->resource;
+    resource.resource_name = clean_copy(a, err->value, strlen(err->value));
+    resource.description = st->message;
+    return resource.resource_name && add_detail(a, st, &resource.base);
+}
+
 static bool add_field_violation(pseg_arena *a, Google__Rpc__Status *st, const pseg_err *err)
 {
     Google__Rpc__BadRequest bad = GOOGLE__RPC__BAD_REQUEST__INIT;
@@ -73,7 +108,6 @@ static bool add_retry(pseg_arena *a, Google__Rpc__Status *st, int64_t after_ms)
 Google__Rpc__Status *pseg_rpc_status_of(pseg_arena *a, const pseg_err *err, int64_t retry_after_ms)
 {
     Google__Rpc__Status *st = pseg_arena_alloc(a, sizeof *st);
-    Google__Rpc__ErrorInfo info = GOOGLE__RPC__ERROR_INFO__INIT;
 
     if (!st)
         return NULL;
@@ -81,11 +115,11 @@ Google__Rpc__Status *pseg_rpc_status_of(pseg_arena *a, const pseg_err *err, int6
     st->code = pseg_reason_grpc(err->reason);
     st->message = clean_copy(a, err->msg, sizeof err->msg);
     st->details = pseg_arena_calloc(a, MAX_DETAILS, sizeof *st->details);
-    info.reason = (char *)pseg_reason_name(err->reason);
-    info.domain = (char *)PSEG_RPC_ERROR_DOMAIN;
-    if (!st->message || !st->details || !add_detail(a, st, &info.base))
+    if (!st->message || !st->details || !add_info(a, st, err))
         return NULL;
     if (err->field[0] && !add_field_violation(a, st, err))
+        return NULL;
+    if (err->resource && !add_resource(a, st, err))
         return NULL;
     if (retry_after_ms < 0 && pseg_reason_is_retryable(err->reason))
         retry_after_ms = DEFAULT_RETRY_AFTER_MS;

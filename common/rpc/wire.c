@@ -108,6 +108,8 @@ static pseg_status check_string(const ProtobufCMessageDescriptor *type, const pl
     pseg_reason reason = text_reason ? text_reason(type, at->field) : PSEG_R_REQUEST_MALFORMED;
     pseg_status rc =
         pseg_err_set(err, reason, 0, PSEG_HERE, "a string of %zu bytes %s", len, fault);
+    pseg_err_value(err, "%zu bytes", len);
+    pseg_err_limit(err, "UTF-8 without NUL");
     write_path(err, at);
     return rc;
 }

@@ -91,7 +91,14 @@ static void submit(pseg_rpc_call *c, const char *request_id, const Pseg__V1__Job
     } else {
         memcpy(sha256, q->sha256, sizeof sha256);
     }
+    call_state *state = state_of(c);
+    char *kept = pseg_arena_strndup(a, sha256, PSEG_SHA256_HEX);
+    if (!state || !kept)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
     args.model = *q->model ? q->model : s->opt.default_model;
+    state->request_id = request_id;
+    state->model = args.model;
+    state->image_sha256 = kept;
     args.model_is_default = strcmp(args.model, s->opt.default_model) == 0;
     args.image_sha256 = sha256;
     PSEG_TRY(pack_spec(&args.spec, a, q, request_id, args.model, sha256, err));

@@ -17,11 +17,15 @@ typedef struct upload {
     bool is_storing;
 } upload;
 
-#define FAIL(c, reason, field, ...)                             \
+#define VALUE(...) pseg_err_value(&e_, __VA_ARGS__)
+#define LIMIT(...) pseg_err_limit(&e_, __VA_ARGS__)
+#define FAIL(c, reason, field, value, limit, ...)               \
     do {                                                        \
         pseg_err e_ = PSEG_ERR_INIT;                            \
         pseg_err_set(&e_, (reason), 0, PSEG_HERE, __VA_ARGS__); \
         pseg_err_field(&e_, "%s", (field));                     \
+        value;                                                  \
+        limit;                                                  \
         pseg_rpc_fail((c), &e_);                                \
     } while (0)
 
@@ -51,7 +55,8 @@ static void looked_up(pseg_rpc_call *c, pseg_queue_reply *r)
     if (atomic_fetch_add(&s->upload_bytes, (int64_t)u->size) + (int64_t)u->size >
         s->opt.max_upload_bytes) {
         atomic_fetch_sub(&s->upload_bytes, (int64_t)u->size);
-        FAIL(c, PSEG_R_SERVER_BUSY, "",
+        FAIL(c, PSEG_R_SERVER_BUSY, "", VALUE("%zu", u->size),
+             LIMIT("%lld", (long long)s->opt.max_upload_bytes),
              "uploads under way fill their limit of %lld bytes; try again later",
              (long long)s->opt.max_upload_bytes);
         return;
@@ -78,12 +83,15 @@ static void begin(pseg_rpc_call *c, const Pseg__V1__UploadHeader *h)
         return;
     }
     if (h->size_bytes == 0) {
-        FAIL(c, PSEG_R_IMAGE_MISSING, "header.size_bytes",
+        FAIL(c, PSEG_R_IMAGE_MISSING, "header.size_bytes", VALUE("0"),
+             LIMIT("1..%lld", (long long)s->opt.max_image_bytes),
              "size_bytes is 0: there is no image to upload");
         return;
     }
     if (h->size_bytes > (uint64_t)s->opt.max_image_bytes) {
         FAIL(c, PSEG_R_IMAGE_TOO_LARGE, "header.size_bytes",
+             VALUE("%llu", (unsigned long long)h->size_bytes),
+             LIMIT("%lld", (long long)s->opt.max_image_bytes),
              "image of %llu bytes is over the limit of %lld; recompress it",
              (unsigned long long)h->size_bytes, (long long)s->opt.max_image_bytes);
         return;
@@ -106,13 +114,15 @@ static void take_chunk(pseg_rpc_call *c, upload *u, ProtobufCBinaryData chunk)
     pseg_err e = PSEG_ERR_INIT;
 
     if (chunk.len == 0 || chunk.len > PSEG_MAX_CHUNK_BYTES) {
-        FAIL(c, PSEG_R_REQUEST_TOO_LARGE, "chunk", "chunk of %zu bytes is not of 1 to %d",
+        FAIL(c, PSEG_R_REQUEST_TOO_LARGE, "chunk", VALUE("%zu", chunk.len),
+             LIMIT("1..%d", PSEG_MAX_CHUNK_BYTES), "chunk of %zu bytes is not of 1 to %d",
              chunk.len, PSEG_MAX_CHUNK_BYTES);
         return;
     }
     if (chunk.len > u->size - u->len) {
-        FAIL(c, PSEG_R_UPLOAD_INCOMPLETE, "chunk",
-             "the chunks hold more than the %zu bytes of the header", u->size);
+        FAIL(c, PSEG_R_UPLOAD_INCOMPLETE, "chunk", VALUE("%zu", u->len + chunk.len),
+             LIMIT("%zu", u->size), "the chunks hold more than the %zu bytes of the header",
+             u->size);
         return;
     }
     if (u->len == 0 && pseg_check_image_magic(chunk.data, chunk.len, "chunk", &e) != PSEG_OK) {
@@ -137,14 +147,14 @@ static void finish(pseg_rpc_call *c, upload *u)
     char hex[PSEG_SHA256_HEX + 1];
 
     if (u->len != u->size) {
-        FAIL(c, PSEG_R_UPLOAD_INCOMPLETE, "header.size_bytes",
-             "the stream ended after %zu of %zu bytes", u->len, u->size);
+        FAIL(c, PSEG_R_UPLOAD_INCOMPLETE, "header.size_bytes", VALUE("%zu", u->len),
+             LIMIT("%zu", u->size), "the stream ended after %zu of %zu bytes", u->len, u->size);
         return;
     }
     pseg_sha256_finish(u->hash, digest);
     pseg_hex(hex, digest, sizeof digest);
     if (strcmp(hex, u->sha256) != 0) {
-        FAIL(c, PSEG_R_UPLOAD_HASH_MISMATCH, "header.sha256",
+        FAIL(c, PSEG_R_UPLOAD_HASH_MISMATCH, "header.sha256", VALUE("%s", u->sha256), (void)0,
              "the bytes have the SHA-256 %s, not that of the header", hex);
         return;
     }
@@ -169,7 +179,11 @@ void upload_image(pseg_rpc_call *c, const void *msg)
     else if (u && q->part_case == PSEG__V1__UPLOAD_IMAGE_REQUEST__PART_CHUNK)
         take_chunk(c, u, q->chunk);
     else
-        FAIL(c, PSEG_R_UPLOAD_OUT_OF_ORDER, "part", "%s",
+        FAIL(c, PSEG_R_UPLOAD_OUT_OF_ORDER, "part",
+             VALUE("%s", u                   ? "header"
+                         : q && q->part_case ? "chunk"
+                                             : "nothing"),
+             LIMIT("%s", u ? "chunk" : "header"), "%s",
              u ? "only chunks may follow the header" : "the first message must be the header");
 }
 
@@ -223,7 +237,8 @@ void batch_check_images(pseg_rpc_call *c, const void *msg)
     char field[32];
 
     if (q->n_sha256 < 1 || q->n_sha256 > PSEG_MAX_CHECK_IMAGES) {
-        FAIL(c, PSEG_R_INVALID_ARGUMENT, "sha256", "%zu images are not between 1 and %d",
+        FAIL(c, PSEG_R_INVALID_ARGUMENT, "sha256", VALUE("%zu", q->n_sha256),
+             LIMIT("1..%d", PSEG_MAX_CHECK_IMAGES), "%zu images are not between 1 and %d",
              q->n_sha256, PSEG_MAX_CHECK_IMAGES);
         return;
     }

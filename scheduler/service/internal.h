@@ -24,8 +24,11 @@ typedef struct op {
 op *op_new(pseg_rpc_call *c, void (*then)(pseg_rpc_call *c, pseg_queue_reply *r));
 void op_done(void *op, pseg_queue_reply *r); /* a pseg_queue_done */
 
-/* Fails the call with the answer's error; false if there is none. */
+/* Fails the call with the answer's error, which gets the field and the resource that the call's
+ * state names; false if there is none. */
 bool fail_if_error(pseg_rpc_call *c, const pseg_queue_reply *r);
+/* Fails the call: there is no job of the state's job_id. */
+void fail_job_not_found(pseg_rpc_call *c);
 void fail_no_memory(pseg_rpc_call *c);
 
 /* ---- waiting for jobs ---- */
@@ -85,8 +88,9 @@ typedef struct call_state {
     const Pseg__V1__MaskFormat *format; /* Segment */
     const Pseg__V1__ListJobsRequest *list;
     const Pseg__V1__BatchCheckImagesRequest *check;
-    pseg_queue_reply *kept; /* an answer that outlives its op: encode_masks took it */
-    char job_id[PSEG_JOB_ID_LEN + 1];
+    pseg_queue_reply *kept;           /* an answer that outlives its op: encode_masks took it */
+    char job_id[PSEG_JOB_ID_LEN + 1]; /* that the call is about, or "" */
+    const char *request_id, *model, *image_sha256; /* of the job to be made, or NULL */
 } call_state;
 /* Made on first use; NULL: memory is short. */
 call_state *state_of(pseg_rpc_call *c);

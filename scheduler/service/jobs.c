@@ -8,10 +8,18 @@
 static const char *id_or_fail(pseg_rpc_call *c, const char *name)
 {
     pseg_err e = PSEG_ERR_INIT;
+    call_state *state = state_of(c);
     const char *id;
 
-    if (pseg_check_job_name(&id, name, &e) != PSEG_OK)
+    if (pseg_check_job_name(&id, name, &e) != PSEG_OK) {
         pseg_rpc_fail(c, &e);
+        return NULL;
+    }
+    if (!state) {
+        fail_no_memory(c);
+        return NULL;
+    }
+    memcpy(state->job_id, id, PSEG_JOB_ID_LEN);
     return id;
 }
 
@@ -92,11 +100,15 @@ void list_jobs(pseg_rpc_call *c, const void *msg)
         pseg_err_set(&e, PSEG_R_INVALID_ARGUMENT, 0, PSEG_HERE,
                      "page_size %d is not between 1 and %d", (int)q->page_size, PSEG_MAX_PAGE_SIZE);
         pseg_err_field(&e, "page_size");
+        pseg_err_value(&e, "%d", (int)q->page_size);
+        pseg_err_limit(&e, "1..%d", PSEG_MAX_PAGE_SIZE);
     } else if (n && (n != PSEG_JOB_ID_LEN || strspn(q->page_token, "0123456789abcdef") != n)) {
         pseg_err_set(
             &e, PSEG_R_PAGE_TOKEN_INVALID, 0, PSEG_HERE,
             "page_token of %zu bytes is not one that this server gave; start with an empty one", n);
         pseg_err_field(&e, "page_token");
+        pseg_err_value(&e, "%s", q->page_token);
+        pseg_err_limit(&e, "next_page_token of an earlier reply");
     }
     if (e.code != PSEG_OK) {
         pseg_rpc_fail(c, &e);

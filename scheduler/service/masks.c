@@ -5,6 +5,7 @@
 #include "common/mask/mask.h"
 #include "scheduler/service/validate.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_MASK_BYTES ((size_t)1 << 31)
@@ -266,11 +267,11 @@ static void refuse(pseg_rpc_call *c, const pseg_job *j)
 {
     pseg_err e = PSEG_ERR_INIT;
 
-    if (!j || !j->id)
-        pseg_err_set(
-            &e, PSEG_R_JOB_NOT_FOUND, 0, PSEG_HERE,
-            "no such job: it never was, it is another tenant's, or its time to live is over");
-    else if (j->state == PSEG_JOB_FAILED)
+    if (!j || !j->id) {
+        fail_job_not_found(c);
+        return;
+    }
+    if (j->state == PSEG_JOB_FAILED)
         pseg_err_set(&e, PSEG_R_JOB_FAILED, 0, PSEG_HERE, "job %s failed: %s", j->id, j->message);
     else if (j->state == PSEG_JOB_CANCELLED)
         pseg_err_set(&e, PSEG_R_JOB_CANCELLED, 0, PSEG_HERE, "job %s was cancelled", j->id);
@@ -281,6 +282,8 @@ static void refuse(pseg_rpc_call *c, const pseg_job *j)
         pseg_err_set(&e, PSEG_R_JOB_NOT_DONE, 0, PSEG_HERE,
                      "job %s is %s; wait for it with WaitJob", j->id,
                      pseg_job_state_name(j->state));
+    pseg_err_value(&e, "%s", pseg_job_state_name(j->state));
+    pseg_err_limit(&e, "%s", pseg_job_state_name(PSEG_JOB_SUCCEEDED));
     pseg_rpc_fail(c, &e);
 }
 
@@ -341,7 +344,11 @@ static void fetch_begun(pseg_rpc_call *c, pseg_queue_reply *r)
             pseg_err_set(&e, PSEG_R_MASK_NOT_FOUND, 0, PSEG_HERE,
                          "prompt_indexes[%zu] is %u; the job has %zu prompts", i,
                          (unsigned)f->indexes[i], j->n_prompts);
-            pseg_err_field(&e, "prompt_indexes");
+            pseg_err_field(&e, "prompt_indexes[%zu]", i);
+            char mask[PSEG_JOB_ID_LEN + 24];
+            snprintf(mask, sizeof mask, "jobs/%s/masks/%u", f->id, (unsigned)f->indexes[i]);
+            pseg_err_resource(&e, "pseg.v1.Mask", mask);
+            pseg_err_limit(&e, "0..%zu", j->n_prompts - 1);
             pseg_rpc_fail(c, &e);
             return;
         }
@@ -373,9 +380,12 @@ void fetch_masks(pseg_rpc_call *c, const void *msg)
                      "%zu prompt_indexes are over the limit of %d", q->n_prompt_indexes,
                      PSEG_MAX_PROMPTS);
         pseg_err_field(&e, "prompt_indexes");
+        pseg_err_value(&e, "%zu", q->n_prompt_indexes);
+        pseg_err_limit(&e, "%d", PSEG_MAX_PROMPTS);
         pseg_rpc_fail(c, &e);
         return;
     }
+    memcpy(state->job_id, f->id, PSEG_JOB_ID_LEN);
     op *o = op_new(c, fetch_begun);
     if (o)
         pseg_queue_get(service_of(c)->queue, pseg_rpc_tenant(c), &f->id, 1, op_done, o);

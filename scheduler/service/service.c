@@ -1,6 +1,7 @@
 #include "scheduler/service/internal.h"
 #include "common/base/alloc.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* ---- asking the queue ---- */
@@ -16,10 +17,44 @@ void fail_no_memory(pseg_rpc_call *c)
 
 bool fail_if_error(pseg_rpc_call *c, const pseg_queue_reply *r)
 {
-    if (r->err.code == PSEG_OK)
+    pseg_err e = r->err;
+    const call_state *state = pseg_rpc_state(c);
+
+    if (e.code == PSEG_OK)
         return false;
-    pseg_rpc_fail(c, &r->err);
+    if (state && state->model) /* CreateJob or Segment */
+        switch (e.reason) {
+        case PSEG_R_MODEL_UNKNOWN:
+            pseg_err_field(&e, "job.model");
+            pseg_err_resource(&e, "pseg.v1.Model", state->model);
+            break;
+        case PSEG_R_IMAGE_NOT_HELD:
+            pseg_err_field(&e, "job.sha256");
+            pseg_err_resource(&e, "pseg.v1.Image", state->image_sha256);
+            break;
+        case PSEG_R_REQUEST_ID_REUSED:
+            pseg_err_field(&e, "request_id");
+            pseg_err_resource(&e, "pseg.v1.Job", state->request_id);
+            break;
+        default:
+            break;
+        }
+    pseg_rpc_fail(c, &e);
     return true;
+}
+
+void fail_job_not_found(pseg_rpc_call *c)
+{
+    pseg_err e = PSEG_ERR_INIT;
+    const call_state *state = pseg_rpc_state(c);
+    char name[PSEG_JOB_ID_LEN + 6];
+
+    snprintf(name, sizeof name, "jobs/%s", state ? state->job_id : "");
+    pseg_err_set(&e, PSEG_R_JOB_NOT_FOUND, 0, PSEG_HERE,
+                 "no job %s: it never was, it is another tenant's, or its time to live is over",
+                 name);
+    pseg_err_resource(&e, "pseg.v1.Job", name);
+    pseg_rpc_fail(c, &e);
 }
 
 op *op_new(pseg_rpc_call *c, void (*then)(pseg_rpc_call *, pseg_queue_reply *))

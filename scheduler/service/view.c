@@ -217,10 +217,7 @@ void reply_with_job(pseg_rpc_call *c, pseg_queue_reply *r)
     if (fail_if_error(c, r))
         return;
     if (r->n_jobs == 0 || !r->jobs[0].id) {
-        pseg_err_set(
-            &e, PSEG_R_JOB_NOT_FOUND, 0, PSEG_HERE,
-            "no such job: it never was, it is another tenant's, or its time to live is over");
-        pseg_rpc_fail(c, &e);
+        fail_job_not_found(c);
         return;
     }
     Pseg__V1__Job *v = job_view(pseg_rpc_arena(c), &r->jobs[0], &e);

@@ -54,6 +54,16 @@ static void expect(const Pseg__V1__JobSpec *s, pseg_reason reason, const char *f
     assert_string_equal(pseg_reason_name(e.reason), pseg_reason_name(reason));
     assert_string_equal(e.field, field);
     assert_true(strlen(e.msg) > 10);
+    assert_true(e.value[0] && e.limit[0]); /* for programs: docs/api.md promises both */
+}
+
+static void expect_facts(const Pseg__V1__JobSpec *s, const char *value, const char *limit)
+{
+    pseg_err e = PSEG_ERR_INIT;
+
+    assert_int_not_equal(pseg_check_spec(s, "job", NOW, &e), PSEG_OK);
+    assert_string_equal(e.value, value);
+    assert_string_equal(e.limit, limit);
 }
 
 static void a_good_spec_passes(void **state)
@@ -111,6 +121,7 @@ static void prompt_mistakes(void **state)
     expect(s, PSEG_R_PROMPT_MISSING, "job.prompts");
     s->n_prompts = 65;
     expect(s, PSEG_R_TOO_MANY_PROMPTS, "job.prompts");
+    expect_facts(s, "65", "64");
     s->n_prompts = 1;
     g.prompt.text = (char *)(uintptr_t) "";
     expect(s, PSEG_R_PROMPT_EMPTY, "job.prompts[0].text");
@@ -124,6 +135,7 @@ static void prompt_mistakes(void **state)
     text[1025] = '\0';
     g.prompt.text = text;
     expect(s, PSEG_R_PROMPT_TOO_LONG, "job.prompts[0].text");
+    expect_facts(s, "1025", "1024");
     text[1024] = '\0';
     assert_int_equal(pseg_check_spec(s, "job", NOW, NULL), PSEG_OK);
 }
@@ -142,6 +154,9 @@ static void other_mistakes(void **state)
     s = good(&g);
     s->model = (char *)(uintptr_t) "../x";
     expect(s, PSEG_R_NAME_INVALID, "job.model");
+    expect_facts(s, "../x", "[A-Za-z0-9._-]{1,63}");
+    s->model = (char *)(uintptr_t) "a\xff";
+    expect_facts(s, "(not UTF-8)", "[A-Za-z0-9._-]{1,63}");
     s = good(&g);
     s->n_labels = 17;
     expect(s, PSEG_R_INVALID_ARGUMENT, "job.labels");

@@ -16,38 +16,33 @@ static char *unconst(const char *s)
     return (char *)(uintptr_t)s;
 }
 
-/* The stored form of the request, packed into the arena. */
-static pseg_status pack_spec(pseg_bytes *out, pseg_arena *a, const Pseg__V1__JobSpec *q,
-                             const char *request_id, const char *model, const char *sha256,
-                             pseg_err *err)
+/* Labels as the map that they are on the wire, sorted by key: of entries with the same key the last
+ * one counts, and their order, which clients change at will, does not. */
+static pseg_status take_labels(Pseg__Internal__V1__JobSpec *s, pseg_arena *a,
+                               const Pseg__V1__JobSpec *q, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    Pseg__Internal__V1__JobSpec s = PSEG__INTERNAL__V1__JOB_SPEC__INIT;
 
-    s.image_sha256 = unconst(sha256);
-    s.model = unconst(model);
-    s.mask_threshold = q->mask_threshold != 0 ? q->mask_threshold : 0.5f;
-    s.request_id = unconst(request_id);
-    s.scheduler_version = unconst(PSEG_VERSION);
-    s.prompts = pseg_arena_calloc(a, q->n_prompts, sizeof *s.prompts);
-    s.labels = pseg_arena_calloc(a, q->n_labels, sizeof *s.labels);
-    if (!s.prompts || !s.labels)
+    s->labels = pseg_arena_calloc(a, q->n_labels, sizeof *s->labels);
+    if (!s->labels)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
-    for (; s.n_prompts < q->n_prompts; s.n_prompts++)
-        s.prompts[s.n_prompts] = q->prompts[s.n_prompts]->text;
-    for (; s.n_labels < q->n_labels; s.n_labels++) {
-        Pseg__Internal__V1__Label *l = pseg_arena_calloc(a, 1, sizeof *l);
-        if (!l)
-            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
-        pseg__internal__v1__label__init(l);
-        l->key = q->labels[s.n_labels]->key;
-        l->value = q->labels[s.n_labels]->value;
-        s.labels[s.n_labels] = l;
+    for (size_t i = 0; i < q->n_labels; i++) {
+        size_t at = 0;
+        int order = 1;
+        while (at < s->n_labels && (order = strcmp(q->labels[i]->key, s->labels[at]->key)) > 0)
+            at++;
+        if (at == s->n_labels || order != 0) {
+            Pseg__Internal__V1__Label *l = pseg_arena_calloc(a, 1, sizeof *l);
+            if (!l)
+                PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
+            pseg__internal__v1__label__init(l);
+            memmove(&s->labels[at + 1], &s->labels[at], (s->n_labels - at) * sizeof *s->labels);
+            s->labels[at] = l;
+            s->n_labels++;
+            l->key = q->labels[i]->key;
+        }
+        s->labels[at]->value = q->labels[i]->value;
     }
-    uint8_t *data = pseg_arena_alloc(a, pseg__internal__v1__job_spec__get_packed_size(&s));
-    if (!data)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
-    *out = (pseg_bytes){data, pseg__internal__v1__job_spec__pack(&s, data)};
 out:
     return rc;
 }
@@ -69,6 +64,37 @@ static void fingerprint_of(char out[33], const Pseg__V1__JobSpec *q, pseg_bytes 
     pseg_sha256_finish(h, digest);
     pseg_sha256_free(h);
     pseg_hex(out, digest, 16);
+}
+
+/* The stored form of the request, packed into the arena, and the fingerprint of what the client
+ * sent: our own version is no part of it, or repeats would fail while schedulers are replaced. */
+static pseg_status pack_spec(pseg_bytes *out, char fingerprint[33], pseg_arena *a,
+                             const Pseg__V1__JobSpec *q, const char *request_id, const char *model,
+                             const char *sha256, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    Pseg__Internal__V1__JobSpec s = PSEG__INTERNAL__V1__JOB_SPEC__INIT;
+
+    s.image_sha256 = unconst(sha256);
+    s.model = unconst(model);
+    s.mask_threshold = q->mask_threshold != 0 ? q->mask_threshold : 0.5f;
+    s.request_id = unconst(request_id);
+    s.prompts = pseg_arena_calloc(a, q->n_prompts, sizeof *s.prompts);
+    if (!s.prompts)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
+    for (; s.n_prompts < q->n_prompts; s.n_prompts++)
+        s.prompts[s.n_prompts] = q->prompts[s.n_prompts]->text;
+    PSEG_TRY(take_labels(&s, a, q, err));
+    size_t room = pseg__internal__v1__job_spec__get_packed_size(&s) + sizeof PSEG_VERSION + 16;
+    uint8_t *data = pseg_arena_alloc(a, room);
+    if (!data)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
+    fingerprint_of(fingerprint, q,
+                   (pseg_bytes){data, pseg__internal__v1__job_spec__pack(&s, data)});
+    s.scheduler_version = unconst(PSEG_VERSION);
+    *out = (pseg_bytes){data, pseg__internal__v1__job_spec__pack(&s, data)};
+out:
+    return rc;
 }
 
 static void submit(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpec *q,
@@ -101,8 +127,7 @@ static void submit(pseg_rpc_call *c, const char *request_id, const Pseg__V1__Job
     state->image_sha256 = kept;
     args.model_is_default = strcmp(args.model, s->opt.default_model) == 0;
     args.image_sha256 = sha256;
-    PSEG_TRY(pack_spec(&args.spec, a, q, request_id, args.model, sha256, err));
-    fingerprint_of(fingerprint, q, args.spec);
+    PSEG_TRY(pack_spec(&args.spec, fingerprint, a, q, request_id, args.model, sha256, err));
     args.fingerprint = fingerprint;
     PSEG_TRY(pseg_job_new_id(id, err));
     args.id = id;

@@ -54,6 +54,9 @@ void cancel_job(pseg_rpc_call *c, const void *msg)
 
 /* ---- ListJobs ---- */
 
+/* Clients take replies of 4 MiB unless told otherwise; a page ends before that. */
+#define MAX_PAGE_BYTES ((size_t)3 << 20)
+
 static bool is_wanted(const Pseg__V1__ListJobsRequest *q, pseg_job_state state)
 {
     for (size_t i = 0; i < q->n_states; i++)
@@ -76,16 +79,27 @@ static void listed(pseg_rpc_call *c, pseg_queue_reply *r)
         fail_no_memory(c);
         return;
     }
+    size_t bytes = 0;
+    const char *next = r->next_id, *last = NULL;
     for (size_t i = 0; i < r->n_jobs; i++) {
-        if (!r->jobs[i].id || !is_wanted(q, r->jobs[i].state))
+        if (!r->jobs[i].id)
             continue;
-        out.jobs[out.n_jobs] = job_view(a, &r->jobs[i], &e);
-        if (!out.jobs[out.n_jobs++]) {
-            pseg_rpc_fail(c, &e);
-            return;
+        if (is_wanted(q, r->jobs[i].state)) {
+            Pseg__V1__Job *j = job_view(a, &r->jobs[i], &e);
+            if (!j) {
+                pseg_rpc_fail(c, &e);
+                return;
+            }
+            bytes += pseg__v1__job__get_packed_size(j);
+            if (bytes > MAX_PAGE_BYTES && out.n_jobs > 0) {
+                next = last;
+                break;
+            }
+            out.jobs[out.n_jobs++] = j;
         }
+        last = r->jobs[i].id;
     }
-    out.next_page_token = (char *)(uintptr_t)r->next_id;
+    out.next_page_token = (char *)(uintptr_t)next;
     pseg_rpc_reply(c, &out.base);
 }
 
@@ -110,7 +124,7 @@ void list_jobs(pseg_rpc_call *c, const void *msg)
         pseg_err_value(&e, "%s", q->page_token);
         pseg_err_limit(&e, "next_page_token of an earlier reply");
     }
-    if (e.code != PSEG_OK) {
+    if (e.code != PSEG_OK || pseg_check_states(q->states, q->n_states, &e) != PSEG_OK) {
         pseg_rpc_fail(c, &e);
         return;
     }

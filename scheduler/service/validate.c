@@ -129,6 +129,24 @@ out:
     return rc;
 }
 
+pseg_status pseg_check_states(const Pseg__V1__State *states, size_t n, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    char field[32];
+
+    for (size_t i = 0; i < n; i++) {
+        snprintf(field, sizeof field, "states[%zu]", i);
+        if ((int)states[i] < PSEG__V1__STATE__STATE_QUEUED ||
+            (int)states[i] > PSEG__V1__STATE__STATE_EXPIRED)
+            FAIL_FIELD(
+                field, PSEG_R_INVALID_ARGUMENT, VALUE("%d", (int)states[i]),
+                LIMIT("%d..%d", PSEG__V1__STATE__STATE_QUEUED, PSEG__V1__STATE__STATE_EXPIRED),
+                "state %d is unknown; leave states out for all", (int)states[i]);
+    }
+out:
+    return rc;
+}
+
 pseg_status pseg_check_image_magic(const uint8_t *d, size_t n, const char *field, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;

@@ -42,6 +42,9 @@ pseg_status pseg_check_threshold(float threshold, const char *field, pseg_err *e
 /* A known encoding, or UNSPECIFIED; format may be NULL. */
 pseg_status pseg_check_format(const Pseg__V1__MaskFormat *format, pseg_err *err);
 
+/* Known states, and not UNSPECIFIED. */
+pseg_status pseg_check_states(const Pseg__V1__State *states, size_t n, pseg_err *err);
+
 /* The first bytes of an image of a format that workers may decode (JPEG, PNG, WebP, TIFF, HEIC and
  * AVIF; n >= 12 bytes are enough). The worker's decoder decides in the end; this catches mistakes
  * before they are stored. Errors: PSEG_R_IMAGE_FORMAT_UNSUPPORTED. */

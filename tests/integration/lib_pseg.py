@@ -223,6 +223,15 @@ class Cluster:
         return subprocess.run(["redis-cli", "-s", str(self.socket), *map(str, args)], stdout=subprocess.PIPE,
                               stderr=subprocess.DEVNULL, text=True, check=False).stdout.strip()
 
+    def fcall(self, name, *args):
+        """One of the queue's own functions: the test as a worker."""
+        return self.redis_cli("FCALL", f"pseg1_{name}", 1, "pseg:{default}:", *args)
+
+    def claim(self, name, lease_ms=600000):
+        """Takes one job of the empty model, which must be `name`, and keeps it running for long."""
+        said = self.fcall("claim", "hand", "empty", 1, lease_ms, 3)
+        assert said.splitlines()[:1] == [name[5:]], (said, name)
+
     def scheduler(self, *args, listen="127.0.0.1:0", wait=True):
         self.count += 1
         name = f"scheduler{self.count}"

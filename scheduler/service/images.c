@@ -109,9 +109,21 @@ static void begin(pseg_rpc_call *c, const Pseg__V1__UploadHeader *h)
     pseg_queue_has_images(s->queue, pseg_rpc_tenant(c), &sha256, 1, op_done, o);
 }
 
-static void take_chunk(pseg_rpc_call *c, upload *u, ProtobufCBinaryData chunk)
+/* Is what has come no image? As soon as enough of it is there, however small the chunks are. */
+static bool refuse_format(pseg_rpc_call *c, const upload *u, size_t len_before, bool at_end)
 {
     pseg_err e = PSEG_ERR_INIT;
+
+    if (!at_end && (len_before >= PSEG_IMAGE_MAGIC_BYTES || u->len < PSEG_IMAGE_MAGIC_BYTES))
+        return false;
+    if (pseg_check_image_magic(u->data, u->len, "chunk", &e) == PSEG_OK)
+        return false;
+    pseg_rpc_fail(c, &e);
+    return true;
+}
+
+static void take_chunk(pseg_rpc_call *c, upload *u, ProtobufCBinaryData chunk)
+{
 
     if (chunk.len == 0 || chunk.len > PSEG_MAX_CHUNK_BYTES) {
         FAIL(c, PSEG_R_REQUEST_TOO_LARGE, "chunk", VALUE("%zu", chunk.len),
@@ -125,12 +137,10 @@ static void take_chunk(pseg_rpc_call *c, upload *u, ProtobufCBinaryData chunk)
              u->size);
         return;
     }
-    if (u->len == 0 && pseg_check_image_magic(chunk.data, chunk.len, "chunk", &e) != PSEG_OK) {
-        pseg_rpc_fail(c, &e);
-        return;
-    }
     memcpy(u->data + u->len, chunk.data, chunk.len);
     u->len += chunk.len;
+    if (refuse_format(c, u, u->len - chunk.len, false))
+        return;
     pseg_sha256_update(u->hash, chunk.data, chunk.len);
     pseg_rpc_read(c);
 }
@@ -151,6 +161,8 @@ static void finish(pseg_rpc_call *c, upload *u)
              LIMIT("%zu", u->size), "the stream ended after %zu of %zu bytes", u->len, u->size);
         return;
     }
+    if (u->len < PSEG_IMAGE_MAGIC_BYTES && refuse_format(c, u, 0, true))
+        return;
     pseg_sha256_finish(u->hash, digest);
     pseg_hex(hex, digest, sizeof digest);
     if (strcmp(hex, u->sha256) != 0) {

@@ -18,6 +18,7 @@ enum {
     PSEG_MAX_CHECK_IMAGES = 1000,
     PSEG_MAX_PAGE_SIZE = 1000,
     PSEG_DEFAULT_PAGE_SIZE = 50,
+    PSEG_IMAGE_MAGIC_BYTES = 12,
 };
 
 /* The whole job: exactly one image source, prompts, threshold, labels, deadline, time to live.
@@ -46,8 +47,8 @@ pseg_status pseg_check_format(const Pseg__V1__MaskFormat *format, pseg_err *err)
 pseg_status pseg_check_states(const Pseg__V1__State *states, size_t n, pseg_err *err);
 
 /* The first bytes of an image of a format that workers may decode (JPEG, PNG, WebP, TIFF, HEIC and
- * AVIF; n >= 12 bytes are enough). The worker's decoder decides in the end; this catches mistakes
- * before they are stored. Errors: PSEG_R_IMAGE_FORMAT_UNSUPPORTED. */
+ * AVIF; PSEG_IMAGE_MAGIC_BYTES of them are enough). The worker's decoder decides in the end; this
+ * catches mistakes before they are stored. Errors: PSEG_R_IMAGE_FORMAT_UNSUPPORTED. */
 pseg_status pseg_check_image_magic(const uint8_t *data, size_t n, const char *field, pseg_err *err);
 
 #endif

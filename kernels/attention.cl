@@ -37,7 +37,7 @@ typedef struct block {
 } block;
 
 /* Scores of keys j0..j0+KR of the block; keys past `n` repeat the last and are not kept. */
-static inline void scores(block *t, gcfloat *k, ulong k_row, uint j0, uint n, uint d, bool is_whole)
+static inline void scores(block *t, gin *k, ulong k_row, uint j0, uint n, uint d, bool is_whole)
 {
     float16 acc[KR][QV];
     size_t row[KR];
@@ -58,7 +58,7 @@ static inline void scores(block *t, gcfloat *k, ulong k_row, uint j0, uint n, ui
             qv[j] = vload16(0, t->q + c * TQ + 16 * j);
 #pragma unroll
         for (int i = 0; i < KR; i++) {
-            float16 kv = (float16)(k[row[i] + c]);
+            float16 kv = (float16)(in_at(k, row[i] + c));
 
 #pragma unroll
             for (int j = 0; j < QV; j++)
@@ -74,7 +74,7 @@ static inline void scores(block *t, gcfloat *k, ulong k_row, uint j0, uint n, ui
 
 /* o[c0..c0+DR] = o * fade + sum_j p_j v_j[c0..]; channels past d repeat the last: o has room for
  * them and they are not read back. */
-static inline void weighted_sum(block *t, gcfloat *v, ulong v_row, uint c0, uint n, uint d,
+static inline void weighted_sum(block *t, gin *v, ulong v_row, uint c0, uint n, uint d,
                          const float16 *fade, bool is_whole)
 {
     float16 acc[DR][QV];
@@ -95,7 +95,7 @@ static inline void weighted_sum(block *t, gcfloat *v, ulong v_row, uint c0, uint
             pv[j] = vload16(0, t->s + key * TQ + 16 * j);
 #pragma unroll
         for (int i = 0; i < DR; i++) {
-            float16 vv = (float16)(v[key * v_row + col[i]]);
+            float16 vv = (float16)(in_at(v, key * v_row + col[i]));
 
 #pragma unroll
             for (int j = 0; j < QV; j++)
@@ -109,7 +109,7 @@ static inline void weighted_sum(block *t, gcfloat *v, ulong v_row, uint c0, uint
             vstore16(acc[i][j], 0, t->o + (c0 + i) * TQ + 16 * j);
 }
 
-__kernel void attention(gfloat *out, gcfloat *q, gcfloat *k, gcfloat *v,
+__kernel void attention(gout *out, gin *q, gin *k, gin *v,
                         __global const int *key_len, const pseg_attention_params p)
 {
     block t;
@@ -136,13 +136,13 @@ __kernel void attention(gfloat *out, gcfloat *q, gcfloat *k, gcfloat *v,
     }
     for (uint i = 0; i < TQ; i++) /* lanes past nq hold copies of the last query */
         for (uint c = 0; c < p.d; c++)
-            t.q[c * TQ + i] = q[min(i, nq - 1) * p.q_row + c] * p.scale;
+            t.q[c * TQ + i] = in_at(q, min(i, nq - 1) * p.q_row + c) * p.scale;
     for (uint i = 0; i < (p.d + DR - 1) / DR * DR * QV; i++)
         vstore16((float16)(0.0f), i, t.o);
 
     for (uint k0 = 0; k0 < n_keys; k0 += KB) {
         uint n = min((uint)KB, n_keys - k0);
-        gcfloat *kb = k + k0 * p.k_row, *vb = v + k0 * p.v_row;
+        gin *kb = k + k0 * p.k_row, *vb = v + k0 * p.v_row;
         float16 top[QV];
 
         for (uint j0 = 0; j0 < n; j0 += KR) {
@@ -197,7 +197,7 @@ __kernel void attention(gfloat *out, gcfloat *q, gcfloat *k, gcfloat *v,
             vstore16(vload16(0, t.o + c * TQ + 16 * j) / l[j], 0, t.o + c * TQ + 16 * j);
     for (uint i = 0; i < nq; i++)
         for (uint c = 0; c < p.d; c++)
-            out[i * p.out_row + c] = t.o[c * TQ + i];
+            out[i * p.out_row + c] = OUT_OF(t.o[c * TQ + i]);
 }
 
 #else
@@ -208,7 +208,7 @@ __kernel void attention(gfloat *out, gcfloat *q, gcfloat *k, gcfloat *v,
 #define KB 256
 
 __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void
-attention(gfloat *out, gcfloat *q, gcfloat *k, gcfloat *v, __global const int *key_len,
+attention(gout *out, gin *q, gin *k, gin *v, __global const int *key_len,
           const pseg_attention_params p)
 {
     __local float lq[2 * WG], ls[KB], tmp[WG];
@@ -222,7 +222,7 @@ attention(gfloat *out, gcfloat *q, gcfloat *k, gcfloat *v, __global const int *k
     k += p.k_off + b * p.k_batch + h * p.d;
     v += p.v_off + b * p.v_batch + h * p.d;
     for (uint c = lid; is_in && c < p.d; c += WG)
-        lq[c] = q[p.q_off + b * p.q_batch + i * p.q_row + h * p.d + c] * p.scale;
+        lq[c] = in_at(q, p.q_off + b * p.q_batch + i * p.q_row + h * p.d + c) * p.scale;
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint k0 = 0; k0 < n_keys; k0 += KB) {
         uint n = min((uint)KB, n_keys - k0);
@@ -232,7 +232,7 @@ attention(gfloat *out, gcfloat *q, gcfloat *k, gcfloat *v, __global const int *k
             float s = 0.0f;
 
             for (uint c = 0; c < p.d; c++)
-                s += lq[c] * k[(k0 + j) * p.k_row + c];
+                s += lq[c] * in_at(k, (k0 + j) * p.k_row + c);
             ls[j] = s;
             top = fmax(top, s);
         }
@@ -251,7 +251,7 @@ attention(gfloat *out, gcfloat *q, gcfloat *k, gcfloat *v, __global const int *k
                 float acc = o[e] * fade;
 
                 for (uint j = 0; j < n; j++)
-                    acc += ls[j] * v[(k0 + j) * p.v_row + c];
+                    acc += ls[j] * in_at(v, (k0 + j) * p.v_row + c);
                 o[e] = acc;
             }
         }
@@ -262,7 +262,7 @@ attention(gfloat *out, gcfloat *q, gcfloat *k, gcfloat *v, __global const int *k
 
         if (is_in && c < p.d)
             out[p.out_off + b * p.out_batch + i * p.out_row + h * p.d + c] =
-                n_keys > 0 ? o[e] / l : 0.0f;
+                OUT_OF(n_keys > 0 ? o[e] / l : 0.0f);
     }
 }
 

@@ -5,8 +5,9 @@
     for (uint c = (uint)get_global_id(0) * FV; c < (n); c += (uint)get_global_size(0) * FV)
 #define FOR_ROWS(r, n) for (uint r = get_global_id(1); r < (n); r += (uint)get_global_size(1))
 
-/* x[B, ch, gh*p, gw*p] -> out[B*gh*gw, ch*p*p]. Dimension 0 counts the runs of p pixels. */
-__kernel void patches(gfloat *out, gcfloat *x, const pseg_patches_params p)
+/* x[B, ch, gh*p, gw*p] -> out[B*gh*gw, ch*p*p], zeros up to the next row. Dimension 0 counts the runs
+ * of p pixels. */
+__kernel void patches(gout *out, gcfloat *x, const pseg_patches_params p)
 {
     uint runs = p.channels * p.p;
 
@@ -16,11 +17,13 @@ __kernel void patches(gfloat *out, gcfloat *x, const pseg_patches_params p)
         for (uint t = get_global_id(0); t < runs; t += (uint)get_global_size(0)) {
             ulong line = ((ulong)b * p.channels + t / p.p) * p.gh * p.p + gy * p.p + t % p.p;
             gcfloat *from = x + p.x_off + (line * p.gw + gx) * p.p;
-            gfloat *to = out + p.out_off + ((ulong)r * runs + t) * p.p;
+            gout *to = out + p.out_off + r * p.out_stride + (ulong)t * p.p;
 
             for (uint i = 0; i < p.p; i++)
-                to[i] = from[i];
+                to[i] = OUT_OF(from[i]);
         }
+        for (ulong i = (ulong)runs * p.p + get_global_id(0); i < p.out_stride; i += get_global_size(0))
+            out[p.out_off + r * p.out_stride + i] = 0;
     }
 }
 
@@ -74,7 +77,7 @@ __kernel void gather(gfloat *out, gcfloat *x, __global const int *idx, gcfloat *
 }
 
 /* Row (b, y, x) of out: the nine neighbours' channels, zeros outside the map. */
-__kernel void im2col3(gfloat *out, gcfloat *x, const pseg_map_params p)
+__kernel void im2col3(gout *out, gcfloat *x, const pseg_map_params p)
 {
     FOR_ROWS (r, p.batch * p.h * p.w) {
         uint b = r / (p.h * p.w), y = r / p.w % p.h, col = r % p.w;
@@ -84,10 +87,10 @@ __kernel void im2col3(gfloat *out, gcfloat *x, const pseg_map_params p)
             bool is_in = sy >= 0 && sy < (int)p.h && sx >= 0 && sx < (int)p.w;
             gcfloat *from =
                 x + p.x_off + (is_in ? (((ulong)b * p.h + sy) * p.w + sx) * p.c : 0);
-            gfloat *to = out + p.out_off + ((ulong)r * 9 + tap) * p.c;
+            gout *to = out + p.out_off + ((ulong)r * 9 + tap) * p.c;
 
             FOR_CHANNELS (c, p.c)
-                fv_store(is_in ? fv_load(from + c, p.c - c) : (fv)(0.0f), to + c, p.c - c);
+                out_store(is_in ? fv_load(from + c, p.c - c) : (fv)(0.0f), to + c, p.c - c);
         }
     }
 }

@@ -20,7 +20,7 @@ static inline float inverse_deviation(float var, float eps)
 }
 
 /* Row r of C channels: act((x - mean) / sqrt(var + eps) * w + b). */
-__kernel void layernorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
+__kernel void layernorm(gout *out, gcfloat *x, gcfloat *w, gcfloat *b,
                         const pseg_layernorm_params p, __local float *tmp)
 {
     uint step = (uint)get_local_size(0) * FV, first = (uint)get_local_id(0) * FV;
@@ -29,7 +29,7 @@ __kernel void layernorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
     {
         uint n = r < p.rows ? p.c : 0;
         gcfloat *row = x + p.x_off + r * p.x_stride;
-        gfloat *o = out + p.out_off + r * p.out_stride;
+        gout *o = out + p.out_off + r * p.out_stride;
         fv sum = (fv)(0.0f);
 
         for (uint c = first; c < n; c += step)
@@ -51,7 +51,7 @@ __kernel void layernorm(gfloat *out, gcfloat *x, gcfloat *w, gcfloat *b,
 
             if (p.flags & HAS_AFFINE)
                 v = v * fv_load(w + p.w_off + c, n - c) + fv_load(b + p.b_off + c, n - c);
-            fv_store(fv_act(v, p.act), o + c, n - c);
+            out_store(fv_act(v, p.act), o + c, n - c);
         }
     }
 }

@@ -36,9 +36,9 @@ typedef float pseg_f32;
 typedef struct pseg_gemm_params {
     pseg_u64 out_off, a_off, w_off, bias_off, res_off, scale_off;
     pseg_u64 out_stride, a_stride, res_stride;
-    pseg_u32 m, n, k, act, flags, tiles_per_item;
+    pseg_u32 m, n, k, act, flags, tiles_per_item, panels_per_item, pad;
 } pseg_gemm_params;
-PSEG_SIZE_IS(pseg_gemm_params, 96);
+PSEG_SIZE_IS(pseg_gemm_params, 104);
 
 #define HAS_AFFINE 1u
 
@@ -70,10 +70,10 @@ typedef struct pseg_attention_params {
 PSEG_SIZE_IS(pseg_attention_params, 136);
 
 typedef struct pseg_patches_params {
-    pseg_u64 out_off, x_off;
+    pseg_u64 out_off, x_off, out_stride;
     pseg_u32 batch, channels, gh, gw, p, pad;
 } pseg_patches_params;
-PSEG_SIZE_IS(pseg_patches_params, 40);
+PSEG_SIZE_IS(pseg_patches_params, 48);
 
 #define HAS_CLS 1u
 #define HAS_POS 2u

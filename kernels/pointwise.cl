@@ -18,31 +18,31 @@ __kernel void act(gfloat *out, gcfloat *x, const pseg_rows_params p)
 }
 
 /* silu of the first half of a row times the second. */
-__kernel void swiglu(gfloat *out, gcfloat *x, const pseg_rows_params p)
+__kernel void swiglu(gout *out, gin *x, const pseg_rows_params p)
 {
     uint n = (uint)p.c;
 
     FOR_ROWS (r, p.rows) {
-        gcfloat *row = x + p.x_off + (ulong)r * 2 * n;
+        gin *row = x + p.x_off + (ulong)r * 2 * n;
 
         FOR_CHANNELS (c, n) {
-            fv gate = fv_load(row + c, n - c);
+            fv gate = in_load(row + c, n - c);
 
-            fv_store(fv_swish(gate, 1.0f) * fv_load(row + n + c, n - c),
-                     out + p.out_off + (ulong)r * n + c, n - c);
+            out_store(fv_swish(gate, 1.0f) * in_load(row + n + c, n - c),
+                      out + p.out_off + (ulong)r * n + c, n - c);
         }
     }
 }
 
-__kernel void copy(gfloat *out, gcfloat *x, const pseg_add_params p)
+__kernel void copy(gout *out, gcfloat *x, const pseg_add_params p)
 {
     FOR_ROWS (r, p.batch * p.n) {
         uint b = r / p.n, i = r % p.n;
         gcfloat *from = x + p.x_off + b * p.x_batch + i * p.x_row;
-        gfloat *to = out + p.out_off + b * p.out_batch + i * p.out_row;
+        gout *to = out + p.out_off + b * p.out_batch + i * p.out_row;
 
         FOR_CHANNELS (c, p.c)
-            fv_store(fv_load(from + c, p.c - c) * p.alpha, to + c, p.c - c);
+            out_store(fv_load(from + c, p.c - c) * p.alpha, to + c, p.c - c);
     }
 }
 

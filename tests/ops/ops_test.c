@@ -49,6 +49,46 @@ static void case_free(case_data *d)
     memset(d, 0, sizeof *d);
 }
 
+/* Host words to the device and back, in the slot's type: half of a word that BF16 can hold, and of
+ * the canary, is lost without loss. */
+static pseg_status put(pseg_stream *s, const case_data *d, size_t i, pseg_err *err)
+{
+    const slot_data *t = &d->slot[i];
+    size_t words = t->n + 2 * MARGIN;
+    pseg_status rc;
+
+    if (d->args.t[i].type != PSEG_BF16)
+        return pseg_mem_write(s, t->mem, 0, t->host, words * 4, err);
+    uint16_t *half = malloc(words * sizeof *half);
+    if (!half)
+        exit(1);
+    for (size_t k = 0; k < words; k++)
+        half[k] = (uint16_t)(t->host[k] >> 16);
+    rc = pseg_mem_write(s, t->mem, 0, half, words * 2, err);
+    if (rc == PSEG_OK)
+        rc = pseg_stream_finish(s, err);
+    free(half);
+    return rc;
+}
+
+static pseg_status get(uint32_t *words, pseg_stream *s, const case_data *d, size_t i, pseg_err *err)
+{
+    const slot_data *t = &d->slot[i];
+    size_t n = t->n + 2 * MARGIN;
+    bool is_half = d->args.t[i].type == PSEG_BF16;
+    pseg_status rc = pseg_mem_read(words, s, t->mem, 0, n * (is_half ? 2 : 4), err);
+
+    if (rc == PSEG_OK)
+        rc = pseg_stream_finish(s, err);
+    for (size_t k = n; is_half && k-- > 0;) {
+        uint16_t half;
+
+        memcpy(&half, (unsigned char *)words + 2 * k, sizeof half);
+        words[k] = (uint32_t)half << 16;
+    }
+    return rc;
+}
+
 static bool must(pseg_status rc, const char *what, const pseg_err *err)
 {
     if (rc != PSEG_OK)
@@ -86,8 +126,8 @@ static bool case_make(case_data *d, pseg_stream *s, const pseg_op *op, const pse
             t->host[k] = CANARY;
         if (i > 0 || c->in_place)
             pseg_op_fill(t->host + MARGIN, op, &d->args, i, t->n, &seed);
-        if (!must(pseg_mem_new(&t->mem, pseg_stream_cl(s), words * sizeof *t->host, &err), what,
-                  &err))
+        size_t size = d->args.t[i].type == PSEG_BF16 ? 2 : 4;
+        if (!must(pseg_mem_new(&t->mem, pseg_stream_cl(s), words * size, &err), what, &err))
             return false;
     }
     for (size_t i = 0; i < op->n_slots; i++) {
@@ -103,9 +143,7 @@ static bool case_make(case_data *d, pseg_stream *s, const pseg_op *op, const pse
         }
         d->args.t[i].host = t->host;
         d->args.t[i].off = MARGIN;
-        if (!must(
-                pseg_mem_write(s, t->mem, 0, t->host, (t->n + 2 * MARGIN) * sizeof *t->host, &err),
-                what, &err))
+        if (!must(put(s, d, i, &err), what, &err))
             return false;
     }
     return must(pseg_stream_finish(s, &err), what, &err);
@@ -128,24 +166,24 @@ static bool case_reference(case_data *d, const pseg_op *op)
 
 /* Compares the output with the reference where the reference wrote, bit by bit elsewhere (margins
  * and the gaps between strided rows), and inputs with what they were. */
-static void case_compare(case_data *d, pseg_stream *s, const pseg_op *op, const char *what)
+static void case_compare(case_data *d, pseg_stream *s, const pseg_op *op, const pseg_op_case *c,
+                         const char *what)
 {
     pseg_err err = PSEG_ERR_INIT;
+    pseg_op_tol tol = pseg_op_case_tol(op, c);
     size_t words = d->slot[0].n + 2 * MARGIN, n = 0;
     uint32_t *got = malloc(words * sizeof *got);
     float *a = malloc(words * sizeof *a), *b = malloc(words * sizeof *b);
     pseg_compare cmp;
 
-    if (!got || !a || !b ||
-        !must(pseg_mem_read(got, s, d->slot[0].mem, 0, words * 4, &err), what, &err) ||
-        !must(pseg_stream_finish(s, &err), what, &err))
+    if (!got || !a || !b || !must(get(got, s, d, 0, &err), what, &err))
         goto out;
     for (size_t i = 0; i < words; i++) {
         uint32_t want;
 
         memcpy(&want, &d->want[i], sizeof want);
         if (want == CANARY) {
-            if (got[i] != CANARY) {
+            if (got[i] != (d->args.t[0].type == PSEG_BF16 ? CANARY & 0xffff0000u : CANARY)) {
                 fail(what, "an element outside of the output was written");
                 goto out;
             }
@@ -156,7 +194,7 @@ static void case_compare(case_data *d, pseg_stream *s, const pseg_op *op, const 
     }
     if (n == 0)
         fail(what, "the reference wrote nothing");
-    if (!pseg_compare_f32(&cmp, a, b, n, op->tol.abs, op->tol.rel, op->tol.nmse)) {
+    if (!pseg_compare_f32(&cmp, a, b, n, tol.abs, tol.rel, tol.nmse)) {
         fail(what, "differs from the reference:");
         pseg_compare_print(stdout, what, &cmp);
     }
@@ -166,11 +204,15 @@ static void case_compare(case_data *d, pseg_stream *s, const pseg_op *op, const 
         if (!t->host || d->args.t[i].mem != t->mem)
             continue;
         uint32_t *now = malloc((t->n + 2 * MARGIN) * sizeof *now);
-        if (now &&
-            must(pseg_mem_read(now, s, t->mem, 0, (t->n + 2 * MARGIN) * 4, &err), what, &err) &&
-            must(pseg_stream_finish(s, &err), what, &err) &&
-            memcmp(now, t->host, (t->n + 2 * MARGIN) * 4) != 0)
-            fail(what, "an input was written");
+        if (now && must(get(now, s, d, i, &err), what, &err)) {
+            uint32_t mask = d->args.t[i].type == PSEG_BF16 ? 0xffff0000u : 0xffffffffu;
+
+            for (size_t k = 0; k < t->n + 2 * MARGIN; k++)
+                if (now[k] != (t->host[k] & mask)) {
+                    fail(what, "an input was written");
+                    break;
+                }
+        }
         free(now);
     }
 out:
@@ -234,13 +276,11 @@ static void run_case(pseg_stream *s, const pseg_op *op, const pseg_op_case *c, c
     n_checks++;
     if (case_make(&d, s, op, c, what, 7 + n_checks) && case_reference(&d, op)) {
         if (must(pseg_op_run(s, op, &d.args, &err), what, &err))
-            case_compare(&d, s, op, what);
+            case_compare(&d, s, op, c, what);
         /* Again through the typed form, from the same start: what it writes, and in place reads. */
-        if (must(pseg_mem_write(s, d.slot[0].mem, 0, d.slot[0].host,
-                                (d.slot[0].n + 2 * MARGIN) * sizeof *d.slot[0].host, &err),
-                 what, &err) &&
+        if (must(put(s, &d, 0, &err), what, &err) &&
             must(typed_run(s, op->name, &d.args, &err), what, &err))
-            case_compare(&d, s, op, what);
+            case_compare(&d, s, op, c, what);
         case_refusals(&d, op, c, what);
     } else {
         fail(what, "the case could not be made");
@@ -540,14 +580,14 @@ static void check_convolutions(pseg_stream *s)
     pseg_mem *mw = upload(s, packed, pseg_gemm_packed_elems(CO, 9 * CI));
     pseg_mem *cols = upload(s, NULL, HW * 9 * CI), *out = upload(s, NULL, 4 * HW * CO);
     pseg_mem *wide = upload(s, NULL, 4 * HW * CO);
-    pseg_gemm g = {.out = {out, 0},
-                   .a = {cols, 0},
-                   .w = {mw, 0},
-                   .bias = {mb, 0},
+    pseg_gemm g = {.out = pseg_view_of(out, 0),
+                   .a = pseg_view_of(cols, 0),
+                   .w = pseg_view_of(mw, 0),
+                   .bias = pseg_view_of(mb, 0),
                    .m = HW,
                    .n = CO,
                    .k = 9 * CI};
-    if (must(pseg_op_im2col3(s, (pseg_view){cols, 0}, (pseg_view){mx, 0}, 1, H, W, CI, &err),
+    if (must(pseg_op_im2col3(s, pseg_view_of(cols, 0), pseg_view_of(mx, 0), 1, H, W, CI, &err),
              "conv", &err) &&
         must(pseg_op_gemm(s, &g, &err), "conv", &err) &&
         must(pseg_mem_read(got, s, out, 0, HW * CO * 4, &err), "conv", &err) &&
@@ -572,15 +612,15 @@ static void check_convolutions(pseg_stream *s)
     pseg_gemm_pack(packed, r2, PSEG_F32, 4 * CO, CI);
     pseg_mem *mw2 = upload(s, packed, pseg_gemm_packed_elems(4 * CO, CI));
     pseg_mem *mb4 = upload(s, b4, 4 * CO);
-    pseg_gemm g2 = {.out = {wide, 0},
-                    .a = {mx, 0},
-                    .w = {mw2, 0},
-                    .bias = {mb4, 0},
+    pseg_gemm g2 = {.out = pseg_view_of(wide, 0),
+                    .a = pseg_view_of(mx, 0),
+                    .w = pseg_view_of(mw2, 0),
+                    .bias = pseg_view_of(mb4, 0),
                     .m = HW,
                     .n = 4 * CO,
                     .k = CI};
     if (must(pseg_op_gemm(s, &g2, &err), "convt", &err) &&
-        must(pseg_op_shuffle2(s, (pseg_view){out, 0}, (pseg_view){wide, 0}, 1, H, W, CO, &err),
+        must(pseg_op_shuffle2(s, pseg_view_of(out, 0), pseg_view_of(wide, 0), 1, H, W, CO, &err),
              "convt", &err) &&
         must(pseg_mem_read(got, s, out, 0, 4 * HW * CO * 4, &err), "convt", &err) &&
         must(pseg_stream_finish(s, &err), "convt", &err) &&
@@ -618,9 +658,12 @@ static void check_prepare_and_bench(pseg_stream *s)
 
 /* ---- driver ------------------------------------------------------------------------------- */
 
-static void run_device(const char *id, pseg_cl_variant variant, const char *variant_name,
-                       const char *only, bool is_small)
+/* without: features to leave out; then only what could use them is run. Returns the features that
+ * were there. */
+static uint32_t run_device(const char *id, pseg_cl_variant variant, const char *variant_name,
+                           const char *only, bool is_small, uint32_t without)
 {
+    uint32_t features = 0;
     pseg_cl_options o = PSEG_CL_OPTIONS_DEFAULT;
     pseg_err err = PSEG_ERR_INIT;
     pseg_cl *cl = NULL;
@@ -628,19 +671,22 @@ static void run_device(const char *id, pseg_cl_variant variant, const char *vari
 
     o.device = id;
     o.variant = variant;
+    o.without = without;
     o.no_cache = is_interpreted; /* an interpreter's binaries are of no use to anyone else */
     if (must(pseg_cl_open(&cl, &o, &err), "open", &err) &&
         must(pseg_stream_open(&s, cl, &err), "open", &err)) {
+        features = pseg_cl_features(cl);
         for (size_t i = 0; i < pseg_n_ops; i++)
             for (size_t c = 0; c < pseg_ops[i]->n_cases; c++) {
                 const pseg_op_case *k = &pseg_ops[i]->cases[c];
 
                 if ((only && strcmp(only, pseg_ops[i]->name) != 0) ||
-                    (is_small && (k->flags & PSEG_CASE_BIG)) || (k->flags & PSEG_CASE_SLOW))
+                    (is_small && (k->flags & PSEG_CASE_BIG)) || (k->flags & PSEG_CASE_SLOW) ||
+                    (without && !k->bf16))
                     continue;
                 run_case(s, pseg_ops[i], k, variant_name);
             }
-        if (!only) {
+        if (!only && !without) {
             if (!is_interpreted)
                 check_prepare_and_bench(s);
             edge_of_act(s);
@@ -651,6 +697,7 @@ static void run_device(const char *id, pseg_cl_variant variant, const char *vari
     }
     pseg_stream_close(s);
     pseg_cl_close(cl);
+    return features;
 }
 
 int main(int argc, char **argv)
@@ -684,9 +731,18 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < n; i++) {
         if (!variant || strcmp(variant, "portable") == 0)
             run_device(list[i].id, PSEG_CL_PORTABLE, "portable", only,
-                       is_small || list[i].type == PSEG_DEVICE_CPU); /* not made for CPUs: slow */
-        if (!variant || strcmp(variant, "cpu") == 0)
-            run_device(list[i].id, PSEG_CL_CPU, "cpu", only, is_small);
+                       is_small || list[i].type == PSEG_DEVICE_CPU, 0); /* slow on a CPU */
+        if (variant && strcmp(variant, "cpu") != 0)
+            continue;
+        uint32_t has = run_device(list[i].id, PSEG_CL_CPU, "cpu", only, is_small, 0);
+        if (has & PSEG_CL_AMX_BF16)
+            run_device(list[i].id, PSEG_CL_CPU, "cpu without AMX", only, is_small,
+                       PSEG_CL_AMX_BF16);
+        if (has)
+            run_device(list[i].id, PSEG_CL_CPU, "plain cpu", only, is_small, UINT32_MAX);
+        printf("device %s: features beyond OpenCL: %s%s%s\n", list[i].id,
+               has & PSEG_CL_AVX512_BF16 ? "AVX512_BF16 " : "",
+               has & PSEG_CL_AMX_BF16 ? "AMX_BF16" : "", has ? "" : "none");
     }
     free(list);
     printf("%u checks, %u failed\n", n_checks, n_failed);

@@ -6,7 +6,7 @@
 
 static pseg_view at(const pseg_op_args *a, size_t slot)
 {
-    return pseg_view_of(a->t[slot].mem, a->t[slot].off);
+    return (pseg_view){a->t[slot].mem, a->t[slot].off, a->t[slot].type};
 }
 
 static size_t num(const pseg_op_args *a, size_t i)
@@ -177,7 +177,7 @@ pseg_status typed_run(pseg_stream *s, const char *name, const pseg_op_args *a, p
                                err);
     if (strcmp(name, "patches") == 0)
         return pseg_op_patches(s, out, x, num(a, 0), num(a, 1), num(a, 2), num(a, 3), num(a, 4),
-                               err);
+                               stride(a, 5, num(a, 1) * num(a, 4) * num(a, 4)), err);
     if (strcmp(name, "im2col3") == 0)
         return pseg_op_im2col3(s, out, x, num(a, 0), num(a, 1), num(a, 2), num(a, 3), err);
     if (strcmp(name, "pixel_shuffle2") == 0)

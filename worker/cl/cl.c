@@ -117,6 +117,8 @@ pseg_status pseg_cl_open(pseg_cl **out, const pseg_cl_options *o, pseg_err *err)
     cl->variant = o->variant != PSEG_CL_AUTO         ? o->variant
                   : cl->info.type == PSEG_DEVICE_CPU ? PSEG_CL_CPU
                                                      : PSEG_CL_PORTABLE;
+    if (cl->variant == PSEG_CL_CPU && cl->info.is_host_memory)
+        cl->features = pseg_cpu_features() & ~o->without;
     cl->context = clCreateContext(NULL, 1, &cl->device, NULL, NULL, &code);
     PSEG_CL_TRY(clCreateContext, code);
     cl->none = clCreateBuffer(cl->context, CL_MEM_READ_WRITE, 64, NULL, &code);
@@ -154,6 +156,11 @@ const pseg_device_info *pseg_cl_device(const pseg_cl *cl)
 pseg_cl_variant pseg_cl_variant_of(const pseg_cl *cl)
 {
     return cl->variant;
+}
+
+uint32_t pseg_cl_features(const pseg_cl *cl)
+{
+    return cl->features;
 }
 
 uint64_t pseg_cl_mem_used(const pseg_cl *cl)

@@ -35,6 +35,12 @@ typedef enum pseg_cl_variant {
     PSEG_CL_PORTABLE, /* work-groups that share local memory */
 } pseg_cl_variant;
 
+/* Instructions beyond OpenCL C that kernels of a CPU device may use, as inline assembly. */
+typedef enum pseg_cl_feature {
+    PSEG_CL_AVX512_BF16 = 1, /* vdpbf16ps */
+    PSEG_CL_AMX_BF16 = 2,    /* tdpbf16ps; comes with AVX512_BF16 */
+} pseg_cl_feature;
+
 typedef struct pseg_cl_options {
     const char *device;    /* as pseg_device_select; NULL: automatic */
     const char *cache_dir; /* compiled programs; NULL: $XDG_CACHE_HOME/pseg or ~/.cache/pseg */
@@ -43,12 +49,13 @@ typedef struct pseg_cl_options {
     bool no_cache; /* neither read nor write compiled programs */
     bool profile;  /* sum the device time of each kernel; costs a little speed */
     pseg_cl_variant variant;
+    uint32_t without;    /* bits of pseg_cl_feature to leave unused */
     const pseg_log *log; /* borrowed until pseg_cl_close; NULL: silent */
 } pseg_cl_options;
 
-#define PSEG_CL_OPTIONS_DEFAULT                             \
-    {                                                       \
-        NULL, NULL, NULL, false, false, PSEG_CL_AUTO, NULL, \
+#define PSEG_CL_OPTIONS_DEFAULT                                \
+    {                                                          \
+        NULL, NULL, NULL, false, false, PSEG_CL_AUTO, 0, NULL, \
     }
 
 /* Strings in o are borrowed during the call only. Sets POCL_AFFINITY=1 unless the user set it:
@@ -58,7 +65,9 @@ pseg_status pseg_cl_open(pseg_cl **out, const pseg_cl_options *o, pseg_err *err)
 /* After all its streams and memory are freed. NULL: nothing happens. */
 void pseg_cl_close(pseg_cl *cl);
 const pseg_device_info *pseg_cl_device(const pseg_cl *cl); /* borrowed until pseg_cl_close */
-pseg_cl_variant pseg_cl_variant_of(const pseg_cl *cl);     /* in force: never PSEG_CL_AUTO */
+/* Bits of pseg_cl_feature that kernels may use here. */
+uint32_t pseg_cl_features(const pseg_cl *cl);
+pseg_cl_variant pseg_cl_variant_of(const pseg_cl *cl); /* in force: never PSEG_CL_AUTO */
 /* Bytes in all pseg_mem of this context that the device had to allocate. Any thread. */
 uint64_t pseg_cl_mem_used(const pseg_cl *cl);
 /* SHA-256, as hex, over names and texts of all kernel sources in use: the embedded ones, or those

@@ -19,6 +19,7 @@ typedef struct pseg_program {
 struct pseg_cl {
     pseg_device_info info;
     pseg_cl_variant variant;
+    uint32_t features;
     cl_device_id device;
     cl_context context;
     cl_mem none; /* stands for absent buffers: NULL arguments are not safe with every driver */
@@ -53,6 +54,10 @@ const char *pseg_cl_code_name(cl_int code);
             goto out;                                        \
         }                                                    \
     } while (0)
+
+/* Bits of pseg_cl_feature that this machine's processor and system have; asks the system for AMX.
+ */
+uint32_t pseg_cpu_features(void);
 
 /* To be called before any other OpenCL call. */
 void pseg_cl_set_environment(void);

@@ -351,7 +351,7 @@ static pseg_status embed(pseg_vit *v, pseg_stream *s, pseg_view pixels, uint32_t
     const pseg_vit_config *c = &v->c;
     size_t places = (size_t)v->gh * v->gw;
 
-    PSEG_TRY(pseg_op_patches(s, v->wide, pixels, batch, 3, v->gh, v->gw, c->patch, err));
+    PSEG_TRY(pseg_op_patches(s, v->wide, pixels, batch, 3, v->gh, v->gw, c->patch, 0, err));
     PSEG_TRY(pseg_linear_run(s, &v->patch, v->y, v->wide, batch * places, PSEG_ACT_NONE, err));
     PSEG_TRY(pseg_op_tokens(s,
                             &(pseg_tokens){.out = v->x,

@@ -23,9 +23,9 @@ enum {
 #define MAX_D 128
 
 static const pseg_op_slot slots[] = {
-    {"out", PSEG_F32, true, false},     {"q", PSEG_F32, false, false},
-    {"k", PSEG_F32, false, false},      {"v", PSEG_F32, false, false},
-    {"key_len", PSEG_I32, false, true},
+    {"out", PSEG_F32, true, false, true},      {"q", PSEG_F32, false, false, true},
+    {"k", PSEG_F32, false, false, true},       {"v", PSEG_F32, false, false, true},
+    {"key_len", PSEG_I32, false, true, false},
 };
 
 static pseg_status check(const pseg_op_args *a, pseg_err *err)
@@ -45,6 +45,8 @@ static pseg_status check(const pseg_op_args *a, pseg_err *err)
                  "out's batch stride: samples would overlap");
     PSEG_REQUIRE(!i[CAUSAL] || i[N_Q] == i[N_K], "causal with as many queries as keys");
     PSEG_REQUIRE(isfinite(a->f[0]), "scale");
+    for (size_t t = Q; t <= V; t++)
+        PSEG_REQUIRE(pseg_is_bf16(a, t) == pseg_is_bf16(a, OUT), "q, k, v and out of one type");
 out:
     return rc;
 }
@@ -114,12 +116,27 @@ static void ref(const pseg_op_args *a)
                 ref_query(a, b, h, n);
 }
 
-/* By the vectors of queries an item takes and the room for channels. */
-static const pseg_kernel one64 = {"attention.cl", "attention", "-DQV=1 -DDMAX=64"};
-static const pseg_kernel one128 = {"attention.cl", "attention", "-DQV=1 -DDMAX=128"};
-static const pseg_kernel two64 = {"attention.cl", "attention", "-DQV=2 -DDMAX=64"};
-static const pseg_kernel two128 = {"attention.cl", "attention", "-DQV=2 -DDMAX=128"};
-static const pseg_kernel portable = {"attention.cl", "attention", NULL};
+/* By type, the vectors of queries an item takes, and the room for channels. */
+#define CPU_ROW(options)                                                     \
+    {                                                                        \
+        {{"attention.cl", "attention", options " -DQV=1 -DDMAX=64"},         \
+         {"attention.cl", "attention", options " -DQV=1 -DDMAX=128"}},       \
+        {                                                                    \
+            {"attention.cl", "attention", options " -DQV=2 -DDMAX=64"},      \
+                {"attention.cl", "attention", options " -DQV=2 -DDMAX=128"}, \
+        }                                                                    \
+    }
+static const pseg_kernel cpu[2][2][2] = {CPU_ROW(""), CPU_ROW("-DIN_BF16 -DOUT_BF16")};
+static const pseg_kernel portable[2] = {
+    {"attention.cl", "attention", NULL},
+    {"attention.cl", "attention", "-DIN_BF16 -DOUT_BF16"},
+};
+static const pseg_kernel amx[2] = {
+    {"attention_amx.cl", "attention", "-DAMX -DIN_BF16 -DOUT_BF16 -DDMAX=64"},
+    {"attention_amx.cl", "attention", "-DAMX -DIN_BF16 -DOUT_BF16 -DDMAX=128"},
+};
+/* Queries that share an item's work on the keys: attention_amx.cl's QUERIES. */
+#define AMX_QUERIES 288
 
 static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
@@ -153,14 +170,20 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
     if (pseg_cl_variant_of(pseg_stream_cl(s)) == PSEG_CL_PORTABLE) {
         local[0] = 64;
         global[0] *= local[0];
-        return pseg_launch(s, &portable, 3, global, local, args, N_OF(args), err);
+        return pseg_launch(s, &portable[pseg_is_bf16(a, OUT)], 3, global, local, args, N_OF(args),
+                           err);
+    }
+    if (pseg_is_bf16(a, OUT) && (pseg_cl_features(pseg_stream_cl(s)) & PSEG_CL_AMX_BF16) &&
+        i[D] % 32 == 0 && !i[CAUSAL] && !pseg_has(a, KEY_LEN)) {
+        global[0] = (global[0] + AMX_QUERIES - 1) / AMX_QUERIES;
+        return pseg_launch(s, &amx[i[D] > 64], 3, global, local, args, N_OF(args), err);
     }
     /* With 17 queries two vectors would be half empty, but one would go over the keys twice. */
     bool is_one = i[N_Q] <= 16;
 
     global[0] = (global[0] + (is_one ? 15 : 31)) / (is_one ? 16 : 32);
-    return pseg_launch(s, i[D] <= 64 ? (is_one ? &one64 : &two64) : (is_one ? &one128 : &two128), 3,
-                       global, local, args, N_OF(args), err);
+    return pseg_launch(s, &cpu[pseg_is_bf16(a, OUT)][!is_one][i[D] > 64], 3, global, local, args,
+                       N_OF(args), err);
 }
 
 static double flops(const pseg_op_args *a)
@@ -184,6 +207,7 @@ static void int_range(const pseg_op_args *a, size_t slot, int32_t *lo, int32_t *
 }
 
 #define ALL_KEYS (1u << KEY_LEN)
+#define ALL_BF16 (1u << OUT | 1u << Q | 1u << K | 1u << V)
 #define REAL     (PSEG_CASE_BIG | PSEG_CASE_REAL)
 
 static const pseg_op_case cases[] = {
@@ -224,6 +248,55 @@ static const pseg_op_case cases[] = {
      ALL_KEYS,
      0,
      REAL | PSEG_CASE_SLOW},
+    {"BF16",
+     {2, 3, 7, 5, 13, 21, 25, 30, 22, 105, 325, 390, 110, 0},
+     {0.3},
+     ALL_KEYS,
+     0,
+     0,
+     ALL_BF16},
+    {"BF16, causal with lengths",
+     {3, 1, 32, 18, 18, 96, 96, 96, 32, 1728, 1728, 1728, 576, 1},
+     {0.25},
+     0,
+     0,
+     0,
+     ALL_BF16},
+    {"BF16, tiles",
+     {2, 2, 32, 35, 33, 192, 192, 192, 64, 6720, 6336, 6336, 2240, 0},
+     {0.4},
+     ALL_KEYS,
+     0,
+     0,
+     ALL_BF16},
+    {"BF16, a key",
+     {1, 1, 64, 1, 1, 64, 64, 64, 64, 0, 0, 0, 0, 0},
+     {0.4},
+     ALL_KEYS,
+     0,
+     0,
+     ALL_BF16},
+    {"BF16, several blocks",
+     {1, 1, 96, 300, 700, 96, 96, 96, 96, 0, 0, 0, 0, 0},
+     {0.3},
+     ALL_KEYS,
+     0,
+     PSEG_CASE_BIG,
+     ALL_BF16},
+    {"BF16, dinov2-base",
+     {1, 12, 64, 257, 257, 2304, 2304, 2304, 768, 0, 0, 0, 0, 0},
+     {0.125},
+     ALL_KEYS,
+     0,
+     REAL,
+     ALL_BF16},
+    {"BF16, dinov2-base at 448",
+     {1, 12, 64, 1025, 1025, 2304, 2304, 2304, 768, 0, 0, 0, 0, 0},
+     {0.125},
+     ALL_KEYS,
+     0,
+     REAL | PSEG_CASE_SLOW,
+     ALL_BF16},
     {"clip text",
      {1, 8, 64, 20, 20, 1536, 1536, 1536, 512, 0, 0, 0, 0, 1},
      {0.125},

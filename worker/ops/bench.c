@@ -39,13 +39,16 @@ static pseg_status case_memory(pseg_mem *m[PSEG_OP_MAX_SLOTS], pseg_op_args *a, 
             a->t[i].mem = m[0];
             continue;
         }
-        PSEG_TRY(pseg_mem_new(&m[i], pseg_stream_cl(s), n * sizeof(float), err));
+        size_t bytes = n * pseg_type_size(a->t[i].type);
+        PSEG_TRY(pseg_mem_new(&m[i], pseg_stream_cl(s), bytes, err));
         a->t[i].mem = m[i];
         host = pseg_malloc(n * sizeof(float));
         if (!host)
             PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
         pseg_op_fill(host, op, a, i, n, &seed);
-        PSEG_TRY(pseg_mem_write(s, m[i], 0, host, n * sizeof(float), err));
+        if (pseg_is_bf16(a, i)) /* in place: an element is read before it is written over */
+            pseg_to_bf16(host, host, n);
+        PSEG_TRY(pseg_mem_write(s, m[i], 0, host, bytes, err));
         PSEG_TRY(pseg_stream_finish(s, err));
         pseg_free(host);
         host = NULL;

@@ -6,9 +6,9 @@ enum { OUT, A, W, BIAS, RES, SCALE };
 enum { M, N, K, A_STRIDE, OUT_STRIDE, RES_STRIDE, ACT };
 
 static const pseg_op_slot slots[] = {
-    {"out", PSEG_F32, true, false}, {"a", PSEG_F32, false, false},
-    {"w", PSEG_F32, false, false},  {"bias", PSEG_F32, false, true},
-    {"res", PSEG_F32, false, true}, {"scale", PSEG_F32, false, true},
+    {"out", PSEG_F32, true, false, true},  {"a", PSEG_F32, false, false, true},
+    {"w", PSEG_F32, false, false, true},   {"bias", PSEG_F32, false, true, false},
+    {"res", PSEG_F32, false, true, false}, {"scale", PSEG_F32, false, true, false},
 };
 
 static pseg_status check(const pseg_op_args *a, pseg_err *err)
@@ -22,6 +22,13 @@ static pseg_status check(const pseg_op_args *a, pseg_err *err)
     PSEG_REQUIRE(i[OUT_STRIDE] >= i[N] && i[OUT_STRIDE] <= MAX_STRIDE, "out's row stride");
     PSEG_REQUIRE(!pseg_has(a, RES) || (i[RES_STRIDE] >= i[N] && i[RES_STRIDE] <= MAX_STRIDE),
                  "res's row stride");
+    PSEG_REQUIRE(pseg_is_bf16(a, A) == pseg_is_bf16(a, W), "a and w of one type");
+    if (pseg_is_bf16(a, A)) {
+        PSEG_REQUIRE(i[K] % PSEG_BF16_STEP == 0, "k, in BF16, a multiple of 32");
+    } else {
+        PSEG_REQUIRE(!pseg_is_bf16(a, OUT), "a BF16 output of float32");
+    }
+    PSEG_REQUIRE(!pseg_is_bf16(a, OUT) || !pseg_has(a, RES), "a BF16 output without res");
 out:
     return rc;
 }
@@ -61,7 +68,9 @@ static void ref(const pseg_op_args *a)
 
             for (int64_t k = 0; k < i[K]; k++)
                 for (int j = 0; j < PSEG_PANEL; j++)
-                    sum[j] += (double)x[m * i[A_STRIDE] + k] * panel[k * PSEG_PANEL + j];
+                    sum[j] += (double)x[m * i[A_STRIDE] + k] *
+                              (pseg_is_bf16(a, W) ? panel[k / 2 * 2 * PSEG_PANEL + 2 * j + k % 2]
+                                                  : panel[k * PSEG_PANEL + j]);
             for (int64_t n = n0; n < i[N] && n < n0 + PSEG_PANEL; n++) {
                 double v = sum[n - n0];
 
@@ -90,17 +99,60 @@ static const variant wide[] = {{{"gemm.cl", "gemm", "-DMR=12 -DNV=2"}, 12, 2},
 static const variant narrow[] = {{{"gemm.cl", "gemm", "-DMR=6 -DNV=1"}, 6, 1},
                                  {{"gemm.cl", "gemm", "-DMR=3 -DNV=1"}, 3, 1},
                                  {{"gemm.cl", "gemm", "-DMR=1 -DNV=1"}, 1, 1}};
+/* In BF16, by the type of the output. */
+#define BF16_ROW(options)                                          \
+    {                                                              \
+        {{"gemm.cl", "gemm", options " -DMR=12 -DNV=2"}, 12, 2},   \
+            {{"gemm.cl", "gemm", options " -DMR=4 -DNV=2"}, 4, 2}, \
+        {                                                          \
+            {"gemm.cl", "gemm", options " -DMR=1 -DNV=2"}, 1, 2    \
+        }                                                          \
+    }
+static const variant bf16[2][3] = {BF16_ROW("-DBF16"), BF16_ROW("-DBF16 -DOUT_BF16")};
+static const variant dot[2][3] = {BF16_ROW("-DBF16 -DDOT"), BF16_ROW("-DBF16 -DDOT -DOUT_BF16")};
+static const pseg_kernel amx[2] = {{"gemm.cl", "gemm", "-DBF16 -DAMX"},
+                                   {"gemm.cl", "gemm", "-DBF16 -DAMX -DOUT_BF16"}};
 static const pseg_kernel portable = {"gemm.cl", "gemm", NULL};
+static const pseg_kernel portable_bf16[2] = {{"gemm.cl", "gemm", "-DBF16"},
+                                             {"gemm.cl", "gemm", "-DBF16 -DOUT_BF16"}};
 
 /* The tallest tile that wastes less than half of itself. */
-static const variant *choose(const pseg_device_info *d, int64_t m)
+static const variant *choose(const pseg_cl *cl, const pseg_op_args *a)
 {
-    const variant *v = d->vector_width >= 16 ? wide : narrow;
+    const variant *v = pseg_cl_device(cl)->vector_width >= 16 ? wide : narrow;
+    int64_t m = a->i[M];
     size_t i = 0;
+
+    if (pseg_is_bf16(a, A))
+        v = pseg_cl_features(cl) & PSEG_CL_AVX512_BF16 ? dot[pseg_is_bf16(a, OUT)]
+                                                       : bf16[pseg_is_bf16(a, OUT)];
 
     while (i < 2 && m <= (int64_t)v[i].mr * 2 / 3 && m <= 2 * (int64_t)v[i + 1].mr)
         i++;
     return &v[i];
+}
+
+/* A run of rows of a stays in the second-level cache beside a panel of w; the panels are split
+ * until every core has something to do. */
+static pseg_status launch_amx(pseg_stream *s, const pseg_op_args *a, pseg_gemm_params *p,
+                              pseg_arg *args, size_t n_args, pseg_err *err)
+{
+    uint64_t units = pseg_cl_device(pseg_stream_cl(s))->compute_units;
+    uint64_t rows = ((uint64_t)768 << 10) / (2 * (uint64_t)p->k) / 32 * 32;
+    uint64_t panels = ((uint64_t)p->n + PSEG_PANEL - 1) / PSEG_PANEL;
+
+    rows = rows < 64 ? 64 : rows;
+    uint64_t runs = (p->m + rows - 1) / rows;
+    /* Runs of one length, so that none is left with a row or two. */
+    rows = ((p->m + runs - 1) / runs + 31) / 32 * 32;
+    runs = (p->m + rows - 1) / rows;
+    uint64_t splits = (4 * units + runs - 1) / runs;
+    splits = splits > panels ? panels : splits;
+    p->tiles_per_item = (uint32_t)rows;
+    p->panels_per_item = (uint32_t)((panels + splits - 1) / splits);
+    size_t global[2] = {runs, (panels + p->panels_per_item - 1) / p->panels_per_item};
+    size_t local[2] = {1, 1};
+    return pseg_launch(s, &amx[pseg_is_bf16(a, OUT)], 2, global, local, args, n_args, err);
 }
 
 static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
@@ -133,9 +185,14 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
         size_t global[2] = {((size_t)i[N] + 63) / 64 * 16, ((size_t)i[M] + 63) / 64 * 16};
         size_t local[2] = {16, 16};
 
-        return pseg_launch(s, &portable, 2, global, local, args, N_OF(args), err);
+        return pseg_launch(s, pseg_is_bf16(a, A) ? &portable_bf16[pseg_is_bf16(a, OUT)] : &portable,
+                           2, global, local, args, N_OF(args), err);
     }
-    const variant *v = choose(pseg_cl_device(cl), i[M]);
+    if (pseg_is_bf16(a, A) && (pseg_cl_features(cl) & PSEG_CL_AMX_BF16)) {
+        /* PSEG_ARG_VALUE holds p's address, so that it sees what is set here. */
+        return launch_amx(s, a, &p, args, N_OF(args), err);
+    }
+    const variant *v = choose(cl, a);
     uint64_t tiles = ((uint64_t)i[M] + v->mr - 1) / v->mr;
     uint64_t columns = ((uint64_t)i[N] + 16 * v->nv - 1) / (16 * v->nv);
     /* All tiles of a column in one item read its panel once; but the cores want eight items each.
@@ -158,13 +215,16 @@ static double bytes(const pseg_op_args *a)
 {
     double m = (double)a->i[M], n = (double)a->i[N], k = (double)a->i[K];
 
-    return 4.0 * (m * k + n * k + m * n * (pseg_has(a, RES) ? 2 : 1));
+    return (double)pseg_type_size(a->t[A].type) * (m * k + n * k) +
+           (double)pseg_type_size(a->t[OUT].type) * m * n + (pseg_has(a, RES) ? 4.0 * m * n : 0);
 }
 
 /* Absent optional slots, by bit. */
 #define BARE      (1u << BIAS | 1u << RES | 1u << SCALE)
 #define ONLY_BIAS (1u << RES | 1u << SCALE)
 #define REAL      (PSEG_CASE_BIG | PSEG_CASE_REAL)
+#define IN_BF16   (1u << A | 1u << W)
+#define ALL_BF16  (IN_BF16 | 1u << OUT)
 
 static const pseg_op_case cases[] = {
     {"one", {1, 1, 1, 1, 1, 1, PSEG_ACT_NONE}, {0}, BARE, 0, 0},
@@ -196,6 +256,59 @@ static const pseg_op_case cases[] = {
      REAL | PSEG_CASE_SLOW},
     {"patches", {256, 768, 588, 588, 768, 768, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, REAL},
     {"clip fc1", {12, 2048, 512, 512, 2048, 2048, PSEG_ACT_QUICK_GELU}, {0}, ONLY_BIAS, 0, REAL},
+    {"BF16, one", {1, 1, 32, 32, 1, 1, PSEG_ACT_NONE}, {0}, BARE, 0, 0, IN_BF16},
+    {"BF16, rows and panels",
+     {35, 65, 64, 64, 65, 65, PSEG_ACT_GELU},
+     {0},
+     ONLY_BIAS,
+     0,
+     0,
+     ALL_BF16},
+    {"BF16, a half", {16, 48, 96, 100, 50, 48, PSEG_ACT_NONE}, {0}, 0, 0, 0, IN_BF16},
+    {"BF16, strides", {19, 33, 160, 168, 40, 33, PSEG_ACT_RELU}, {0}, ONLY_BIAS, 0, 0, ALL_BF16},
+    {"BF16, in place", {49, 70, 32, 32, 70, 70, PSEG_ACT_NONE}, {0}, 0, 1u << RES, 0, IN_BF16},
+    {"BF16, qkv",
+     {257, 2304, 768, 768, 2304, 2304, PSEG_ACT_NONE},
+     {0},
+     ONLY_BIAS,
+     0,
+     REAL,
+     ALL_BF16},
+    {"BF16, attention out",
+     {257, 768, 768, 768, 768, 768, PSEG_ACT_NONE},
+     {0},
+     0,
+     1u << RES,
+     REAL,
+     IN_BF16},
+    {"BF16, fc1",
+     {257, 3072, 768, 768, 3072, 3072, PSEG_ACT_GELU},
+     {0},
+     ONLY_BIAS,
+     0,
+     REAL,
+     ALL_BF16},
+    {"BF16, fc2",
+     {257, 768, 3072, 3072, 768, 768, PSEG_ACT_NONE},
+     {0},
+     0,
+     1u << RES,
+     REAL,
+     IN_BF16},
+    {"BF16, batch 8 fc1",
+     {2056, 3072, 768, 768, 3072, 3072, PSEG_ACT_GELU},
+     {0},
+     ONLY_BIAS,
+     0,
+     REAL | PSEG_CASE_SLOW,
+     ALL_BF16},
+    {"BF16, batch 8 fc2",
+     {2056, 768, 3072, 3072, 768, 768, PSEG_ACT_NONE},
+     {0},
+     0,
+     1u << RES,
+     REAL | PSEG_CASE_SLOW,
+     IN_BF16},
     {"conv 3x3", {256, 256, 2304, 2304, 256, 256, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, REAL},
     {"decoder mlp", {3, 2048, 256, 256, 2048, 2048, PSEG_ACT_RELU}, {0}, ONLY_BIAS, 0, REAL},
 };

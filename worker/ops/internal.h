@@ -23,7 +23,7 @@ static inline int64_t pseg_dim(size_t n)
 
 static inline pseg_tensor pseg_tensor_of(pseg_view v)
 {
-    return (pseg_tensor){.mem = v.mem, .off = v.off};
+    return (pseg_tensor){.mem = v.mem, .off = v.off, .type = v.type};
 }
 
 static inline bool pseg_has(const pseg_op_args *a, size_t slot)
@@ -39,6 +39,11 @@ static inline float *pseg_floats(const pseg_op_args *a, size_t slot)
 static inline const int32_t *pseg_ints(const pseg_op_args *a, size_t slot)
 {
     return (const int32_t *)a->t[slot].host + a->t[slot].off;
+}
+
+static inline bool pseg_is_bf16(const pseg_op_args *a, size_t slot)
+{
+    return a->t[slot].type == PSEG_BF16;
 }
 
 static inline pseg_arg pseg_arg_of(const pseg_op_args *a, size_t slot)
@@ -59,6 +64,7 @@ size_t pseg_extent_block(int64_t batch, int64_t batch_stride, int64_t n, int64_t
 pseg_status pseg_check_dims(const pseg_op *op, const pseg_op_args *a, size_t first, size_t n,
                             pseg_err *err);
 pseg_status pseg_check_act(int64_t act, pseg_err *err);
+size_t pseg_type_size(pseg_dtype type);
 /* Refuses unless the product stays below 2^31: kernels count rows in 32 bits. */
 #define PSEG_CHECK_ROWS(...) \
     PSEG_REQUIRE(PSEG_PRODUCT(__VA_ARGS__) <= (size_t)MAX_DIM, "product of dimensions")

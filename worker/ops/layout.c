@@ -12,11 +12,15 @@ static double no_flops(const pseg_op_args *a)
 
 /* ---- patches ------------------------------------------------------------------------------ */
 
-enum { P_BATCH, P_CH, P_GH, P_GW, P_P };
+enum { P_BATCH, P_CH, P_GH, P_GW, P_P, P_OUT_STRIDE };
 
 static const pseg_op_slot move_slots[] = {
-    {"out", PSEG_F32, true, false},
-    {"x", PSEG_F32, false, false},
+    {"out", PSEG_F32, true, false, false},
+    {"x", PSEG_F32, false, false, false},
+};
+static const pseg_op_slot round_slots[] = {
+    {"out", PSEG_F32, true, false, true},
+    {"x", PSEG_F32, false, false, false},
 };
 
 static pseg_status patches_check(const pseg_op_args *a, pseg_err *err)
@@ -27,13 +31,16 @@ static pseg_status patches_check(const pseg_op_args *a, pseg_err *err)
     PSEG_TRY(pseg_check_dims(&pseg_op_row_patches, a, 0, 5, err));
     PSEG_CHECK_ROWS(i[P_BATCH], i[P_GH], i[P_GW]);
     PSEG_CHECK_ROWS(i[P_CH], i[P_P], i[P_P]);
+    PSEG_REQUIRE(i[P_OUT_STRIDE] >= i[P_CH] * i[P_P] * i[P_P] && i[P_OUT_STRIDE] <= MAX_DIM,
+                 "out's row stride");
 out:
     return rc;
 }
 
 static size_t patches_extent(const pseg_op_args *a, size_t slot)
 {
-    (void)slot;
+    if (slot == OUT)
+        return PSEG_PRODUCT(a->i[P_BATCH], a->i[P_GH], a->i[P_GW], a->i[P_OUT_STRIDE]);
     return PSEG_PRODUCT(a->i[P_BATCH], a->i[P_CH], a->i[P_GH], a->i[P_GW], a->i[P_P], a->i[P_P]);
 }
 
@@ -41,23 +48,30 @@ static void patches_ref(const pseg_op_args *a)
 {
     int64_t ch = a->i[P_CH], gh = a->i[P_GH], gw = a->i[P_GW], p = a->i[P_P];
 
-    for (int64_t r = 0; r < a->i[P_BATCH] * gh * gw; r++)
+    for (int64_t r = 0; r < a->i[P_BATCH] * gh * gw; r++) {
+        float *out = pseg_floats(a, OUT) + r * a->i[P_OUT_STRIDE];
+
+        for (int64_t i = ch * p * p; i < a->i[P_OUT_STRIDE]; i++)
+            out[i] = 0;
         for (int64_t c = 0; c < ch; c++)
             for (int64_t y = 0; y < p; y++)
                 for (int64_t x = 0; x < p; x++) {
                     int64_t b = r / (gh * gw), row = r / gw % gh * p + y, col = r % gw * p + x;
 
-                    pseg_floats(a, OUT)[((r * ch + c) * p + y) * p + x] =
+                    out[(c * p + y) * p + x] =
                         pseg_floats(a, X)[((b * ch + c) * gh * p + row) * gw * p + col];
                 }
+    }
 }
 
 static pseg_status patches_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
-    static const pseg_kernel kernel = {"layout.cl", "patches", NULL};
+    static const pseg_kernel kernels[2] = {{"layout.cl", "patches", NULL},
+                                           {"layout.cl", "patches", "-DOUT_BF16"}};
     pseg_patches_params p = {
         .out_off = a->t[OUT].off,
         .x_off = a->t[X].off,
+        .out_stride = (uint64_t)a->i[P_OUT_STRIDE],
         .batch = (uint32_t)a->i[P_BATCH],
         .channels = (uint32_t)a->i[P_CH],
         .gh = (uint32_t)a->i[P_GH],
@@ -66,8 +80,8 @@ static pseg_status patches_launch(pseg_stream *s, const pseg_op_args *a, pseg_er
     };
     pseg_arg args[] = {pseg_arg_of(a, OUT), pseg_arg_of(a, X), PSEG_ARG_VALUE(p)};
 
-    return pseg_launch_rows(s, &kernel, (uint64_t)p.batch * p.gh * p.gw, (uint64_t)p.channels * p.p,
-                            args, N_OF(args), err);
+    return pseg_launch_rows(s, &kernels[pseg_is_bf16(a, OUT)], (uint64_t)p.batch * p.gh * p.gw,
+                            (uint64_t)p.channels * p.p, args, N_OF(args), err);
 }
 
 static double patches_bytes(const pseg_op_args *a)
@@ -76,16 +90,18 @@ static double patches_bytes(const pseg_op_args *a)
 }
 
 static const pseg_op_case patches_cases[] = {
-    {"one", {1, 1, 1, 1, 1}, {0}, 0, 0, 0},
-    {"odd", {2, 3, 2, 5, 7}, {0}, 0, 0, 0},
-    {"dinov2", {1, 3, 16, 16, 14}, {0}, 0, 0, PSEG_CASE_BIG | PSEG_CASE_REAL},
+    {"one", {1, 1, 1, 1, 1, 1}, {0}, 0, 0, 0},
+    {"odd", {2, 3, 2, 5, 7, 147}, {0}, 0, 0, 0},
+    {"filled up", {1, 3, 3, 2, 5, 96}, {0}, 0, 0, 0},
+    {"filled up, to BF16", {2, 3, 2, 2, 14, 608}, {0}, 0, 0, 0, 1u << OUT},
+    {"dinov2", {1, 3, 16, 16, 14, 588}, {0}, 0, 0, PSEG_CASE_BIG | PSEG_CASE_REAL},
 };
 
 const pseg_op pseg_op_row_patches = {
     .name = "patches",
-    .slots = move_slots,
-    .n_slots = N_OF(move_slots),
-    .params = "batch, channels, gh, gw, p",
+    .slots = round_slots,
+    .n_slots = N_OF(round_slots),
+    .params = "batch, channels, gh, gw, p, out_stride",
     .check = patches_check,
     .extent = patches_extent,
     .ref = patches_ref,
@@ -99,11 +115,12 @@ const pseg_op pseg_op_row_patches = {
 };
 
 pseg_status pseg_op_patches(pseg_stream *s, pseg_view out, pseg_view x, size_t batch,
-                            size_t channels, size_t gh, size_t gw, size_t p, pseg_err *err)
+                            size_t channels, size_t gh, size_t gw, size_t p, size_t out_stride,
+                            pseg_err *err)
 {
-    pseg_op_args a = {
-        .t = {pseg_tensor_of(out), pseg_tensor_of(x)},
-        .i = {pseg_dim(batch), pseg_dim(channels), pseg_dim(gh), pseg_dim(gw), pseg_dim(p)}};
+    pseg_op_args a = {.t = {pseg_tensor_of(out), pseg_tensor_of(x)},
+                      .i = {pseg_dim(batch), pseg_dim(channels), pseg_dim(gh), pseg_dim(gw),
+                            pseg_dim(p), pseg_dim(out_stride ? out_stride : channels * p * p)}};
 
     return pseg_op_run(s, &pseg_op_row_patches, &a, err);
 }
@@ -161,10 +178,11 @@ static void im2col3_ref(const pseg_op_args *a)
 
 static pseg_status im2col3_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
-    static const pseg_kernel kernel = {"layout.cl", "im2col3", NULL};
+    static const pseg_kernel kernels[2] = {{"layout.cl", "im2col3", NULL},
+                                           {"layout.cl", "im2col3", "-DOUT_BF16"}};
 
-    return map_launch(s, a, &kernel, (uint64_t)(a->i[M_BATCH] * a->i[M_H] * a->i[M_W]),
-                      (uint64_t)a->i[M_C], err);
+    return map_launch(s, a, &kernels[pseg_is_bf16(a, OUT)],
+                      (uint64_t)(a->i[M_BATCH] * a->i[M_H] * a->i[M_W]), (uint64_t)a->i[M_C], err);
 }
 
 static double im2col3_bytes(const pseg_op_args *a)
@@ -176,13 +194,14 @@ static const pseg_op_case im2col3_cases[] = {
     {"one", {1, 1, 1, 1}, {0}, 0, 0, 0},
     {"odd", {2, 3, 5, 19}, {0}, 0, 0, 0},
     {"a row", {1, 1, 7, 16}, {0}, 0, 0, 0},
+    {"to BF16", {2, 3, 5, 19}, {0}, 0, 0, 0, 1u << OUT},
     {"neck", {1, 16, 16, 256}, {0}, 0, 0, PSEG_CASE_BIG | PSEG_CASE_REAL},
 };
 
 const pseg_op pseg_op_row_im2col3 = {
     .name = "im2col3",
-    .slots = move_slots,
-    .n_slots = N_OF(move_slots),
+    .slots = round_slots,
+    .n_slots = N_OF(round_slots),
     .params = "batch, h, w, c",
     .check = im2col3_check,
     .extent = im2col3_extent,

@@ -12,10 +12,10 @@ enum { OUT, X, W, B };
 enum { ROWS, C, X_STRIDE, OUT_STRIDE, ACT };
 
 static const pseg_op_slot layernorm_slots[] = {
-    {"out", PSEG_F32, true, false},
-    {"x", PSEG_F32, false, false},
-    {"w", PSEG_F32, false, true},
-    {"b", PSEG_F32, false, true},
+    {"out", PSEG_F32, true, false, true},
+    {"x", PSEG_F32, false, false, false},
+    {"w", PSEG_F32, false, true, false},
+    {"b", PSEG_F32, false, true, false},
 };
 
 static pseg_status layernorm_check(const pseg_op_args *a, pseg_err *err)
@@ -76,7 +76,8 @@ static void layernorm_ref(const pseg_op_args *a)
 
 static pseg_status layernorm_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
-    static const pseg_kernel kernel = {"norm.cl", "layernorm", NULL};
+    static const pseg_kernel kernels[2] = {{"norm.cl", "layernorm", NULL},
+                                           {"norm.cl", "layernorm", "-DOUT_BF16"}};
     pseg_layernorm_params p = {
         .out_off = a->t[OUT].off,
         .x_off = a->t[X].off,
@@ -93,7 +94,7 @@ static pseg_status layernorm_launch(pseg_stream *s, const pseg_op_args *a, pseg_
     pseg_arg args[] = {pseg_arg_of(a, OUT), pseg_arg_of(a, X), pseg_arg_of(a, W),
                        pseg_arg_of(a, B),   PSEG_ARG_VALUE(p), PSEG_ARG_NONE};
 
-    return pseg_launch_groups(s, &kernel, p.rows, args, N_OF(args), err);
+    return pseg_launch_groups(s, &kernels[pseg_is_bf16(a, OUT)], p.rows, args, N_OF(args), err);
 }
 
 static double layernorm_flops(const pseg_op_args *a)
@@ -122,6 +123,14 @@ static const pseg_op_case layernorm_cases[] = {
      0,
      1u << X,
      PSEG_CASE_BIG | PSEG_CASE_REAL},
+    {"to BF16", {3, 37, 40, 38, PSEG_ACT_NONE}, {1e-5}, 0, 0, 0, 1u << OUT},
+    {"to BF16, dinov2-base",
+     {257, 768, 768, 768, PSEG_ACT_NONE},
+     {1e-6},
+     0,
+     0,
+     PSEG_CASE_BIG | PSEG_CASE_REAL,
+     1u << OUT},
 };
 
 const pseg_op pseg_op_row_layernorm = {

@@ -5,10 +5,12 @@
  * Other errors: those of worker/cl. The table behind them (checks, CPU references, costs, test
  * cases) is worker/ops/table.h; model code does not need it.
  *
- * Everything is row-major float32. Feature maps are token-major, [B, H*W, C]: a 1x1 convolution is
- * a gemm. A pseg_view names where a tensor begins; strides and offsets count elements. A view with
- * mem = NULL is absent, where the text says optional. Nothing may alias unless the text says so.
- * Letters: B batch, H heads, N tokens, C channels, D channels of a head, K inner dimension. */
+ * Everything is row-major float32, or, where the text says so, bfloat16 (BF16): then products are
+ * exact and sums are float32. Feature maps are token-major, [B, H*W, C]: a 1x1 convolution is a
+ * gemm. A pseg_view names where a tensor begins and what its elements are; strides and offsets
+ * count elements. A view with mem = NULL is absent, where the text says optional. Nothing may alias
+ * unless the text says so. Letters: B batch, H heads, N tokens, C channels, D channels of a head, K
+ * inner dimension. */
 #ifndef PSEG_OPS_OPS_H
 #define PSEG_OPS_OPS_H
 
@@ -21,18 +23,19 @@ typedef enum pseg_dtype { PSEG_F32, PSEG_F16, PSEG_BF16, PSEG_I32 } pseg_dtype;
 
 typedef struct pseg_view {
     pseg_mem *mem;
-    size_t off; /* elements */
+    size_t off;      /* elements */
+    pseg_dtype type; /* PSEG_F32 or PSEG_BF16; of indices: ignored */
 } pseg_view;
 
 static inline pseg_view pseg_view_of(pseg_mem *mem, size_t off)
 {
-    return (pseg_view){mem, off};
+    return (pseg_view){mem, off, PSEG_F32};
 }
 static inline pseg_view pseg_view_at(pseg_view v, size_t off) /* off elements further */
 {
-    return (pseg_view){v.mem, v.off + off};
+    return (pseg_view){v.mem, v.off + off, v.type};
 }
-#define PSEG_NO_VIEW ((pseg_view){NULL, 0})
+#define PSEG_NO_VIEW ((pseg_view){NULL, 0, PSEG_F32})
 
 typedef enum pseg_act {
     PSEG_ACT_NONE,
@@ -55,6 +58,12 @@ size_t pseg_gemm_packed_elems(size_t n, size_t k); /* 0 on overflow */
 void pseg_gemm_pack(float *out, const void *w, pseg_dtype type, size_t n, size_t k);
 void pseg_gemm_pack_rows(float *out, size_t row, const void *w, pseg_dtype type, size_t n,
                          size_t k);
+/* The same matrix in BF16, rounded to nearest even: [ceil(n/32)][kp/2][32][2], where kp is k
+ * rounded up to a multiple of 32, and what lies past n or k is zero. row, stacking: as above. */
+#define PSEG_BF16_STEP 32
+size_t pseg_gemm_packed_bf16_elems(size_t n, size_t k); /* 0 on overflow */
+void pseg_gemm_pack_bf16_rows(uint16_t *out, size_t row, const void *w, pseg_dtype type, size_t n,
+                              size_t k);
 /* A convolution's weight [cout, cin, 3, 3] for im2col3 + gemm: [cout, 9*cin], column
  * (ky*3+kx)*cin+c. */
 void pseg_conv3_weight(float *out, const float *w, size_t cout, size_t cin);
@@ -64,12 +73,16 @@ void pseg_convt2_weight(float *out, const float *w, size_t cin, size_t cout);
 void pseg_convt2_bias(float *out, const float *bias, size_t cout);
 /* n values to float32, exactly; src of any alignment. I32 is not converted: do not pass it. */
 void pseg_to_f32(float *out, const void *src, pseg_dtype type, size_t n);
+/* n floats to BF16, to nearest even; NaN stays NaN. */
+void pseg_to_bf16(uint16_t *out, const float *src, size_t n);
 
 /* ---- operations ---------------------------------------------------------------------------- */
 
 /* out[M,N] = act(a[M,K] w^T + bias), or, with res: out = res + scale * act(...) per column.
  * w: packed [N,K]. bias, scale: [N], optional. scale without res: out = scale * act(...).
- * Row strides 0 mean dense (K, N, N). out may be res (same view and stride), nothing else. */
+ * Row strides 0 mean dense (K, N, N). out may be res (same view and stride), nothing else.
+ * a and w may be BF16, both, with K a multiple of 32 (zeros may fill a up); then out may be BF16
+ * too, unless there is a res, and GELU is good to 3e-4. */
 typedef struct pseg_gemm {
     pseg_view out, a, w, bias, res, scale;
     size_t m, n, k, a_stride, out_stride, res_stride;
@@ -78,7 +91,8 @@ typedef struct pseg_gemm {
 pseg_status pseg_op_gemm(pseg_stream *s, const pseg_gemm *g, pseg_err *err);
 
 /* Each row of C: (x - mean) / sqrt(var + eps) * w + b, then act. w, b: [C], optional together.
- * Strides 0: dense. out may be x. LayerNorm2d on a token-major map is this with rows = B*H*W. */
+ * Strides 0: dense. out may be x, or BF16. LayerNorm2d on a token-major map is this with rows =
+ * B*H*W. */
 typedef struct pseg_layernorm {
     pseg_view out, x, w, b;
     size_t rows, c, x_stride, out_stride;
@@ -100,7 +114,8 @@ pseg_status pseg_op_groupnorm(pseg_stream *s, const pseg_groupnorm *g, pseg_err 
  * with causal, j <= i (then n_q == n_k). Head h lies in columns h*D..h*D+D of each row. Row strides
  * are given (a fused qkv buffer: 3*H*D); batch strides 0 share one q, k or v by all of the batch
  * (out's may be 0 only if batch == 1). D <= 128. A query without keys gives zeros.
- * key_len: int32 [B], optional, taken as min(max(., 0), n_k). */
+ * key_len: int32 [B], optional, taken as min(max(., 0), n_k). q, k, v and out may be BF16, all of
+ * them; the weights of the sum are then rounded to BF16 as well. */
 typedef struct pseg_attention {
     pseg_view out, q, k, v, key_len;
     size_t batch, heads, d, n_q, n_k;
@@ -112,9 +127,11 @@ typedef struct pseg_attention {
 pseg_status pseg_op_attention(pseg_stream *s, const pseg_attention *a, pseg_err *err);
 
 /* Images x[B, ch, gh*p, gw*p] (planar) to patches out[B*gh*gw, ch*p*p], columns in the order of
- * Conv2d's weight [C, ch, p, p], so that the patch embedding is a gemm. */
+ * Conv2d's weight [C, ch, p, p], so that the patch embedding is a gemm. out's rows are out_stride
+ * apart (0: dense); what lies between them is set to zero. out may be BF16. */
 pseg_status pseg_op_patches(pseg_stream *s, pseg_view out, pseg_view x, size_t batch,
-                            size_t channels, size_t gh, size_t gw, size_t p, pseg_err *err);
+                            size_t channels, size_t gh, size_t gw, size_t p, size_t out_stride,
+                            pseg_err *err);
 
 /* out[B, 1+R+P, C] = [cls + pos[0] | regs | patch + pos[1..P]], ViT's token order: registers get no
  * position. cls [C] optional (then no such row, and pos is [P, C]), regs [R, C] with R = 0 absent,
@@ -146,7 +163,7 @@ static inline pseg_block pseg_block_of(pseg_view v, size_t batch, size_t row)
 }
 
 /* out = alpha * x. Slices, concatenation, broadcasting over the batch, scaling. out may be x if
- * strides agree. */
+ * strides agree, or BF16. */
 pseg_status pseg_op_copy(pseg_stream *s, pseg_block out, pseg_block x, size_t batch, size_t n,
                          size_t c, float alpha, pseg_err *err);
 /* out = x + alpha * y. Residuals, position encodings (y.batch = 0), biases (y.row = 0 too). out may
@@ -164,13 +181,14 @@ pseg_status pseg_op_l2norm(pseg_stream *s, pseg_view out, pseg_view x, size_t ro
 /* n elements. out may be x. */
 pseg_status pseg_op_act(pseg_stream *s, pseg_view out, pseg_view x, size_t n, pseg_act act,
                         pseg_err *err);
-/* out[rows, C] = silu(x[:, :C]) * x[:, C:] of x[rows, 2C]. */
+/* out[rows, C] = silu(x[:, :C]) * x[:, C:] of x[rows, 2C]. Both may be BF16. */
 pseg_status pseg_op_swiglu(pseg_stream *s, pseg_view out, pseg_view x, size_t rows, size_t c,
                            pseg_err *err);
 /* out[B, Q, N] = sum_c q[B, Q, C] x[B, N, C]: mask logits, Q masks of each sample. */
 pseg_status pseg_op_maskdot(pseg_stream *s, pseg_view out, pseg_view q, pseg_view x, size_t batch,
                             size_t n_q, size_t n, size_t c, pseg_err *err);
-/* x[B, H*W, C] to out[B*H*W, 9*C] for a 3x3 convolution with padding 1: column (ky*3+kx)*C + c. */
+/* x[B, H*W, C] to out[B*H*W, 9*C] for a 3x3 convolution with padding 1: column (ky*3+kx)*C + c. out
+ * may be BF16. */
 pseg_status pseg_op_im2col3(pseg_stream *s, pseg_view out, pseg_view x, size_t batch, size_t h,
                             size_t w, size_t c, pseg_err *err);
 /* x[B, H*W, 4*C] (from the gemm of ConvTranspose2d k2 s2) to out[B, 2H*2W, C]. */

@@ -70,6 +70,52 @@ void pseg_gemm_pack(float *out, const void *w, pseg_dtype type, size_t n, size_t
     pseg_gemm_pack_rows(out, 0, w, type, n, k);
 }
 
+static uint16_t to_bf16(float f)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &f, sizeof bits);
+    if ((bits & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+void pseg_to_bf16(uint16_t *out, const float *src, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = to_bf16(src[i]);
+}
+
+size_t pseg_gemm_packed_bf16_elems(size_t n, size_t k)
+{
+    return k > SIZE_MAX - PSEG_BF16_STEP
+               ? 0
+               : pseg_gemm_packed_elems(n,
+                                        (k + PSEG_BF16_STEP - 1) / PSEG_BF16_STEP * PSEG_BF16_STEP);
+}
+
+void pseg_gemm_pack_bf16_rows(uint16_t *out, size_t row, const void *w, pseg_dtype type, size_t n,
+                              size_t k)
+{
+    enum { CHUNK = 64 };
+    size_t width = type == PSEG_F32 ? sizeof(float) : sizeof(uint16_t);
+    size_t kp = (k + PSEG_BF16_STEP - 1) / PSEG_BF16_STEP * PSEG_BF16_STEP;
+    float values[CHUNK];
+
+    for (size_t k0 = 0; k0 < k; k0 += CHUNK) {
+        size_t nk = k - k0 < CHUNK ? k - k0 : CHUNK;
+
+        for (size_t r = 0; r < n; r++) {
+            size_t at = row + r;
+            uint16_t *to = out + (at / PSEG_PANEL * kp + k0) * PSEG_PANEL + at % PSEG_PANEL * 2;
+
+            pseg_to_f32(values, (const unsigned char *)w + (r * k + k0) * width, type, nk);
+            for (size_t i = 0; i < nk; i++)
+                to[i / 2 * 2 * PSEG_PANEL + i % 2] = to_bf16(values[i]);
+        }
+    }
+}
+
 void pseg_conv3_weight(float *out, const float *w, size_t cout, size_t cin)
 {
     for (size_t o = 0; o < cout; o++)

@@ -102,11 +102,17 @@ pseg_status pseg_op_act(pseg_stream *s, pseg_view out, pseg_view x, size_t n, ps
 
 /* ---- swiglu ------------------------------------------------------------------------------- */
 
+static const pseg_op_slot swiglu_slots[] = {
+    {"out", PSEG_F32, true, false, true},
+    {"x", PSEG_F32, false, false, true},
+};
+
 static pseg_status swiglu_check(const pseg_op_args *a, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
     PSEG_TRY(pseg_check_dims(&pseg_op_row_swiglu, a, 0, 2, err));
+    PSEG_REQUIRE(pseg_is_bf16(a, X) == pseg_is_bf16(a, OUT), "x and out of one type");
 out:
     return rc;
 }
@@ -130,14 +136,15 @@ static void swiglu_ref(const pseg_op_args *a)
 
 static pseg_status swiglu_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
-    static const pseg_kernel kernel = {"pointwise.cl", "swiglu", NULL};
+    static const pseg_kernel kernels[2] = {{"pointwise.cl", "swiglu", NULL},
+                                           {"pointwise.cl", "swiglu", "-DIN_BF16 -DOUT_BF16"}};
     pseg_rows_params p = {.out_off = a->t[OUT].off,
                           .x_off = a->t[X].off,
                           .c = (uint64_t)a->i[1],
                           .rows = (uint32_t)a->i[0]};
     pseg_arg args[] = {pseg_arg_of(a, OUT), pseg_arg_of(a, X), PSEG_ARG_VALUE(p)};
 
-    return pseg_launch_rows(s, &kernel, p.rows, p.c, args, N_OF(args), err);
+    return pseg_launch_rows(s, &kernels[pseg_is_bf16(a, OUT)], p.rows, p.c, args, N_OF(args), err);
 }
 
 static double swiglu_flops(const pseg_op_args *a)
@@ -154,12 +161,13 @@ static const pseg_op_case swiglu_cases[] = {
     {"one", {1, 1}, {0}, 0, 0, 0},
     {"odd", {5, 45}, {0}, 0, 0, 0},
     {"dinov2-giant", {257, 4096}, {0}, 0, 0, PSEG_CASE_BIG | PSEG_CASE_REAL},
+    {"BF16", {5, 45}, {0}, 0, 0, 0, 1u << OUT | 1u << X},
 };
 
 const pseg_op pseg_op_row_swiglu = {
     .name = "swiglu",
-    .slots = unary_slots,
-    .n_slots = N_OF(unary_slots),
+    .slots = swiglu_slots,
+    .n_slots = N_OF(swiglu_slots),
     .params = "rows, c",
     .check = swiglu_check,
     .extent = swiglu_extent,
@@ -191,6 +199,11 @@ static const pseg_op_slot add_slots[] = {
     {"out", PSEG_F32, true, false},
     {"x", PSEG_F32, false, false},
     {"y", PSEG_F32, false, false},
+};
+
+static const pseg_op_slot copy_slots[] = {
+    {"out", PSEG_F32, true, false, true},
+    {"x", PSEG_F32, false, false, false},
 };
 
 static pseg_status block_check(const pseg_op *op, const pseg_op_args *a, pseg_err *err)
@@ -253,7 +266,8 @@ static void add_ref(const pseg_op_args *a)
 
 static pseg_status add_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
-    static const pseg_kernel copy = {"pointwise.cl", "copy", NULL};
+    static const pseg_kernel copy[2] = {{"pointwise.cl", "copy", NULL},
+                                        {"pointwise.cl", "copy", "-DOUT_BF16"}};
     static const pseg_kernel add = {"pointwise.cl", "add", NULL};
     const int64_t *i = a->i;
     pseg_add_params p = {
@@ -281,7 +295,7 @@ static pseg_status add_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *e
     }
     pseg_arg args[] = {pseg_arg_of(a, OUT), pseg_arg_of(a, X), PSEG_ARG_VALUE(p)};
 
-    return pseg_launch_rows(s, &copy, rows, p.c, args, N_OF(args), err);
+    return pseg_launch_rows(s, &copy[pseg_is_bf16(a, OUT)], rows, p.c, args, N_OF(args), err);
 }
 
 static double add_flops(const pseg_op_args *a)
@@ -297,6 +311,7 @@ static double add_bytes(const pseg_op_args *a)
 static const pseg_op_case copy_cases[] = {
     {"one", {1, 1, 1, 1, 1, 1, 1}, {1.0}, 0, 0, 0},
     {"scaled", {1, 1, 37, 0, 0, 0, 0}, {-2.5}, 0, 0, 0},
+    {"to BF16", {2, 4, 20, 80, 20, 120, 24}, {1.0}, 0, 0, 0, 1u << OUT},
     {"in place", {2, 3, 17, 51, 17, 51, 17}, {0.5}, 0, 1u << X, 0},
     {"slice", {2, 4, 20, 80, 20, 120, 24}, {1.0}, 0, 0, 0},
     {"broadcast", {3, 5, 33, 200, 36, 0, 33}, {1.0}, 0, 0, 0},
@@ -310,8 +325,8 @@ static const pseg_op_case copy_cases[] = {
 
 const pseg_op pseg_op_row_copy = {
     .name = "copy",
-    .slots = add_slots,
-    .n_slots = 2,
+    .slots = copy_slots,
+    .n_slots = N_OF(copy_slots),
     .params = "batch, n, c, out_batch, out_row, x_batch, x_row; alpha",
     .check = copy_check,
     .extent = add_extent,

@@ -81,9 +81,16 @@ out:
     return rc;
 }
 
-static bool overlaps(size_t a, size_t an, size_t b, size_t bn)
+size_t pseg_type_size(pseg_dtype type)
 {
-    return a < b + bn && b < a + an;
+    return type == PSEG_F16 || type == PSEG_BF16 ? sizeof(uint16_t) : sizeof(float);
+}
+
+static bool overlaps(const pseg_tensor *a, size_t an, const pseg_tensor *b, size_t bn)
+{
+    size_t sa = pseg_type_size(a->type), sb = pseg_type_size(b->type);
+
+    return sa * a->off < sb * (b->off + bn) && sb * b->off < sa * (a->off + an);
 }
 
 pseg_status pseg_op_check(const pseg_op *op, const pseg_op_args *a, pseg_err *err)
@@ -103,10 +110,13 @@ pseg_status pseg_op_check(const pseg_op *op, const pseg_op_args *a, pseg_err *er
                           op->slots[i].name);
             continue;
         }
+        if (t->type == PSEG_F16 || (t->type == PSEG_BF16 && !op->slots[i].may_be_bf16))
+            PSEG_FAIL(PSEG_R_INVALID_ARGUMENT, 0, "%s: tensor %s cannot be of type %d", op->name,
+                      op->slots[i].name, (int)t->type);
         extent[i] = op->extent(a, i);
         if (!t->mem)
             continue;
-        have = pseg_mem_size(t->mem) / sizeof(float); /* int32 is as wide */
+        have = pseg_mem_size(t->mem) / pseg_type_size(t->type);
         if (t->off > have || extent[i] > have - t->off)
             PSEG_FAIL(PSEG_R_INVALID_ARGUMENT, 0,
                       "%s: tensor %s needs %zu elements at %zu; its buffer holds %zu", op->name,
@@ -114,9 +124,10 @@ pseg_status pseg_op_check(const pseg_op *op, const pseg_op_args *a, pseg_err *er
     }
     for (size_t i = 1; i < op->n_slots; i++) {
         if (!a->t[i].mem || a->t[i].mem != a->t[0].mem ||
-            !overlaps(a->t[0].off, extent[0], a->t[i].off, extent[i]))
+            !overlaps(&a->t[0], extent[0], &a->t[i], extent[i]))
             continue;
-        if (a->t[i].off != a->t[0].off || !op->may_alias || !op->may_alias(a, i))
+        if (a->t[i].off != a->t[0].off || a->t[i].type != a->t[0].type || !op->may_alias ||
+            !op->may_alias(a, i))
             PSEG_FAIL(PSEG_R_INVALID_ARGUMENT, 0, "%s: the output overlaps tensor %s", op->name,
                       op->slots[i].name);
     }
@@ -204,6 +215,20 @@ void pseg_op_case_args(pseg_op_args *out, const pseg_op_case *c)
     memset(out, 0, sizeof *out);
     memcpy(out->i, c->i, sizeof out->i);
     memcpy(out->f, c->f, sizeof out->f);
+    for (size_t i = 0; i < PSEG_OP_MAX_SLOTS; i++)
+        out->t[i].type = c->bf16 >> i & 1 ? PSEG_BF16 : PSEG_F32;
+}
+
+pseg_op_tol pseg_op_case_tol(const pseg_op *op, const pseg_op_case *c)
+{
+    pseg_op_tol t = op->tol;
+
+    if (c->bf16 & 1) {
+        t.abs += 4e-3;
+        t.rel += 0x1p-8;
+        t.nmse += 1e-5;
+    }
+    return t;
 }
 
 bool pseg_op_case_has(const pseg_op *op, const pseg_op_case *c, size_t slot)
@@ -234,5 +259,7 @@ void pseg_op_fill(void *out, const pseg_op *op, const pseg_op_args *a, size_t sl
         return;
     }
     for (size_t i = 0; i < n; i++)
-        ((float *)out)[i] = (float)(next_random(seed) >> 40) * 0x1p-23f - 1.0f;
+        ((float *)out)[i] = pseg_is_bf16(a, slot)
+                                ? (float)(next_random(seed) >> 56) * 0x1p-7f - 1.0f
+                                : (float)(next_random(seed) >> 40) * 0x1p-23f - 1.0f;
 }

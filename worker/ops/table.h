@@ -18,7 +18,8 @@
 typedef struct pseg_tensor {
     pseg_mem *mem;
     void *host;
-    size_t off; /* elements */
+    size_t off;      /* elements */
+    pseg_dtype type; /* of mem's elements; host has float32 (weights: in mem's layout) or int32 */
 } pseg_tensor;
 
 typedef struct pseg_op_args {
@@ -30,7 +31,7 @@ typedef struct pseg_op_args {
 typedef struct pseg_op_slot {
     const char *name;
     pseg_dtype type; /* F32 or I32 */
-    bool is_out, is_optional;
+    bool is_out, is_optional, may_be_bf16;
 } pseg_op_slot;
 
 typedef struct pseg_op_tol {
@@ -48,6 +49,7 @@ typedef struct pseg_op_case {
     uint32_t absent;   /* bit n: optional slot n is left out */
     uint32_t in_place; /* bit n: slot n is the same memory as slot 0 */
     uint32_t flags;
+    uint32_t bf16; /* bit n: slot n is BF16 */
 } pseg_op_case;
 
 typedef struct pseg_op {
@@ -68,7 +70,7 @@ typedef struct pseg_op {
     double (*flops)(const pseg_op_args *), (*bytes)(const pseg_op_args *);
     /* Range of a case's integers in an I32 slot, both ends inclusive; NULL: there are none. */
     void (*int_range)(const pseg_op_args *, size_t slot, int32_t *lo, int32_t *hi);
-    pseg_op_tol tol;
+    pseg_op_tol tol; /* in float32; pseg_op_case_tol knows the others */
     const char *tol_why;
     const pseg_op_case *cases;
     size_t n_cases;
@@ -84,11 +86,15 @@ pseg_status pseg_op_check(const pseg_op *op, const pseg_op_args *a, pseg_err *er
 /* Check and launch. */
 pseg_status pseg_op_run(pseg_stream *s, const pseg_op *op, const pseg_op_args *a, pseg_err *err);
 
-/* The numbers of a case; tensors all absent. */
+/* What a case's output may be off by: op->tol, and where the output is BF16 its rounding and that
+ * of a probability (2^-9 each), and of the cheaper GELU. */
+pseg_op_tol pseg_op_case_tol(const pseg_op *op, const pseg_op_case *c);
+/* The numbers and types of a case; tensors all absent. */
 void pseg_op_case_args(pseg_op_args *out, const pseg_op_case *c);
 /* Is slot n there in this case? */
 bool pseg_op_case_has(const pseg_op *op, const pseg_op_case *c, size_t slot);
-/* Reproducible values for a slot: uniform in -1..1, or integers of the row's range. */
+/* Reproducible values for a slot: uniform in -1..1, or integers of the row's range; float32 or
+ * int32, but such as BF16 can hold where the slot is BF16. */
 void pseg_op_fill(void *out, const pseg_op *op, const pseg_op_args *a, size_t slot, size_t n,
                   uint64_t *seed);
 

@@ -154,26 +154,54 @@ void create_job(pseg_rpc_call *c, const void *msg)
 
 static void reply_with_masks(pseg_rpc_call *c, encode_task *t)
 {
-    pseg_arena *a = pseg_rpc_arena(c);
     Pseg__V1__SegmentResponse out = PSEG__V1__SEGMENT_RESPONSE__INIT;
-    pseg_err e = PSEG_ERR_INIT;
-    size_t bytes = 0;
 
-    out.job = job_view(a, &t->reply->jobs[0], &e);
-    out.masks = pseg_arena_calloc(a, t->n, sizeof *out.masks);
-    if (!out.job || !out.masks || t->err.code != PSEG_OK) {
-        pseg_rpc_fail(c, t->err.code != PSEG_OK ? &t->err : &e);
+    out.job = state_of(c)->done;
+    out.masks = pseg_arena_calloc(pseg_rpc_arena(c), t->n, sizeof *out.masks);
+    out.masks_omitted = t->is_cut;
+    if (t->err.code != PSEG_OK) {
+        pseg_rpc_fail(c, &t->err);
         return;
     }
-    for (size_t i = 0; i < t->n; i++) {
-        bytes += t->masks[i].data.len;
+    if (!out.masks) {
+        fail_no_memory(c);
+        return;
+    }
+    for (size_t i = 0; i < t->n && !t->is_cut; i++)
         out.masks[out.n_masks++] = &t->masks[i];
-    }
-    if (bytes > MAX_INLINE_MASK_BYTES) {
-        out.n_masks = 0;
-        out.masks_omitted = true;
-    }
     pseg_rpc_reply(c, &out.base);
+}
+
+/* The job is done, and its masks would be there after the deadline: they can be fetched. */
+static void too_late(pseg_rpc_timer *timer, void *ud)
+{
+    pseg_rpc_call *c = ud;
+    Pseg__V1__SegmentResponse out = PSEG__V1__SEGMENT_RESPONSE__INIT;
+
+    (void)timer;
+    out.job = state_of(c)->done;
+    out.masks_omitted = true;
+    pseg_rpc_reply(c, &out.base);
+}
+
+/* Before the guard of the request for the masks, which would fail the call. */
+static void arm_late(pseg_rpc_call *c)
+{
+    int64_t left = pseg_rpc_ms_left(c);
+
+    if (left != INT64_MAX)
+        pseg_rpc_timer_set(pseg_rpc_loop_of(c), &state_of(c)->late,
+                           left - 2 * deadline_margin_ms(left), too_late, c);
+}
+
+void segment_end(pseg_rpc_call *c)
+{
+    call_state *state = pseg_rpc_state(c);
+
+    wait_end(c);
+    encode_end(c);
+    if (state)
+        pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &state->late);
 }
 
 static void masks_fetched(pseg_rpc_call *c, pseg_queue_reply *r)
@@ -189,7 +217,7 @@ static void masks_fetched(pseg_rpc_call *c, pseg_queue_reply *r)
     }
     for (uint32_t i = 0; i < r->n_blobs; i++)
         indexes[i] = i;
-    encode_masks(c, r, indexes, r->n_blobs, state->format, reply_with_masks);
+    encode_masks(c, r, indexes, r->n_blobs, state->format, MAX_INLINE_MASK_BYTES, reply_with_masks);
 }
 
 static void segmented(pseg_rpc_call *c, pseg_queue_reply *r)
@@ -213,6 +241,8 @@ static void segmented(pseg_rpc_call *c, pseg_queue_reply *r)
         pseg_rpc_reply(c, &out.base);
         return;
     }
+    state_of(c)->done = out.job;
+    arm_late(c);
     uint32_t indexes[PSEG_MAX_PROMPTS];
     for (uint32_t i = 0; i < PSEG_MAX_PROMPTS; i++)
         indexes[i] = i;

@@ -14,7 +14,7 @@ typedef struct upload {
     size_t size, len;
     uint8_t *data; /* of `size` bytes, allocated when the image is known not to be held */
     pseg_sha256 *hash;
-    bool is_storing;
+    pseg_rpc_timer drain;
 } upload;
 
 #define VALUE(...) pseg_err_value(&e_, __VA_ARGS__)
@@ -199,6 +199,28 @@ void upload_image(pseg_rpc_call *c, const void *msg)
              u ? "only chunks may follow the header" : "the first message must be the header");
 }
 
+static void drained(pseg_rpc_timer *t, void *ud)
+{
+    pseg_err e = PSEG_ERR_INIT;
+
+    (void)t;
+    pseg_err_set(&e, PSEG_R_DRAINING, 0, PSEG_HERE,
+                 "the server is stopping and the upload is not complete; another one will take it");
+    pseg_rpc_fail(ud, &e);
+}
+
+/* An upload under way may still be completed, but one that hangs must not hold the server up. */
+void upload_drain(pseg_rpc_call *c)
+{
+    call_state *state = state_of(c);
+
+    if (state && state->upload)
+        pseg_rpc_timer_set(pseg_rpc_loop_of(c), &state->upload->drain,
+                           service_of(c)->opt.upload_drain_ms, drained, c);
+    else
+        drained(NULL, c);
+}
+
 void upload_end(pseg_rpc_call *c)
 {
     call_state *state = pseg_rpc_state(c);
@@ -206,6 +228,7 @@ void upload_end(pseg_rpc_call *c)
 
     if (!u)
         return;
+    pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &u->drain);
     if (u->data)
         atomic_fetch_sub(&service_of(c)->upload_bytes, (int64_t)u->size);
     pseg_free(u->data);

@@ -15,7 +15,9 @@
 /* One request to the queue on behalf of a call. `then` runs on the call's loop with the answer,
  * which is freed after it; it does not run if the call is over by then. */
 typedef struct op {
+    pseg_rpc_call *call;
     pseg_rpc_ticket *ticket;
+    pseg_rpc_timer guard; /* fails the call if the answer would come after its deadline */
     pseg_queue_reply *reply;
     void (*then)(pseg_rpc_call *c, pseg_queue_reply *r);
 } op;
@@ -30,6 +32,8 @@ bool fail_if_error(pseg_rpc_call *c, const pseg_queue_reply *r);
 /* Fails the call: there is no job of the state's job_id. */
 void fail_job_not_found(pseg_rpc_call *c);
 void fail_no_memory(pseg_rpc_call *c);
+/* How long before the client's deadline, left_ms from now, an answer must be on its way. */
+int64_t deadline_margin_ms(int64_t left_ms);
 
 /* ---- waiting for jobs ---- */
 
@@ -41,6 +45,7 @@ typedef struct waiter {
     pseg_rpc_timer timer;
     char id[PSEG_JOB_ID_LEN + 1];
     bool is_last_look; /* time is up: answer with the job as it is */
+    bool has_seen;     /* the job is there: from now on Redis may come and go while we wait */
     void (*then)(pseg_rpc_call *c, pseg_queue_reply *r); /* with the job: terminal, or time is up */
 } waiter;
 
@@ -65,7 +70,7 @@ struct pseg_service {
     pseg_service_options opt;
     pseg_queue *queue;
     waiter_table waiters;
-    _Atomic int64_t upload_bytes;
+    _Atomic int64_t upload_bytes, mask_bytes;
     /* the thread that encodes masks */
     pthread_t encoder;
     pthread_mutex_t encode_mu;
@@ -86,6 +91,9 @@ typedef struct call_state {
     struct upload *upload;
     struct fetch *fetch;
     const Pseg__V1__MaskFormat *format; /* Segment */
+    Pseg__V1__Job *done;                /* Segment: the job at its end, while its masks are made */
+    pseg_rpc_timer late;                /* Segment: too late for the masks */
+    encode_task *task;                  /* under way */
     const Pseg__V1__ListJobsRequest *list;
     const Pseg__V1__BatchCheckImagesRequest *check;
     pseg_queue_reply *kept;           /* an answer that outlives its op: encode_masks took it */
@@ -112,7 +120,6 @@ void reply_with_job(pseg_rpc_call *c, pseg_queue_reply *r);
 struct encode_task {
     encode_task *next;
     pseg_rpc_ticket *ticket;
-    pseg_arena *arena;       /* of the call */
     pseg_queue_reply *reply; /* owns the blobs; freed after `then` */
     Pseg__Internal__V1__JobResult *result;
     const uint32_t *indexes; /* prompt index of each blob */
@@ -120,6 +127,9 @@ struct encode_task {
     int encoding;          /* Pseg__V1__MaskEncoding */
     Pseg__V1__Mask *masks; /* filled: data is freed with pseg_free after `then` */
     size_t n;
+    size_t max_bytes;         /* of all masks; 0: no limit */
+    bool is_cut;              /* they were more: not all masks are there */
+    _Atomic bool is_unwanted; /* the call is over */
     pseg_err err;
     void (*then)(pseg_rpc_call *c, encode_task *t);
 };
@@ -127,7 +137,12 @@ struct encode_task {
  * call itself where the task cannot be queued; otherwise `then` runs, with t->err set on failure.
  */
 void encode_masks(pseg_rpc_call *c, pseg_queue_reply *r, const uint32_t *indexes, size_t n,
-                  const Pseg__V1__MaskFormat *format, void (*then)(pseg_rpc_call *, encode_task *));
+                  const Pseg__V1__MaskFormat *format, size_t max_bytes,
+                  void (*then)(pseg_rpc_call *, encode_task *));
+/* Part of the on_end of calls that encode: what is still to be encoded need not be. */
+void encode_end(pseg_rpc_call *c);
+/* Frees a mask's data, which the task counted. */
+void mask_free(pseg_service *s, Pseg__V1__Mask *m);
 pseg_status encoder_start(pseg_service *s, pseg_err *err);
 void encoder_stop(pseg_service *s);
 
@@ -135,8 +150,10 @@ void encoder_stop(pseg_service *s);
 
 void create_job(pseg_rpc_call *c, const void *msg);
 void segment(pseg_rpc_call *c, const void *msg);
+void segment_end(pseg_rpc_call *c);
 void upload_image(pseg_rpc_call *c, const void *msg);
 void upload_end(pseg_rpc_call *c);
+void upload_drain(pseg_rpc_call *c);
 void batch_check_images(pseg_rpc_call *c, const void *msg);
 void get_job(pseg_rpc_call *c, const void *msg);
 void wait_job(pseg_rpc_call *c, const void *msg);

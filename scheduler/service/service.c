@@ -57,6 +57,26 @@ void fail_job_not_found(pseg_rpc_call *c)
     pseg_rpc_fail(c, &e);
 }
 
+int64_t deadline_margin_ms(int64_t left_ms)
+{
+    int64_t margin = left_ms / 10 < 10 ? 10 : left_ms / 10 > 200 ? 200 : left_ms / 10;
+
+    return left_ms < 3 * margin ? left_ms / 3 : margin;
+}
+
+/* A client whose deadline passes learns nothing; one that is told why can act on it. */
+static void op_is_late(pseg_rpc_timer *t, void *ud)
+{
+    op *o = ud;
+    pseg_err e = PSEG_ERR_INIT;
+
+    (void)t;
+    pseg_err_set(&e, PSEG_R_BROKER_UNAVAILABLE, 0, PSEG_HERE,
+                 "redis has not answered within the call's deadline; the outcome is unknown, "
+                 "repeating is safe with a request_id");
+    pseg_rpc_fail(o->call, &e);
+}
+
 op *op_new(pseg_rpc_call *c, void (*then)(pseg_rpc_call *, pseg_queue_reply *))
 {
     op *o = pseg_arena_calloc(pseg_rpc_arena(c), 1, sizeof *o);
@@ -67,7 +87,12 @@ op *op_new(pseg_rpc_call *c, void (*then)(pseg_rpc_call *, pseg_queue_reply *))
         fail_no_memory(c);
         return NULL;
     }
+    o->call = c;
     o->then = then;
+    int64_t left = pseg_rpc_ms_left(c);
+    if (left != INT64_MAX)
+        pseg_rpc_timer_set(pseg_rpc_loop_of(c), &o->guard, left - deadline_margin_ms(left),
+                           op_is_late, o);
     return o;
 }
 
@@ -75,6 +100,7 @@ static void op_resume(pseg_rpc_call *c, void *arg)
 {
     op *o = arg;
 
+    pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &o->guard);
     if (!pseg_rpc_is_over(c))
         o->then(c, o->reply);
     call_state *state = pseg_rpc_state(c);
@@ -152,9 +178,9 @@ pseg_reason pseg_service_text_reason(const ProtobufCMessageDescriptor *message,
 const pseg_rpc_method pseg_service_methods[] = {
     METHOD("CreateJob", PSEG_RPC_UNARY, create_job_request, .on_message = create_job),
     METHOD("Segment", PSEG_RPC_UNARY, segment_request, .on_message = segment,
-           .on_drain = wait_drain, .on_end = wait_end),
+           .on_drain = wait_drain, .on_end = segment_end),
     METHOD("UploadImage", PSEG_RPC_CLIENT_STREAM, upload_image_request, .on_message = upload_image,
-           .on_end = upload_end),
+           .on_drain = upload_drain, .on_end = upload_end),
     METHOD("BatchCheckImages", PSEG_RPC_UNARY, batch_check_images_request,
            .on_message = batch_check_images),
     METHOD("GetJob", PSEG_RPC_UNARY, get_job_request, .on_message = get_job),

@@ -184,9 +184,11 @@ Pseg__V1__Job *job_view(pseg_arena *a, const pseg_job *j, pseg_err *err)
     memcpy(name, "jobs/", 5);
     memcpy(name + 5, j->id, PSEG_JOB_ID_LEN + 1);
     v->name = name;
-    v->request_id = unconst(j->request_id);
+    v->request_id = pseg_arena_strndup(a, j->request_id, strlen(j->request_id));
     v->state = (Pseg__V1__State)j->state;
-    v->model = unconst(j->model);
+    v->model = pseg_arena_strndup(a, j->model, strlen(j->model));
+    if (!v->request_id || !v->model)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for job %s", j->id);
     v->attempts = (uint32_t)j->attempts;
     v->cancel_requested = j->cancel_requested;
     if (j->state == PSEG_JOB_SUCCEEDED && !view_result(v, a, j, s->scheduler_version))

@@ -91,6 +91,10 @@ static void looked(pseg_rpc_call *c, pseg_queue_reply *r)
      * with the job's end settles it. */
     if (!w)
         return;
+    /* Redis is away: the waiter is in the table, and is woken when Redis is back. */
+    if (r->err.reason == PSEG_R_BROKER_UNAVAILABLE && w->has_seen && !w->is_last_look)
+        return;
+    w->has_seen = true;
     if (r->err.code != PSEG_OK || r->jobs[0].id == NULL || w->is_last_look ||
         pseg_job_state_is_terminal(r->jobs[0].state)) {
         /* Nothing may wake this call any more. */
@@ -159,10 +163,12 @@ void wait_for_job(pseg_rpc_call *c, const char *id,
     memcpy(w->id, id, PSEG_JOB_ID_LEN);
     state->waiter = w;
     int64_t left = pseg_rpc_ms_left(c), wait = LONGEST_WAIT_MS;
-    /* A tenth of the time, and never less than 20 ms or more than 500, for the way back. */
+    /* A tenth of the time, and never less than 50 ms or more than 500, for the last look and the
+     * way back. */
     if (left != INT64_MAX) {
-        int64_t margin = left / 10 < 20 ? 20 : left / 10 > 500 ? 500 : left / 10;
-        wait = left - margin < 0 ? 0 : left - margin;
+        int64_t margin = left / 10 < 50 ? 50 : left / 10 > 500 ? 500 : left / 10;
+        wait = left < 2 * margin ? left / 2 : left - margin;
+        wait = wait < 0 ? 0 : wait;
     }
     pseg_rpc_timer_set(pseg_rpc_loop_of(c), &w->timer, wait, time_is_up, w);
     look(c);

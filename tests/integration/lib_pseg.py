@@ -267,8 +267,11 @@ def png(width, height, seed=0):
     """A PNG of coarse noise, about a byte for 4 pixels: no two seeds give the same."""
     rows = numpy.random.default_rng(seed).integers(0, 2, (height, width), dtype=numpy.uint8)
     rows = numpy.repeat(rows * 200, 3, axis=1)
-    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+    return png_of(width, height, b"".join(b"\0" + row.tobytes() for row in rows))
 
+
+def png_of(width, height, raw):
+    """raw: the rows of RGB, each with its filter's byte before it."""
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + \

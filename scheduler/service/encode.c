@@ -1,0 +1,246 @@
+/* The thread that turns stored logits into masks. */
+#include "scheduler/service/internal.h"
+#include "common/base/alloc.h"
+#include "common/base/clock.h"
+#include "common/mask/mask.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#define MAX_MASK_BYTES ((size_t)1 << 31)
+
+static pseg_status encode_one(Pseg__V1__Mask *out, const encode_task *t, size_t i, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const Pseg__Internal__V1__PromptResult *r = t->result->results[t->indexes[i]];
+    pseg_bytes blob = t->reply->blobs[i];
+    pseg_mask *m = NULL;
+    pseg_buf b;
+
+    pseg_buf_init(&b, MAX_MASK_BYTES);
+    if (!blob.data || blob.len != (size_t)r->grid_width * r->grid_height * 2)
+        PSEG_FAIL(PSEG_R_RESULT_EXPIRED, 0,
+                  "the mask of prompt %u is no longer held; submit the job again",
+                  (unsigned)t->indexes[i]);
+    pseg_mask_grid g = {.logits = (const uint16_t *)(const void *)blob.data,
+                        .grid_width = r->grid_width,
+                        .grid_height = r->grid_height,
+                        .width = t->result->image_width,
+                        .height = t->result->image_height,
+                        .x0 = r->x0,
+                        .y0 = r->y0,
+                        .x1 = r->x1,
+                        .y1 = r->y1};
+    pseg__v1__mask__init(out);
+    out->prompt_index = t->indexes[i];
+    out->width = g.width;
+    out->height = g.height;
+    out->encoding = (Pseg__V1__MaskEncoding)t->encoding;
+    if (t->encoding == PSEG__V1__MASK_ENCODING__MASK_ENCODING_FLOAT16) {
+        PSEG_TRY(pseg_mask_probabilities(&b, &g, err));
+    } else {
+        out->threshold = t->threshold;
+        PSEG_TRY(pseg_mask_make(&m, &g, t->threshold, err));
+        switch (t->encoding) {
+        case PSEG__V1__MASK_ENCODING__MASK_ENCODING_COCO_RLE:
+            PSEG_TRY(pseg_mask_rle(&b, m, err));
+            break;
+        case PSEG__V1__MASK_ENCODING__MASK_ENCODING_PACKED_BITS:
+            PSEG_TRY(pseg_mask_bits(&b, m, err));
+            break;
+        case PSEG__V1__MASK_ENCODING__MASK_ENCODING_POLYGON:
+            PSEG_TRY(pseg_mask_polygon(&b, m, err));
+            break;
+        default:
+            PSEG_TRY(pseg_mask_png(&b, m, err));
+        }
+    }
+    out->data.data = pseg_buf_take(&b, &out->data.len);
+out:
+    pseg_buf_deinit(&b);
+    pseg_mask_free(m);
+    return rc;
+}
+
+/* All masks of a task, until they are more than the task may hold. One mask may be 400 MB (float16
+ * of 200 megapixels) and a job has up to 64: this is what keeps memory bounded. */
+static void encode_all(pseg_service *s, encode_task *t)
+{
+    const Pseg__Internal__V1__JobResult *r = t->result;
+    bool is_raw = t->encoding == PSEG__V1__MASK_ENCODING__MASK_ENCODING_FLOAT16;
+    size_t raw_bytes = is_raw ? (size_t)r->image_width * r->image_height * 2 : 0, bytes = 0;
+
+    for (size_t i = 0; i < t->n && t->err.code == PSEG_OK && !atomic_load(&t->is_unwanted); i++) {
+        t->is_cut = t->max_bytes && bytes + raw_bytes > t->max_bytes;
+        if (t->is_cut)
+            return;
+        if (atomic_load(&s->mask_bytes) + (int64_t)raw_bytes > s->opt.max_mask_bytes) {
+            pseg_err_set(&t->err, PSEG_R_SERVER_BUSY, 0, PSEG_HERE,
+                         "masks that clients have not read yet fill their limit of %lld bytes; "
+                         "try again later",
+                         (long long)s->opt.max_mask_bytes);
+            pseg_err_limit(&t->err, "%lld", (long long)s->opt.max_mask_bytes);
+            return;
+        }
+        encode_one(&t->masks[i], t, i, &t->err);
+        bytes += t->masks[i].data.len;
+        atomic_fetch_add(&s->mask_bytes, (int64_t)t->masks[i].data.len);
+    }
+    t->is_cut = t->max_bytes && bytes > t->max_bytes;
+}
+
+void mask_free(pseg_service *s, Pseg__V1__Mask *m)
+{
+    atomic_fetch_sub(&s->mask_bytes, (int64_t)m->data.len);
+    pseg_free(m->data.data);
+    m->data.data = NULL;
+    m->data.len = 0;
+}
+
+static void encoded(pseg_rpc_call *c, void *arg)
+{
+    encode_task *t = arg;
+    call_state *state = state_of(c);
+
+    state->task = NULL;
+    if (!pseg_rpc_is_over(c))
+        t->then(c, t);
+    for (size_t i = 0; i < t->n && t->masks; i++)
+        mask_free(service_of(c), &t->masks[i]);
+    pseg_queue_reply_free(t->reply);
+    t->reply = NULL;
+}
+
+void encode_end(pseg_rpc_call *c)
+{
+    call_state *state = pseg_rpc_state(c);
+
+    if (state && state->task)
+        atomic_store(&state->task->is_unwanted, true);
+}
+
+static void *encoder_main(void *arg)
+{
+    pseg_service *s = arg;
+
+    pthread_mutex_lock(&s->encode_mu);
+    for (;;) {
+        while (!s->encode_head && !s->stopping)
+            pthread_cond_wait(&s->encode_cv, &s->encode_mu);
+        encode_task *t = s->encode_head;
+        if (!t)
+            break;
+        s->encode_head = t->next;
+        if (!s->encode_head)
+            s->encode_tail = NULL;
+        s->n_encode--;
+        pthread_mutex_unlock(&s->encode_mu);
+        encode_all(s, t);
+        pseg_rpc_post(t->ticket, encoded, t);
+        pthread_mutex_lock(&s->encode_mu);
+    }
+    pthread_mutex_unlock(&s->encode_mu);
+    return NULL;
+}
+
+pseg_status encoder_start(pseg_service *s, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    pthread_mutex_init(&s->encode_mu, NULL);
+    pseg_cond_init(&s->encode_cv);
+    if (pthread_create(&s->encoder, NULL, encoder_main, s))
+        PSEG_FAIL(PSEG_R_INTERNAL, 0, "cannot start the thread that encodes masks");
+    s->encoder_runs = true;
+out:
+    return rc;
+}
+
+void encoder_stop(pseg_service *s)
+{
+    if (!s->encoder_runs)
+        return;
+    pthread_mutex_lock(&s->encode_mu);
+    s->stopping = true;
+    pthread_cond_signal(&s->encode_cv);
+    pthread_mutex_unlock(&s->encode_mu);
+    pthread_join(s->encoder, NULL);
+    pthread_cond_destroy(&s->encode_cv);
+    pthread_mutex_destroy(&s->encode_mu);
+}
+
+static pseg_status prepare(encode_task *t, pseg_rpc_call *c, const Pseg__V1__MaskFormat *format,
+                           pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_arena *a = pseg_rpc_arena(c);
+    const pseg_job *j = &t->reply->jobs[0];
+    ProtobufCAllocator alloc = arena_allocator(a);
+
+    t->result = pseg__internal__v1__job_result__unpack(&alloc, j->result.len, j->result.data);
+    Pseg__Internal__V1__JobSpec *spec =
+        pseg__internal__v1__job_spec__unpack(&alloc, j->spec.len, j->spec.data);
+    if (!t->result || !spec)
+        PSEG_FAIL(PSEG_R_JOB_CORRUPT, 0, "the record of job %s does not parse", j->id);
+    for (size_t i = 0; i < t->n; i++)
+        if (t->indexes[i] >= t->result->n_results)
+            PSEG_FAIL(PSEG_R_MASK_NOT_FOUND, 0, "prompt %u of job %s does not exist: it has %zu",
+                      (unsigned)t->indexes[i], j->id, t->result->n_results);
+    t->masks = pseg_arena_calloc(a, t->n, sizeof *t->masks);
+    if (!t->masks)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %zu masks", t->n);
+    t->encoding = format && format->encoding ? (int)format->encoding
+                                             : PSEG__V1__MASK_ENCODING__MASK_ENCODING_PNG;
+    t->threshold = format && format->threshold != 0 ? format->threshold : spec->mask_threshold;
+out:
+    return rc;
+}
+
+void encode_masks(pseg_rpc_call *c, pseg_queue_reply *r, const uint32_t *indexes, size_t n,
+                  const Pseg__V1__MaskFormat *format, size_t max_bytes,
+                  void (*then)(pseg_rpc_call *, encode_task *))
+{
+    pseg_service *s = service_of(c);
+    encode_task *t = pseg_arena_calloc(pseg_rpc_arena(c), 1, sizeof *t);
+    pseg_err e = PSEG_ERR_INIT;
+
+    if (!t) {
+        fail_no_memory(c);
+        return;
+    }
+    t->reply = r;
+    t->indexes = indexes;
+    t->n = n;
+    t->max_bytes = max_bytes;
+    t->then = then;
+    if (prepare(t, c, format, &e) != PSEG_OK) {
+        pseg_rpc_fail(c, &e);
+        return;
+    }
+    t->ticket = pseg_rpc_hold(c);
+    if (!t->ticket) {
+        fail_no_memory(c);
+        return;
+    }
+    state_of(c)->kept = r;
+    state_of(c)->task = t;
+    pthread_mutex_lock(&s->encode_mu);
+    bool room = s->n_encode < s->opt.max_encode_queue && !s->stopping;
+    if (room) {
+        if (s->encode_tail)
+            s->encode_tail->next = t;
+        else
+            s->encode_head = t;
+        s->encode_tail = t;
+        s->n_encode++;
+        pthread_cond_signal(&s->encode_cv);
+    }
+    pthread_mutex_unlock(&s->encode_mu);
+    if (room)
+        return;
+    pseg_err_set(&t->err, PSEG_R_SERVER_BUSY, 0, PSEG_HERE,
+                 "%lld requests for masks wait already; try again later",
+                 (long long)s->opt.max_encode_queue);
+    pseg_rpc_fail(c, &t->err);
+    pseg_rpc_post(t->ticket, encoded, t);
+}

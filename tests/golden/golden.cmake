@@ -6,3 +6,5 @@ pseg_add_test(NAME golden_pseg SOURCES ${CMAKE_CURRENT_LIST_DIR}/pseg_test.c
   LIBS pseg_golden pseg_image LABELS golden TIMEOUT 300)
 pseg_add_test(NAME golden_open SOURCES ${CMAKE_CURRENT_LIST_DIR}/open_test.c
   LIBS pseg_golden LABELS golden TIMEOUT 300)
+pseg_add_test(NAME golden_precision SOURCES ${CMAKE_CURRENT_LIST_DIR}/precision_test.c
+  LIBS pseg_golden pseg_mask pseg_scenes LABELS golden slow TIMEOUT 300)

@@ -41,6 +41,20 @@ out:
     return rc;
 }
 
+pseg_status precision_of(pseg_precision *out, const char *name, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    for (int p = PSEG_PRECISION_FP32; p <= PSEG_PRECISION_BF16; p++)
+        if (strcmp(name, pseg_precision_name((pseg_precision)p)) == 0) {
+            *out = (pseg_precision)p;
+            goto out;
+        }
+    PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--precision \"%s\" is neither fp32 nor bf16", name);
+out:
+    return rc;
+}
+
 pseg_status engine_options_of(pseg_engine_options *o, char **folder, const engine_args *a,
                               const pseg_log *log, pseg_err *err)
 {
@@ -56,6 +70,7 @@ pseg_status engine_options_of(pseg_engine_options *o, char **folder, const engin
     o->cl.cache_dir = a->cache;
     o->cl.log = log;
     o->model.log = log;
+    PSEG_TRY(precision_of(&o->model.precision, a->precision, err));
     o->limits.max_pixels = (uint64_t)a->max_pixels;
     o->source.vision = a->vision;
     o->source.text = a->text;

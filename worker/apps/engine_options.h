@@ -6,7 +6,7 @@
 #include "worker/serve/engine.h"
 
 typedef struct engine_args {
-    const char *model, *vision, *text, *decoder, *name, *device, *cache;
+    const char *model, *vision, *text, *decoder, *name, *device, *cache, *precision;
     int64_t image_size, max_pixels;
 } engine_args;
 
@@ -54,6 +54,12 @@ typedef struct engine_args {
          .unit = "NAME",                                                                          \
          .letter = 'd',                                                                           \
          .help = "auto, cpu, gpu, P:D or part of a name; `pseg devices` lists them"},             \
+        {"precision",                                                                             \
+         PSEG_CONF_STRING,                                                                        \
+         offsetof(type, member.precision),                                                        \
+         "fp32",                                                                                  \
+         .unit = "NAME",                                                                          \
+         .help = "fp32, or bf16: encoders several times as fast, masks equal to 99.9 %"},         \
         {"cache", PSEG_CONF_STRING, offsetof(type, member.cache),                                 \
          NULL,    .unit = "DIR",    .help = "compiled kernels; default ~/.cache/pseg"},           \
     {                                                                                             \
@@ -61,8 +67,11 @@ typedef struct engine_args {
             .min = 1, .max = 1000000000, .help = "largest image, from its header"                 \
     }
 
+/* Errors: PSEG_R_CONFIG_INVALID. */
+pseg_status precision_of(pseg_precision *out, const char *name, pseg_err *err);
+
 /* *folder holds the path that o->source points to; caller frees with pseg_free after the engine is
- * open. Errors: PSEG_R_MODEL_MISSING with the places that were looked at. */
+ * open. Errors: PSEG_R_MODEL_MISSING with the places that were looked at, PSEG_R_CONFIG_INVALID. */
 pseg_status engine_options_of(pseg_engine_options *o, char **folder, const engine_args *a,
                               const pseg_log *log, pseg_err *err);
 

@@ -5,6 +5,11 @@
 #include <math.h>
 #include <string.h>
 
+const char *pseg_precision_name(pseg_precision p)
+{
+    return p == PSEG_PRECISION_BF16 ? "bf16" : "fp32";
+}
+
 const pseg_model_info *pseg_model_get_info(const pseg_model *m)
 {
     return &m->info;

@@ -36,6 +36,15 @@ typedef enum pseg_model_fit {
     PSEG_MODEL_CENTRE_CROP, /* shortest side to resize_edge, then the middle */
 } pseg_model_fit;
 
+/* What products are computed in; sums, norms, softmax and whatever is added up are float32 always.
+ */
+typedef enum pseg_precision {
+    PSEG_PRECISION_FP32,
+    PSEG_PRECISION_BF16, /* image and text encoder and neck: operands rounded to bfloat16 */
+} pseg_precision;
+/* Static: "fp32", "bf16". */
+const char *pseg_precision_name(pseg_precision p);
+
 typedef struct pseg_model_info {
     char name[64], description[256];
     char digest[PSEG_SHA256_HEX + 1]; /* of all files; of shapes and seed, if random */
@@ -45,8 +54,9 @@ typedef struct pseg_model_info {
     uint32_t mask_height, mask_width; /* of the logits */
     uint32_t max_tokens;              /* of a phrase, BOS and EOS included; the rest is cut */
     pseg_model_fit fit;
-    uint32_t resize_edge;                    /* CENTRE_CROP only, px */
-    float mean[3], std[3];                   /* a channel's number is (value / 255 - mean) / std */
+    uint32_t resize_edge;  /* CENTRE_CROP only, px */
+    float mean[3], std[3]; /* a channel's number is (value / 255 - mean) / std */
+    pseg_precision precision;
     float threshold;                         /* that the model was made for, on sigmoid(logit) */
     bool is_pos_resized;                     /* run at another grid than it was trained for */
     uint64_t weight_bytes, activation_bytes; /* device memory */
@@ -64,17 +74,18 @@ typedef struct pseg_model_source {
 typedef struct pseg_model_options {
     uint32_t max_images;  /* one pass of the image encoder, 1..256: decides the memory */
     uint32_t max_phrases; /* one pass of text encoder or decoder, 1..1024 */
-    const pseg_log *log;  /* borrowed until pseg_model_close; NULL: silent */
+    pseg_precision precision;
+    const pseg_log *log; /* borrowed until pseg_model_close; NULL: silent */
 } pseg_model_options;
-#define PSEG_MODEL_OPTIONS_DEFAULT \
-    {                              \
-        8, 16, NULL,               \
+#define PSEG_MODEL_OPTIONS_DEFAULT        \
+    {                                     \
+        8, 16, PSEG_PRECISION_FP32, NULL, \
     }
 
 /* Reads, checks and places all weights, and plans all memory for the largest batch. cl is borrowed
  * until pseg_model_close. Errors: PSEG_R_MODEL_MISSING (folder or file), PSEG_R_MODEL_CORRUPT,
  * PSEG_R_MODEL_MISMATCH (which tensor, which shape was expected and found),
- * PSEG_R_MODEL_UNSUPPORTED, device errors. */
+ * PSEG_R_MODEL_UNSUPPORTED (also BF16 with a width that is no multiple of 32), device errors. */
 pseg_status pseg_model_open(pseg_model **out, pseg_cl *cl, const pseg_model_source *src,
                             const pseg_model_options *o, pseg_err *err);
 
@@ -114,8 +125,8 @@ pseg_status pseg_model_decode(float *logits, float *iou, pseg_model *m,
 pseg_status pseg_model_warm_up(pseg_model *m, pseg_err *err);
 
 /* Called as each stage is enqueued, for tests and timelines. v: [batch, rows, c] token-major,
- * row by row without gaps; what it holds is valid after pseg_stream_finish(s), until the hook
- * returns. Names are those of tests/golden's reference: "vision.hidden.3", "neck.fuse",
+ * row by row without gaps, of v.type; what it holds is valid after pseg_stream_finish(s), until the
+ * hook returns. Names are those of tests/golden's reference: "vision.hidden.3", "neck.fuse",
  * "decoder.tokens", "mask_logits"... fn = NULL switches it off. */
 typedef void pseg_stage_fn(void *ud, pseg_stream *s, const char *name, pseg_view v, size_t batch,
                            size_t rows, size_t c);

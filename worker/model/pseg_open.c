@@ -63,6 +63,7 @@ static void fill_info(pseg_model *m, const plan *p)
         i->resize_edge = RESIZE_AT * p->height / CROP_AT;
     memcpy(i->mean, p->head.mean, sizeof i->mean);
     memcpy(i->std, p->head.std, sizeof i->std);
+    i->precision = m->options.precision;
     i->threshold = p->head.threshold;
     i->is_pos_resized = p->gh != p->head.gh || p->gw != p->head.gw;
     i->weight_bytes = pseg_store_weight_bytes(m->store);
@@ -105,6 +106,17 @@ static pseg_status make_parts(pseg_model *m, const plan *p, pseg_weights *const 
     size_t pixels = 3 * (size_t)p->height * p->width;
     pseg_decoder_limits limits = {.gh = p->gh, .gw = p->gw, .max_batch = o->max_phrases};
 
+    if (o->precision == PSEG_PRECISION_BF16) {
+        const uint32_t widths[] = {p->vit.hidden, p->vit.mlp, p->clip.hidden, p->clip.mlp,
+                                   p->head.dim};
+
+        for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+            if (widths[i] % PSEG_BF16_STEP)
+                PSEG_FAIL(PSEG_R_MODEL_UNSUPPORTED, 0,
+                          "a width of %u in precision bf16: it must be a multiple of %d; use fp32",
+                          widths[i], PSEG_BF16_STEP);
+        pseg_store_set_type(m->store, PSEG_BF16);
+    }
     m->has_word_tokens = p->head.has_word_tokens;
     m->max_prompt = limits.max_prompt = m->has_word_tokens ? p->clip.max_pos : 1;
     PSEG_TRY(pseg_vit_new(&m->vit, m->store, w[0], p->names, &p->vit, p->head.taps, p->head.n_taps,
@@ -114,6 +126,7 @@ static pseg_status make_parts(pseg_model *m, const plan *p, pseg_weights *const 
     PSEG_TRY(pseg_text_new(&m->text, m->store, w[1], p->text_prefix, &p->clip, p->clip.max_pos,
                            o->max_phrases, err));
     PSEG_TRY(pseg_neck_new(&m->neck, m->store, w[2], &p->head, p->gh, p->gw, o->max_images, err));
+    pseg_store_set_type(m->store, PSEG_F32);
     PSEG_TRY(pseg_decoder_new(&m->decoder, m->store, w[2], &p->head, &limits, err));
     PSEG_TRY(pseg_store_scratch(&m->pixels, m->store, o->max_images * pixels, err));
     m->ids = pseg_calloc(o->max_phrases, p->clip.max_pos * sizeof *m->ids);

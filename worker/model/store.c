@@ -7,13 +7,14 @@
 
 typedef struct piece {
     pseg_mem *mem;
-    float *host; /* kept while the device uses it in place */
+    void *host; /* kept while the device uses it in place */
 } piece;
 
 struct pseg_store {
     pseg_cl *cl;
     piece *items;
     size_t n, cap;
+    pseg_dtype type;
     uint64_t weight_bytes, activation_bytes;
 };
 
@@ -68,41 +69,70 @@ out:
     return rc;
 }
 
-pseg_status pseg_store_floats(pseg_view *out, pseg_store *s, float *host, size_t n, pseg_err *err)
+void pseg_store_set_type(pseg_store *s, pseg_dtype type)
+{
+    s->type = type;
+}
+
+pseg_dtype pseg_store_type(const pseg_store *s)
+{
+    return s->type;
+}
+
+static size_t size_of(pseg_dtype type)
+{
+    return type == PSEG_BF16 ? sizeof(uint16_t) : sizeof(float);
+}
+
+/* Takes ownership of host, also on failure. */
+static pseg_status keep(pseg_view *out, pseg_store *s, void *host, pseg_dtype type, size_t n,
+                        pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_mem *mem = NULL;
+    size_t bytes = n * size_of(type);
 
     PSEG_TRY(reserve(s, err));
-    PSEG_TRY(pseg_mem_wrap(&mem, s->cl, host, n * sizeof *host, err));
+    PSEG_TRY(pseg_mem_wrap(&mem, s->cl, host, bytes, err));
     piece *p = &s->items[s->n++];
     *p = (piece){.mem = mem};
     if (pseg_mem_is_in_place(mem)) {
         p->host = host;
         host = NULL;
     }
-    s->weight_bytes += n * sizeof *host;
-    *out = pseg_view_of(mem, 0);
+    s->weight_bytes += bytes;
+    *out = (pseg_view){mem, 0, type};
 out:
     pseg_free(host);
     return rc;
 }
 
-pseg_status pseg_store_scratch(pseg_view *out, pseg_store *s, size_t n, pseg_err *err)
+pseg_status pseg_store_floats(pseg_view *out, pseg_store *s, float *host, size_t n, pseg_err *err)
+{
+    return keep(out, s, host, PSEG_F32, n, err);
+}
+
+pseg_status pseg_store_scratch_of(pseg_view *out, pseg_store *s, pseg_dtype type, size_t n,
+                                  pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_mem *mem = NULL;
     size_t bytes;
 
-    if (!pseg_mul_size(&bytes, n, sizeof(float)))
+    if (!pseg_mul_size(&bytes, n, size_of(type)))
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "an activation of %zu numbers is too large", n);
     PSEG_TRY(reserve(s, err));
     PSEG_TRY(pseg_mem_new(&mem, s->cl, bytes ? bytes : 4, err));
     s->items[s->n++] = (piece){.mem = mem};
     s->activation_bytes += bytes;
-    *out = pseg_view_of(mem, 0);
+    *out = (pseg_view){mem, 0, type};
 out:
     return rc;
+}
+
+pseg_status pseg_store_scratch(pseg_view *out, pseg_store *s, size_t n, pseg_err *err)
+{
+    return pseg_store_scratch_of(out, s, PSEG_F32, n, err);
 }
 
 /* ---- loaders --------------------------------------------------------------------------------- */
@@ -139,17 +169,51 @@ out:
     return rc;
 }
 
+/* Room for a packed [n, k] matrix of the store's type, all zeros; caller frees with pseg_free. */
+static pseg_status packed_new(void **out, size_t *elems, const pseg_store *s, size_t n, size_t k,
+                              pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    size_t bytes = 0;
+
+    *elems =
+        s->type == PSEG_BF16 ? pseg_gemm_packed_bf16_elems(n, k) : pseg_gemm_packed_elems(n, k);
+    *out = NULL;
+    if (!*elems || !pseg_mul_size(&bytes, *elems, size_of(s->type)) ||
+        !(*out = pseg_aligned_alloc(bytes)))
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a matrix of %zu x %zu weights", n, k);
+    memset(*out, 0, bytes);
+out:
+    return rc;
+}
+
+static void pack_rows(void *out, const pseg_store *s, size_t row, const void *data, pseg_dtype type,
+                      size_t n, size_t k)
+{
+    if (s->type == PSEG_BF16)
+        pseg_gemm_pack_bf16_rows(out, row, data, type, n, k);
+    else
+        pseg_gemm_pack_rows(out, row, data, type, n, k);
+}
+
+static pseg_linear linear_of(const pseg_store *s, size_t n, size_t k)
+{
+    size_t kp = (k + PSEG_BF16_STEP - 1) / PSEG_BF16_STEP * PSEG_BF16_STEP;
+
+    return (pseg_linear){.n = n, .k = s->type == PSEG_BF16 ? kp : k};
+}
+
 /* Packs an [n, k] matrix that lies in host memory; frees nothing. */
 static pseg_status load_packed(pseg_view *out, pseg_store *s, const void *data, pseg_dtype type,
                                size_t n, size_t k, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    float *host = NULL;
-    size_t elems = pseg_gemm_packed_elems(n, k);
+    void *host = NULL;
+    size_t elems;
 
-    PSEG_TRY(floats_new(&host, elems, err));
-    pseg_gemm_pack(host, data, type, n, k);
-    PSEG_TRY(pseg_store_floats(out, s, host, elems, err));
+    PSEG_TRY(packed_new(&host, &elems, s, n, k, err));
+    pack_rows(host, s, 0, data, type, n, k);
+    PSEG_TRY(keep(out, s, host, s->type, elems, err));
 out:
     return rc;
 }
@@ -165,20 +229,20 @@ pseg_status pseg_load_stacked(pseg_linear *out, pseg_store *s, pseg_weights *w,
                               size_t k, bool with_bias, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    size_t n = n_prefixes * n_each, elems = pseg_gemm_packed_elems(n, k);
-    float *packed = NULL, *bias = NULL, *given;
+    size_t n = n_prefixes * n_each, elems;
+    void *packed = NULL, *full;
+    float *bias = NULL, *given;
     pseg_values v;
 
-    *out = (pseg_linear){.n = n, .k = k};
-    PSEG_TRY(floats_new(&packed, elems, err));
-    memset(packed, 0, elems * sizeof *packed);
+    *out = linear_of(s, n, k);
+    PSEG_TRY(packed_new(&packed, &elems, s, n, k, err));
     for (size_t i = 0; i < n_prefixes; i++) {
         PSEG_TRY(pseg_weights_get(&v, w, n_each * k, err, "%s.weight", prefixes[i]));
-        pseg_gemm_pack_rows(packed, i * n_each, v.data, v.type, n_each, k);
+        pack_rows(packed, s, i * n_each, v.data, v.type, n_each, k);
     }
-    given = packed;
+    full = packed;
     packed = NULL;
-    PSEG_TRY(pseg_store_floats(&out->w, s, given, elems, err));
+    PSEG_TRY(keep(&out->w, s, full, s->type, elems, err));
     if (!with_bias)
         goto out;
     PSEG_TRY(floats_new(&bias, n, err));
@@ -215,7 +279,7 @@ pseg_status pseg_load_conv3(pseg_linear *out, pseg_store *s, pseg_weights *w, co
     pseg_status rc = PSEG_OK;
     float *plain = NULL, *turned = NULL;
 
-    *out = (pseg_linear){.n = n, .k = 9 * c};
+    *out = linear_of(s, n, 9 * c);
     PSEG_TRY(get_f32(&plain, w, n * c * 9, prefix, err));
     PSEG_TRY(floats_new(&turned, n * c * 9, err));
     pseg_conv3_weight(turned, plain, n, c);
@@ -234,7 +298,7 @@ pseg_status pseg_load_convt2(pseg_linear *out, pseg_store *s, pseg_weights *w, c
     float *plain = NULL, *turned = NULL, *one = NULL, *four = NULL;
     pseg_values v;
 
-    *out = (pseg_linear){.n = 4 * n, .k = c};
+    *out = linear_of(s, 4 * n, c);
     PSEG_TRY(get_f32(&plain, w, c * n * 4, prefix, err));
     PSEG_TRY(floats_new(&turned, c * n * 4, err));
     pseg_convt2_weight(turned, plain, c, n);

@@ -91,7 +91,9 @@ struct pseg_text {
     pseg_norm norm;
     pseg_linear projection;
     block *blocks;
-    pseg_view x, y, wide, eos_rows, pooled, embeds;
+    /* x: tokens; y, wide: what is multiplied next, of the matrices' type; hidden: the last x,
+     * normed */
+    pseg_view x, y, wide, hidden, eos_rows, pooled, embeds;
 };
 
 static pseg_status load_block(block *b, pseg_store *store, pseg_weights *w,
@@ -148,14 +150,18 @@ static pseg_status plan(pseg_text *t, pseg_store *store, pseg_err *err)
     const pseg_clip_config *c = &t->c;
     size_t rows = (size_t)t->max_batch * t->max_tokens;
     size_t wide = 3 * (size_t)c->hidden > c->mlp ? 3 * (size_t)c->hidden : c->mlp;
+    pseg_dtype type = pseg_store_type(store);
 
     t->staging = pseg_calloc(rows, c->hidden * sizeof *t->staging);
     t->rows = pseg_calloc(t->max_batch, sizeof *t->rows);
     if (!t->staging || !t->rows)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the text encoder");
     PSEG_TRY(pseg_store_scratch(&t->x, store, rows * c->hidden, err));
-    PSEG_TRY(pseg_store_scratch(&t->y, store, rows * c->hidden, err));
-    PSEG_TRY(pseg_store_scratch(&t->wide, store, rows * wide, err));
+    PSEG_TRY(pseg_store_scratch_of(&t->y, store, type, rows * c->hidden, err));
+    PSEG_TRY(pseg_store_scratch_of(&t->wide, store, type, rows * wide, err));
+    t->hidden = t->y;
+    if (type != PSEG_F32)
+        PSEG_TRY(pseg_store_scratch(&t->hidden, store, rows * c->hidden, err));
     PSEG_TRY(pseg_store_scratch(&t->eos_rows, store, t->max_batch, err));
     PSEG_TRY(pseg_store_scratch(&t->pooled, store, (size_t)t->max_batch * c->hidden, err));
     PSEG_TRY(pseg_store_scratch(&t->embeds, store, (size_t)t->max_batch * c->proj, err));
@@ -169,6 +175,7 @@ pseg_status pseg_text_new(pseg_text **out, pseg_store *store, pseg_weights *w, c
 {
     pseg_status rc = PSEG_OK;
     pseg_text *t = NULL;
+    const pseg_dtype type = pseg_store_type(store);
 
     *out = NULL;
     PSEG_REQUIRE(max_tokens >= 2 && max_tokens <= c->max_pos && max_batch, "sizes");
@@ -183,9 +190,11 @@ pseg_status pseg_text_new(pseg_text **out, pseg_store *store, pseg_weights *w, c
         PSEG_TRY(load_block(&t->blocks[i], store, w, c, prefix, i, err));
     PSEG_TRY(
         pseg_load_norm(&t->norm, store, w, part(prefix, "final_layer_norm").s, c->hidden, err));
+    PSEG_TRY(plan(t, store, err));
+    pseg_store_set_type(store, PSEG_F32); /* one row a phrase: nothing to be won */
     PSEG_TRY(
         pseg_load_linear(&t->projection, store, w, PROJECTION, c->proj, c->hidden, false, err));
-    PSEG_TRY(plan(t, store, err));
+    pseg_store_set_type(store, type);
     *out = t;
     t = NULL;
 out:
@@ -207,7 +216,7 @@ void pseg_text_free(pseg_text *t)
 
 pseg_view pseg_text_hidden(const pseg_text *t)
 {
-    return t->y;
+    return t->hidden;
 }
 
 pseg_view pseg_text_embeds(const pseg_text *t)
@@ -289,19 +298,22 @@ pseg_status pseg_text_run(pseg_text *t, pseg_stage *st, const int32_t *ids, cons
         PSEG_TRY(run_block(t, st->s, &t->blocks[i], batch, length, err));
         pseg_stage_done(st, t->x, batch, length, d, "text.layer.%u", i);
     }
-    PSEG_TRY(pseg_norm_run(st->s, &t->norm, t->y, t->x, rows, t->c.hidden, t->c.eps, PSEG_ACT_NONE,
-                           err));
-    pseg_stage_done(st, t->y, batch, length, d, "text.hidden");
+    PSEG_TRY(pseg_norm_run(st->s, &t->norm, t->hidden, t->x, rows, t->c.hidden, t->c.eps,
+                           PSEG_ACT_NONE, err));
+    pseg_stage_done(st, t->hidden, batch, length, d, "text.hidden");
     for (uint32_t i = 0; i < batch; i++) {
         PSEG_REQUIRE(lens[i] >= 1 && lens[i] <= length, "lens");
         t->rows[i] = (int32_t)((size_t)i * length + lens[i] - 1);
     }
     PSEG_TRY(pseg_mem_write(st->s, t->eos_rows.mem, 0, t->rows, batch * sizeof *t->rows, err));
-    PSEG_TRY(pseg_op_gather(
-        st->s,
-        &(pseg_gather){
-            .out = t->pooled, .x = t->y, .idx = t->eos_rows, .rows = batch, .c = d, .n_x = rows},
-        err));
+    PSEG_TRY(pseg_op_gather(st->s,
+                            &(pseg_gather){.out = t->pooled,
+                                           .x = t->hidden,
+                                           .idx = t->eos_rows,
+                                           .rows = batch,
+                                           .c = d,
+                                           .n_x = rows},
+                            err));
     pseg_stage_done(st, t->pooled, batch, 1, d, "text.eos_row");
     PSEG_TRY(
         pseg_linear_run(st->s, &t->projection, t->embeds, t->pooled, batch, PSEG_ACT_NONE, err));

@@ -190,8 +190,10 @@ struct pseg_vit {
     pseg_linear patch;
     pseg_norm norm;
     block *blocks;
-    /* x, y: tokens; wide: patches, qkv, or the inner layer, one at a time; gate: SwiGLU's output */
-    pseg_view x, y, wide, gate, tap[PSEG_MAX_TAPS];
+    /* x: tokens; y: what is multiplied next; wide: patches, qkv, or the inner layer, one at a time;
+     * gate: SwiGLU's output; patches: embedded, before they are tokens. All but x and patches are
+     * of the matrices' type. */
+    pseg_view x, y, wide, gate, patches, tap[PSEG_MAX_TAPS];
 };
 
 static pseg_status load_positions(pseg_vit *v, pseg_store *store, pseg_weights *w, const naming *n,
@@ -285,16 +287,19 @@ static pseg_status plan(pseg_vit *v, pseg_store *store, pseg_err *err)
     size_t places = (size_t)v->max_batch * v->gh * v->gw;
     size_t rows = places + (size_t)v->max_batch * (1 + c->n_regs);
     size_t inner = c->has_swiglu ? 2 * (size_t)c->mlp : c->mlp;
-    size_t wide =
-        max_size(rows * max_size(3 * (size_t)c->hidden, inner), places * 3 * c->patch * c->patch);
+    size_t wide = max_size(rows * max_size(3 * (size_t)c->hidden, inner), places * v->patch.k);
+    pseg_dtype type = pseg_store_type(store);
 
     PSEG_TRY(pseg_store_scratch(&v->x, store, rows * c->hidden, err));
-    PSEG_TRY(pseg_store_scratch(&v->y, store, rows * c->hidden, err));
-    PSEG_TRY(pseg_store_scratch(&v->wide, store, wide, err));
+    PSEG_TRY(pseg_store_scratch_of(&v->y, store, type, rows * c->hidden, err));
+    PSEG_TRY(pseg_store_scratch_of(&v->wide, store, type, wide, err));
+    v->patches = v->y;
+    if (type != PSEG_F32)
+        PSEG_TRY(pseg_store_scratch(&v->patches, store, places * c->hidden, err));
     if (c->has_swiglu)
-        PSEG_TRY(pseg_store_scratch(&v->gate, store, rows * c->mlp, err));
+        PSEG_TRY(pseg_store_scratch_of(&v->gate, store, type, rows * c->mlp, err));
     for (uint32_t i = 0; i < v->n_taps; i++)
-        PSEG_TRY(pseg_store_scratch(&v->tap[i], store, places * c->hidden, err));
+        PSEG_TRY(pseg_store_scratch_of(&v->tap[i], store, type, places * c->hidden, err));
 out:
     return rc;
 }
@@ -351,11 +356,13 @@ static pseg_status embed(pseg_vit *v, pseg_stream *s, pseg_view pixels, uint32_t
     const pseg_vit_config *c = &v->c;
     size_t places = (size_t)v->gh * v->gw;
 
-    PSEG_TRY(pseg_op_patches(s, v->wide, pixels, batch, 3, v->gh, v->gw, c->patch, 0, err));
-    PSEG_TRY(pseg_linear_run(s, &v->patch, v->y, v->wide, batch * places, PSEG_ACT_NONE, err));
+    PSEG_TRY(
+        pseg_op_patches(s, v->wide, pixels, batch, 3, v->gh, v->gw, c->patch, v->patch.k, err));
+    PSEG_TRY(
+        pseg_linear_run(s, &v->patch, v->patches, v->wide, batch * places, PSEG_ACT_NONE, err));
     PSEG_TRY(pseg_op_tokens(s,
                             &(pseg_tokens){.out = v->x,
-                                           .patch = v->y,
+                                           .patch = v->patches,
                                            .cls = v->cls,
                                            .regs = v->regs,
                                            .pos = v->pos,
@@ -416,19 +423,14 @@ static pseg_status take_tap(pseg_vit *v, pseg_stage *st, uint32_t i, uint32_t ba
     pseg_status rc = PSEG_OK;
     size_t d = v->c.hidden, places = (size_t)v->gh * v->gw, skip = tokens - places;
 
-    PSEG_TRY(pseg_op_copy(st->s, pseg_block_of(v->tap[i], places * d, d),
-                          pseg_block_of(pseg_view_at(v->x, skip * d), tokens * d, d), batch, places,
-                          d, 1.0f, err));
-    if (v->is_tap_normed)
-        PSEG_TRY(pseg_op_layernorm(st->s,
-                                   &(pseg_layernorm){.out = v->tap[i],
-                                                     .x = v->tap[i],
-                                                     .w = v->norm.w,
-                                                     .b = v->norm.b,
-                                                     .rows = batch * places,
-                                                     .c = d,
-                                                     .eps = v->c.eps},
-                                   err));
+    if (!v->is_tap_normed)
+        PSEG_TRY(pseg_op_copy(st->s, pseg_block_of(v->tap[i], places * d, d),
+                              pseg_block_of(pseg_view_at(v->x, skip * d), tokens * d, d), batch,
+                              places, d, 1.0f, err));
+    for (uint32_t b = 0; v->is_tap_normed && b < batch; b++)
+        PSEG_TRY(pseg_norm_run(st->s, &v->norm, pseg_view_at(v->tap[i], b * places * d),
+                               pseg_view_at(v->x, (b * tokens + skip) * d), places, d, v->c.eps,
+                               PSEG_ACT_NONE, err));
     pseg_stage_done(st, v->tap[i], batch, places, d, "vision.tap.%u", i);
 out:
     return rc;

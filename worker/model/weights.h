@@ -89,13 +89,21 @@ uint64_t pseg_store_activation_bytes(const pseg_store *s);
 pseg_status pseg_store_floats(pseg_view *out, pseg_store *s, float *host, size_t n, pseg_err *err);
 /* n elements of 4 bytes to work in. */
 pseg_status pseg_store_scratch(pseg_view *out, pseg_store *s, size_t n, pseg_err *err);
+/* n elements of type F32 or BF16. */
+pseg_status pseg_store_scratch_of(pseg_view *out, pseg_store *s, pseg_dtype type, size_t n,
+                                  pseg_err *err);
+/* The type of the matrices that are loaded from now on: F32, as it is at first, or BF16. What is
+ * multiplied by them has the same type. */
+void pseg_store_set_type(pseg_store *s, pseg_dtype type);
+pseg_dtype pseg_store_type(const pseg_store *s);
 
 /* From w to the device. A vector [n]. */
 pseg_status pseg_load_vector(pseg_view *out, pseg_store *s, pseg_weights *w, size_t n,
                              pseg_err *err, const char *fmt, ...)
     __attribute__((format(printf, 6, 7)));
 
-/* A matrix packed for pseg_op_gemm with its bias (w.mem set, bias.mem NULL if it has none). */
+/* A matrix packed for pseg_op_gemm with its bias (w.mem set, bias.mem NULL if it has none). In
+ * BF16, k is rounded up to a multiple of 32: what is multiplied has zeros there. */
 typedef struct pseg_linear {
     pseg_view w, bias;
     size_t n, k;

@@ -338,7 +338,8 @@ pseg_status pseg_engine_finish(pseg_engine *e, pseg_work *w, pseg_err *err)
     all.kernel_digest = e->kernel_digest;
     all.device = e->device;
     all.driver = e->driver;
-    all.precision = (char *)(uintptr_t) "fp32";
+    all.precision =
+        (char *)(uintptr_t)pseg_precision_name(e->info ? e->info->precision : PSEG_PRECISION_FP32);
     all.worker = e->worker;
     all.worker_version = (char *)(uintptr_t)PSEG_VERSION;
     uint8_t *data = pseg_arena_alloc(a, pseg__internal__v1__job_result__get_packed_size(&all));

@@ -1,48 +1,59 @@
 /* Options, connection, errors. */
 #include "client/client.h"
 #include "common/base/alloc.h"
-#include "common/base/clock.h"
-#include "common/base/version.h"
+#include "common/base/utf8.h"
 #include "common/rpc/rpc.h"
 
 #include <stdio.h>
 #include <string.h>
 
+/* Errors of parsing come before --json is known. */
+static bool asks_for_json(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--json") == 0)
+            return true;
+    return false;
+}
+
 bool cli_begin(pseg_conf **conf, void *target, const command *self, const pseg_conf_option *table,
                int argc, char **argv, int *status)
 {
-    pseg_err err = PSEG_ERR_INIT;
+    pseg_status rc = PSEG_OK;
+    pseg_err error = PSEG_ERR_INIT, *err = &error;
+    bool answered = false;
 
-    if (pseg_conf_parse(conf, target, table, argc, argv, &err) != PSEG_OK) {
-        *status = cli_fail(target, &err);
-        pseg_conf_free(*conf);
-        return false;
+    PSEG_TRY(pseg_conf_parse(conf, target, table, argc, argv, err));
+    answered = pseg_conf_answer(*conf, stdout, &self->about);
+    size_t n = pseg_conf_n_args(*conf);
+    if (!answered && n > self->n_args)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "unexpected argument \"%s\" (--help shows the use)",
+                  pseg_conf_arg(*conf, self->n_args));
+out:
+    *status = 0;
+    if (rc != PSEG_OK) {
+        cli c = {.json = asks_for_json(argc, argv)};
+        *status = cli_fail(&c, err);
     }
-    if (pseg_conf_wants_help(*conf)) {
-        printf("usage: pseg %s %s\n\n%s\n\n", self->name, self->usage, self->help);
-        pseg_conf_print_help(stdout, table);
-        printf("\nExit status: 0 good, 2 a mistake in the input, 3 not found, 4 try again later, 5 "
-               "the job failed,\n"
-               "was cancelled or expired, 1 anything else.\n");
-        *status = 0;
+    if (rc != PSEG_OK || answered) {
         pseg_conf_free(*conf);
+        *conf = NULL;
         return false;
     }
     return true;
 }
 
-int cli_fail(const cli *c, const pseg_err *err)
+int cli_fail(cli *c, const pseg_err *err)
 {
-    if (c->json) {
-        json_t *j =
-            json_pack("{s:{s:s, s:s, s:b}}", "error", "reason", pseg_reason_name(err->reason),
-                      "message", err->msg, "retryable", (int)pseg_reason_is_retryable(err->reason));
+    if (c->json && !c->has_printed) {
+        json_t *e =
+            json_pack("{s:s, s:o, s:b}", "reason", pseg_reason_name(err->reason), "message",
+                      json_text(err->msg), "retryable", (int)pseg_reason_is_retryable(err->reason));
         if (err->field[0])
-            json_object_set_new(json_object_get(j, "error"), "field", json_string(err->field));
-        print_json(j);
+            json_object_set_new(e, "field", json_text(err->field));
+        print_json(c, json_pack("{s:o}", "error", e));
     }
-    fprintf(stderr, "error: %s%s%s%s (%s)\n", err->field[0] ? err->field : "",
-            err->field[0] ? ": " : "", err->msg, pseg_reason_is_retryable(err->reason) ? "" : "",
+    fprintf(stderr, "error: %s%s%s (%s)\n", err->field, err->field[0] ? ": " : "", err->msg,
             pseg_reason_name(err->reason));
     return pseg_reason_exit_status(err->reason);
 }
@@ -80,9 +91,23 @@ pseg_status cli_call(ProtobufCMessage **reply, cli *c, const char *method,
     return pseg_rpc_unary(reply, c->channel, path, request, reply_type, timeout_ms, err);
 }
 
-void print_json(json_t *j)
+json_t *json_text(const char *s)
+{
+    json_t *j = json_string(s);
+    char *copy = j ? NULL : pseg_strdup(s);
+
+    if (copy) {
+        pseg_utf8_repair(copy);
+        j = json_string(copy);
+        pseg_free(copy);
+    }
+    return j;
+}
+
+void print_json(cli *c, json_t *j)
 {
     json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(7));
     putchar('\n');
     json_decref(j);
+    c->has_printed = true;
 }

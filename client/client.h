@@ -17,6 +17,7 @@ typedef struct cli {
     bool tls, json;
     int64_t timeout_ms;
     pseg_rpc_channel *channel;
+    bool has_printed; /* JSON stands on standard output: an error may not add a second document */
 } cli;
 #define CLI_OPTIONS                                                                                \
     {"server",         PSEG_CONF_STRING, offsetof(cli, server),                                    \
@@ -92,17 +93,24 @@ typedef struct job_args {
     }
 
 typedef struct command {
-    const char *name, *usage, *help;
+    const char *word; /* "segment" */
+    pseg_conf_about about;
+    size_t n_args; /* positional arguments it takes at most */
     int (*run)(const struct command *self, int argc, char **argv);
 } command;
 extern const command segment_command, submit_command, get_command, wait_command, cancel_command,
     list_command, models_command;
 
+/* Behind the options of every command. */
+#define CLI_AFTER                                                                               \
+    "Exit status: 0 good, 2 a mistake in the input, 3 not found, 4 try again later, 5 the job " \
+    "failed,\nwas cancelled or expired, 1 anything else. docs/command-line.md tells more."
+
 /* Parses, or prints help or the error. false: the command ends with *status. */
 bool cli_begin(pseg_conf **conf, void *target, const command *self, const pseg_conf_option *table,
                int argc, char **argv, int *status);
 /* Prints the error in the form asked for and returns the exit status. */
-int cli_fail(const cli *c, const pseg_err *err);
+int cli_fail(cli *c, const pseg_err *err);
 pseg_status cli_dial(cli *c, pseg_err *err);
 void cli_end(cli *c, pseg_conf *conf);
 
@@ -125,8 +133,10 @@ pseg_status cli_fetch_mask(uint8_t **data, size_t *len, Pseg__V1__Mask *head, cl
                            const char *name, uint32_t index, Pseg__V1__MaskEncoding encoding,
                            float threshold, pseg_err *err);
 
+/* Any bytes as a JSON string; what is not UTF-8 becomes '?'. */
+json_t *json_text(const char *s);
 json_t *json_of_job(const Pseg__V1__Job *job);
-void print_json(json_t *j); /* and frees it */
+void print_json(cli *c, json_t *j); /* to standard output, and frees it */
 void print_job(const Pseg__V1__Job *job);
 
 #endif

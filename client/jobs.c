@@ -36,10 +36,10 @@ static int act(const command *self, const pseg_conf_option *table, action f, int
     return status;
 }
 
-static void show(const args *a, const Pseg__V1__Job *job)
+static void show(args *a, const Pseg__V1__Job *job)
 {
     if (a->cli.json)
-        print_json(json_of_job(job));
+        print_json(&a->cli, json_of_job(job));
     else
         print_job(job);
 }
@@ -51,7 +51,7 @@ static pseg_status job_name(char out[64], pseg_conf *conf, pseg_err *err)
     const char *name = pseg_conf_arg(conf, 0);
 
     if (!name || pseg_conf_n_args(conf) != 1)
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "name one job: jobs/ID");
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "name one job: jobs/ID (`pseg list` shows them)");
     snprintf(out, 64, "%s%s", strncmp(name, "jobs/", 5) == 0 ? "" : "jobs/", name);
 out:
     return rc;
@@ -110,8 +110,15 @@ static int submit_run(const command *self, int argc, char **argv)
     return act(self, submit_options, submit, argc, argv);
 }
 
-const command submit_command = {"submit", "--image FILE --prompt TEXT [--prompt TEXT ...]",
-                                "Sends a job and prints its name at once.", submit_run};
+const command submit_command = {
+    "submit",
+    {"pseg submit", "--image FILE --prompt TEXT [--prompt TEXT ...]",
+     "Sends a job and prints its name at once.",
+     "pseg submit --image scene.png --prompt \"a star\" --label batch=7\npseg submit --image "
+     "scene.png --prompt \"a star\" --request-id order-17   # safe to repeat",
+     CLI_AFTER},
+    0,
+    submit_run};
 
 /* ---- get ---- */
 
@@ -163,8 +170,9 @@ static pseg_status get(args *a, pseg_conf *conf, pseg_err *err)
     PSEG_TRY(pseg_file_write(a->out, data, len, err));
     if (strcmp(a->out, "-") != 0) {
         if (a->cli.json)
-            print_json(json_pack("{s:s, s:I, s:i, s:i}", "file", a->out, "bytes", (json_int_t)len,
-                                 "width", (int)head.width, "height", (int)head.height));
+            print_json(&a->cli, json_pack("{s:o, s:I, s:i, s:i}", "file", json_text(a->out),
+                                          "bytes", (json_int_t)len, "width", (int)head.width,
+                                          "height", (int)head.height));
         else
             printf("%s: %zu bytes, %u x %u pixels\n", a->out, len, head.width, head.height);
     }
@@ -180,8 +188,13 @@ static int get_run(const command *self, int argc, char **argv)
     return act(self, get_options, get, argc, argv);
 }
 
-const command get_command = {"get", "jobs/ID [--mask N --out FILE]",
-                             "Shows a job as it is now, or fetches one of its masks.", get_run};
+const command get_command = {
+    "get",
+    {"pseg get", "jobs/ID [--mask N] [--encoding NAME] [--out FILE]",
+     "Shows a job as it is now, or fetches one of its masks.",
+     "pseg get jobs/ID --json\npseg get jobs/ID --mask 0 --encoding rle --out mask.rle", CLI_AFTER},
+    1,
+    get_run};
 
 /* ---- wait ---- */
 
@@ -209,7 +222,11 @@ static int wait_run(const command *self, int argc, char **argv)
 }
 
 const command wait_command = {
-    "wait", "jobs/ID", "Waits until a job has ended, and shows it. Status 5 if it did not succeed.",
+    "wait",
+    {"pseg wait", "jobs/ID",
+     "Waits until a job has ended, and shows it. Status 5 if it did not succeed.",
+     "pseg wait jobs/ID --timeout-ms 10m", CLI_AFTER},
+    1,
     wait_run};
 
 /* ---- cancel ---- */
@@ -232,7 +249,11 @@ static int cancel_run(const command *self, int argc, char **argv)
 }
 
 const command cancel_command = {
-    "cancel", "jobs/ID", "Cancels a job: at once if it waits, before its next stage if it runs.",
+    "cancel",
+    {"pseg cancel", "jobs/ID",
+     "Cancels a job: at once if it waits, before its next stage if it runs.", "pseg cancel jobs/ID",
+     CLI_AFTER},
+    1,
     cancel_run};
 
 /* ---- list ---- */
@@ -284,9 +305,10 @@ static pseg_status list(args *a, pseg_conf *conf, pseg_err *err)
         snprintf(token, sizeof token, "%s", page->next_page_token);
         pseg_rpc_message_free(&page->base);
         page = NULL;
-    } while (a->all && *token);
+    } while (a->all && *token && !ferror(stdout));
     if (a->cli.json)
-        print_json(json_pack("{s:O, s:s}", "jobs", jobs, "next_page_token", token));
+        print_json(&a->cli,
+                   json_pack("{s:O, s:o}", "jobs", jobs, "next_page_token", json_text(token)));
     else if (*token)
         printf("more: --page-token %s\n", token);
 out:
@@ -299,7 +321,11 @@ static int list_run(const command *self, int argc, char **argv)
     return act(self, list_options, list, argc, argv);
 }
 
-const command list_command = {"list", "[--state STATE] [--all]", "Lists jobs, newest first.",
+const command list_command = {"list",
+                              {"pseg list", "[--state STATE] [--page-size N] [--all]",
+                               "Lists jobs, newest first.",
+                               "pseg list --state FAILED\npseg list --all --json", CLI_AFTER},
+                              0,
                               list_run};
 
 /* ---- models ---- */
@@ -316,15 +342,15 @@ static pseg_status models(args *a, pseg_conf *conf, pseg_err *err)
                       &pseg__v1__list_models_response__descriptor, a->cli.timeout_ms, err));
     for (size_t i = 0; i < r->n_models; i++) {
         const Pseg__V1__Model *m = r->models[i];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:i, s:b}", "name", m->name, "digest",
-                                              m->digest, "workers", (int)m->workers, "default",
-                                              (int)m->is_default));
+        json_array_append_new(list, json_pack("{s:o, s:o, s:i, s:b}", "name", json_text(m->name),
+                                              "digest", json_text(m->digest), "workers",
+                                              (int)m->workers, "default", (int)m->is_default));
         if (!a->cli.json)
             printf("%s %.12s, %u worker%s%s\n", m->name, m->digest, m->workers,
                    m->workers == 1 ? "" : "s", m->is_default ? ", default" : "");
     }
     if (a->cli.json)
-        print_json(json_pack("{s:O}", "models", list));
+        print_json(&a->cli, json_pack("{s:O}", "models", list));
     else if (r->n_models == 0)
         printf("no worker is alive\n");
 out:
@@ -339,5 +365,9 @@ static int models_run(const command *self, int argc, char **argv)
     return act(self, plain_options, models, argc, argv);
 }
 
-const command models_command = {"models", "", "Lists the models that live workers serve.",
+const command models_command = {"models",
+                                {"pseg models", "[--json]",
+                                 "Lists the models that live workers serve.", "pseg models",
+                                 CLI_AFTER},
+                                0,
                                 models_run};

@@ -1,6 +1,7 @@
 /* pseg: the command. What needs the engine is a program of its own, pseg-NAME, so that a client's
  * machine needs no OpenCL. */
 #include "client/client.h"
+#include "common/base/file.h"
 #include "common/base/version.h"
 
 #include <errno.h>
@@ -20,14 +21,17 @@ static const struct {
                 {"scenes", "Draws scenes with masks and phrases by seed."},
                 {"bench", "Measures engine, queue and service."}};
 
+#define N_COMMANDS (sizeof commands / sizeof *commands)
+#define N_PROGRAMS (sizeof programs / sizeof *programs)
+
 static void usage(FILE *f)
 {
     fprintf(f, "pseg " PSEG_VERSION
                ": prompt-guided image segmentation\n\nusage: pseg COMMAND [options]\n\n");
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        fprintf(f, "  %-9s %.*s\n", commands[i]->name, (int)strcspn(commands[i]->help, "\n"),
-                commands[i]->help);
-    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(f, "  %-9s %.*s\n", commands[i]->word, (int)strcspn(commands[i]->about.what, "\n"),
+                commands[i]->about.what);
+    for (size_t i = 0; i < N_PROGRAMS; i++)
         fprintf(f, "  %-9s %s\n", programs[i].name, programs[i].help);
     fprintf(
         f,
@@ -59,26 +63,63 @@ static int run_program(const char *name, char **argv)
     return 3;
 }
 
+/* The command that `word` is a slip of, or NULL. */
+static const char *nearest_to(const char *word)
+{
+    const char *nearest = NULL;
+    size_t best = SIZE_MAX;
+
+    for (size_t i = 0; i < N_COMMANDS + N_PROGRAMS; i++) {
+        const char *name = i < N_COMMANDS ? commands[i]->word : programs[i - N_COMMANDS].name;
+        size_t d = pseg_conf_slip(word, strlen(word), name);
+        if (d < best) {
+            best = d;
+            nearest = name;
+        }
+    }
+    return nearest;
+}
+
+static int run_command(const char *name, int argc, char **argv)
+{
+    pseg_err err = PSEG_ERR_INIT;
+    const char *nearest;
+
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i]->word, name) == 0)
+            return commands[i]->run(commands[i], argc, argv);
+    for (size_t i = 0; i < N_PROGRAMS; i++)
+        if (strcmp(programs[i].name, name) == 0)
+            return run_program(name, argv);
+    nearest = nearest_to(name);
+    pseg_err_set(&err, PSEG_R_CONFIG_INVALID, 0, PSEG_HERE,
+                 "unknown command \"%s\"%s%s; `pseg --help` lists all", name,
+                 nearest ? "; did you mean " : "", nearest ? nearest : "");
+    return cli_fail(&(cli){0}, &err);
+}
+
 int main(int argc, char **argv)
 {
-    const char *name = argc > 1 ? argv[1] : "--help";
+    pseg_err err = PSEG_ERR_INIT;
+    int status = 0;
 
     signal(SIGPIPE, SIG_IGN);
-    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+    if (argc < 2) {
+        usage(stderr);
+        return 2;
+    }
+    if (strcmp(argv[1], "help") == 0 && argc > 2) { /* pseg help COMMAND */
+        argv[1] = argv[2];
+        argv[2] = (char[]){"--help"};
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0)
         usage(stdout);
-        return argc > 1 ? 0 : 2;
-    }
-    if (strcmp(name, "--version") == 0) {
+    else if (strcmp(argv[1], "--version") == 0)
         puts("pseg " PSEG_VERSION);
-        return 0;
-    }
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        if (strcmp(commands[i]->name, name) == 0)
-            return commands[i]->run(commands[i], argc - 1, argv + 1);
-    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
-        if (strcmp(programs[i].name, name) == 0)
-            return run_program(name, argv + 1);
-    fprintf(stderr, "error: unknown command \"%s\"; `pseg --help` lists all (CONFIG_INVALID)\n",
-            name);
-    return 2;
+    else
+        status = run_command(argv[1], argc - 1, argv + 1);
+    if (pseg_file_flush(stdout, "standard output", &err) != PSEG_OK && status == 0)
+        status = cli_fail(&(cli){0}, &err);
+    return status;
 }

@@ -13,14 +13,14 @@ static void set_time(json_t *j, const char *key, const Google__Protobuf__Timesta
     if (!t)
         return;
     pseg_clock_format_unix_us(text, t->seconds * 1000000 + t->nanos / 1000);
-    json_object_set_new(j, key, json_string(text));
+    json_object_set_new(j, key, json_text(text));
 }
 
 static json_t *json_of_result(const Pseg__V1__PromptResult *r, const char *prompt)
 {
-    json_t *j =
-        json_pack("{s:i, s:s, s:f, s:I}", "prompt_index", (int)r->prompt_index, "prompt", prompt,
-                  "predicted_iou", (double)r->predicted_iou, "area_px", (json_int_t)r->area_px);
+    json_t *j = json_pack("{s:i, s:o, s:f, s:I}", "prompt_index", (int)r->prompt_index, "prompt",
+                          json_text(prompt), "predicted_iou", (double)r->predicted_iou, "area_px",
+                          (json_int_t)r->area_px);
 
     if (r->box)
         json_object_set_new(j, "box",
@@ -43,28 +43,28 @@ static json_t *json_of_receipt(const Pseg__V1__Receipt *r)
 /* The reason from the error's ErrorInfo is in its message's details; the code says enough here. */
 static json_t *json_of_error(const Google__Rpc__Status *e)
 {
-    return json_pack("{s:i, s:s}", "code", (int)e->code, "message", e->message);
+    return json_pack("{s:i, s:o}", "code", (int)e->code, "message", json_text(e->message));
 }
 
 json_t *json_of_job(const Pseg__V1__Job *job)
 {
     json_t *j = json_object(), *list;
 
-    json_object_set_new(j, "name", json_string(job->name));
-    json_object_set_new(j, "state", json_string(pseg_job_state_name((pseg_job_state)job->state)));
-    json_object_set_new(j, "request_id", json_string(job->request_id));
-    json_object_set_new(j, "model", json_string(job->model));
-    json_object_set_new(j, "image_sha256", json_string(job->image_sha256));
+    json_object_set_new(j, "name", json_text(job->name));
+    json_object_set_new(j, "state", json_text(pseg_job_state_name((pseg_job_state)job->state)));
+    json_object_set_new(j, "request_id", json_text(job->request_id));
+    json_object_set_new(j, "model", json_text(job->model));
+    json_object_set_new(j, "image_sha256", json_text(job->image_sha256));
     json_object_set_new(j, "mask_threshold", json_real((double)job->mask_threshold));
     json_object_set_new(j, "attempts", json_integer(job->attempts));
     if (job->cancel_requested)
         json_object_set_new(j, "cancel_requested", json_true());
     json_object_set_new(j, "prompts", list = json_array());
     for (size_t i = 0; i < job->n_prompts; i++)
-        json_array_append_new(list, json_string(job->prompts[i]->text));
+        json_array_append_new(list, json_text(job->prompts[i]->text));
     json_object_set_new(j, "labels", list = json_object());
     for (size_t i = 0; i < job->n_labels; i++)
-        json_object_set_new(list, job->labels[i]->key, json_string(job->labels[i]->value));
+        json_object_set_new(list, job->labels[i]->key, json_text(job->labels[i]->value));
     if (job->n_results) {
         json_object_set_new(j, "image_width", json_integer(job->image_width));
         json_object_set_new(j, "image_height", json_integer(job->image_height));

@@ -38,9 +38,10 @@ static pseg_status show_masks(args *a, const Pseg__V1__Job *job, pseg_show *show
                                 PSEG__V1__MASK_ENCODING__MASK_ENCODING_COCO_RLE, 0, err));
         PSEG_TRY(pseg_mask_from_rle(&m, (const char *)data, head.width, head.height, err));
         PSEG_TRY(pseg_show_mask(&shown, show, i, m, err));
-        json_t *j = json_pack("{s:s, s:s}", "mask", shown.mask, "overlay", shown.overlay);
+        json_t *j = json_pack("{s:o, s:o}", "mask", json_text(shown.mask), "overlay",
+                              json_text(shown.overlay));
         if (shown.side_by_side)
-            json_object_set_new(j, "side_by_side", json_string(shown.side_by_side));
+            json_object_set_new(j, "side_by_side", json_text(shown.side_by_side));
         json_array_append_new(files, j);
         if (!a->cli.json) {
             printf("\"%s\": predicted IoU %.3f, area %llu px\n  mask     %s\n  overlay  %s\n",
@@ -91,9 +92,9 @@ static pseg_status segment(args *a, pseg_err *err)
     PSEG_TRY(show_masks(a, job, &show, files, err));
     if (a->cli.json) {
         json_t *j = json_of_job(job);
-        json_object_set_new(j, "original", json_string(original));
+        json_object_set_new(j, "original", json_text(original));
         json_object_set(j, "files", files);
-        print_json(j);
+        print_json(&a->cli, j);
     }
 out:
     if (created)
@@ -123,7 +124,12 @@ static int run(const command *self, int argc, char **argv)
 }
 
 const command segment_command = {
-    "segment", "--image FILE --prompt TEXT [--prompt TEXT ...] [--out DIR]",
-    "Sends an image and phrases, waits, and writes original, mask and overlay into a folder.\n"
-    "  pseg segment --image scene.png --prompt \"the small red circle\" --out result",
+    "segment",
+    {"pseg segment", "--image FILE --prompt TEXT [--prompt TEXT ...] [--out DIR]",
+     "Sends an image and phrases, waits, and writes original, mask and overlay into a folder.",
+     "pseg segment --image scene.png --prompt \"the small red circle\" --out result\n"
+     "pseg segment --image scene.png --prompt \"a star\" --prompt \"the ring\" --side-by-side "
+     "--json",
+     CLI_AFTER},
+    0,
     run};

@@ -46,7 +46,8 @@ static const pseg_conf_option options[] = {
     OPTION(tls_client_ca, PSEG_CONF_STRING, NULL, .unit = "FILE",
            .help = "clients must show a certificate signed by one of these"),
     OPTION(keys, PSEG_CONF_STRING, NULL, .unit = "FILE",
-           .help = "clients must send a bearer key; lines of SHA-256 and tenant"),
+           .help = "clients must send a bearer key; lines of SHA-256 and tenant, read again when "
+                   "they change"),
     OPTION(insecure, PSEG_CONF_BOOL, "false",
            .help = "allow a public address without TLS or without authentication"),
     OPTION(max_jobs, PSEG_CONF_INT, "1000000", .min = 1, .max = 1e12,
@@ -78,6 +79,15 @@ static const pseg_conf_option options[] = {
     OPTION(log_level, PSEG_CONF_STRING, "info", .unit = "LEVEL",
            .help = "error, warn, info or debug"),
     {0}};
+
+static const pseg_conf_about about = {
+    .name = "pseg-scheduler",
+    .usage = "[options]",
+    .what = "Accepts segmentation jobs over gRPC and keeps them in Redis.",
+    .example = "pseg-scheduler --redis redis://127.0.0.1:6379 --listen 127.0.0.1:7433",
+    .after =
+        "Every option is also a variable (PSEG_LISTEN) and a line of --config (listen = ...).\n"
+        "SIGTERM stops it in peace. docs/operations.md tells how to run it."};
 
 static _Atomic bool listener_lost, sweeping;
 
@@ -177,9 +187,10 @@ out:
     return rc;
 }
 
-/* Until a signal asks to stop: a sweep of the queue every second, and health by Redis' answers. The
- * whole server ("") stays healthy without Redis: restarting it would help nobody. */
-static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue,
+/* Until a signal asks to stop: a sweep of the queue every second, health by Redis' answers, and the
+ * keys if they have changed. The whole server ("") stays healthy without Redis: restarting it would
+ * help nobody. */
+static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, pseg_keys *keys,
                   const sigset_t *signals)
 {
     const struct timespec second = {1, 0};
@@ -192,6 +203,8 @@ static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue,
             pseg_queue_sweep(queue, swept, NULL);
         pseg_rpc_server_set_serving(server, SERVICE,
                                     pseg_queue_silence_ms(queue) < 2 * c->redis_timeout_ms + 1000);
+        if (keys)
+            pseg_keys_refresh(keys);
     }
 }
 
@@ -207,16 +220,17 @@ static pseg_status run(const config *c, const sigset_t *signals, const pseg_log 
     pseg_rpc_init(log, on_listener_lost, NULL);
     PSEG_TRY(check(c, err));
     if (c->keys)
-        PSEG_TRY(pseg_keys_open(&auth.keys, c->keys, err));
+        PSEG_TRY(pseg_keys_open(&auth.keys, c->keys, log, err));
     so.default_model = c->default_model;
     so.max_image_bytes = c->max_image_bytes;
     so.max_upload_bytes = c->max_upload_bytes;
+    so.upload_drain_ms = c->grace_ms / 2;
     so.log = log;
     PSEG_TRY(pseg_service_new(&service, &so, err));
     PSEG_TRY(open_queue(&queue, c, service, log, err));
     PSEG_TRY(pseg_service_start(service, queue, err));
     PSEG_TRY(open_server(&server, c, service, &auth, log, err));
-    serve(c, server, queue, signals);
+    serve(c, server, queue, auth.keys, signals);
     PSEG_INFO(log, "scheduler", "stopping");
     pseg_rpc_server_stop(server, c->grace_ms);
     if (atomic_load(&listener_lost))
@@ -247,13 +261,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
 
     pseg_status rc = pseg_conf_parse(&conf, &c, options, argc, argv, &err);
-    if (rc == PSEG_OK && pseg_conf_wants_help(conf)) {
-        printf("pseg-scheduler " PSEG_VERSION
-               ": accepts segmentation jobs over gRPC and keeps them in Redis\n\n"
-               "usage: pseg-scheduler [options]\n\n");
-        pseg_conf_print_help(stdout, options);
-        printf("\nEvery option is also a variable (PSEG_LISTEN) and a line of --config (listen = "
-               "...).\n");
+    if (rc == PSEG_OK && pseg_conf_answer(conf, stdout, &about)) {
+        rc = pseg_file_flush(stdout, "standard output", &err);
     } else if (rc == PSEG_OK && pseg_conf_n_args(conf) > 0) {
         rc = pseg_err_set(&err, PSEG_R_CONFIG_INVALID, 0, PSEG_HERE, "unexpected argument \"%s\"",
                           pseg_conf_arg(conf, 0));

@@ -1,7 +1,5 @@
-#include "common/base/conf.h"
 #include "common/base/alloc.h"
-#include "common/base/arena.h"
-#include "common/base/buf.h"
+#include "common/base/conf_impl.h"
 #include "common/base/file.h"
 
 #include <ctype.h>
@@ -12,42 +10,9 @@
 
 enum { FROM_DEFAULT, FROM_FILE, FROM_ENV, FROM_FLAG };
 
-struct pseg_conf {
-    pseg_arena *arena;
-    const pseg_conf_option *table;
-    size_t n_options;
-    void *target;
-    unsigned char *source; /* one of FROM_* per option */
-    const char **args;
-    size_t n_args;
-    bool wants_help;
-};
-
 const char *pseg_conf_env(const char *name)
 {
     return getenv(name);
-}
-
-static bool has_range(const pseg_conf_option *o)
-{
-    return o->max > o->min;
-}
-
-static const char *flag_of(const pseg_conf_option *o, char out[80])
-{
-    snprintf(out, 80, "--%s", o->name);
-    for (char *p = out + 2; *p; p++)
-        if (*p == '_')
-            *p = '-';
-    return out;
-}
-
-static const char *variable_of(const pseg_conf_option *o, char out[80])
-{
-    snprintf(out, 80, "PSEG_%s", o->name);
-    for (char *p = out; *p; p++)
-        *p = (char)toupper((unsigned char)*p);
-    return out;
 }
 
 static bool parse_int(int64_t *out, const char *s, bool is_ms)
@@ -151,7 +116,7 @@ static pseg_status store(pseg_conf *c, size_t i, const char *label, const char *
         break;
     }
     }
-    if (has_range(o) && !(x >= o->min && x <= o->max))
+    if (pseg_conf_has_range(o) && !(x >= o->min && x <= o->max))
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%s: %s is outside %.15g to %.15g%s%s", label, value,
                   o->min, o->max, o->unit ? " " : "", o->unit ? o->unit : "");
 out:
@@ -170,6 +135,63 @@ static int find(const pseg_conf *c, const char *s, size_t n)
             return (int)i;
     }
     return -1;
+}
+
+size_t pseg_conf_slip(const char *word, size_t n, const char *name)
+{
+    size_t m = strlen(name), row[64];
+
+    if (n == 0 || n >= 64 || m >= 64)
+        return SIZE_MAX;
+    for (size_t j = 0; j <= m; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= n; i++) { /* Levenshtein, one row of the table at a time */
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            bool same = word[i - 1] == name[j - 1] || (word[i - 1] == '-' && name[j - 1] == '_');
+            size_t change = diagonal + !same,
+                   without = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            diagonal = row[j];
+            row[j] = change < without ? change : without;
+        }
+    }
+    size_t same = 0;
+    while (same < n && same < m &&
+           (word[same] == name[same] || (word[same] == '-' && name[same] == '_')))
+        same++;
+    if (same == n && n < m)
+        return 1;
+    return row[m] <= (n > m ? n : m) / 3 ? row[m] : SIZE_MAX;
+}
+
+/* `given` is the whole argument or line for the message, s[0..n) the name in it. */
+static pseg_status fail_unknown(const pseg_conf *c, const char *label, const char *given,
+                                const char *s, size_t n, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_conf_option *nearest = NULL;
+    size_t best = SIZE_MAX;
+    char flag[80];
+
+    for (size_t i = 0; i < c->n_options; i++) {
+        size_t d = pseg_conf_slip(s, n, c->table[i].name);
+        if (d < best) {
+            best = d;
+            nearest = &c->table[i];
+        }
+    }
+    if (nearest && *label)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "%sunknown option %s; did you mean %s? (--help lists all)", label, given,
+                  nearest->name);
+    if (nearest)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "unknown option %s; did you mean %s? (--help lists all)", given,
+                  pseg_conf_flag(nearest, flag));
+    PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%sunknown option %s (--help lists all)", label, given);
+out:
+    return rc;
 }
 
 static pseg_status parse_flag(pseg_conf *c, int *k, int argc, char **argv, pseg_err *err)
@@ -197,8 +219,10 @@ static pseg_status parse_flag(pseg_conf *c, int *k, int argc, char **argv, pseg_
             if (c->table[j].letter == a[1])
                 i = (int)j;
     }
-    if (i < 0)
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "unknown option %s (--help lists all)", a);
+    if (i < 0) {
+        const char *word = a[1] == '-' ? a + 2 : "";
+        PSEG_TRY(fail_unknown(c, "", a, word, strcspn(word, "="), err));
+    }
     if (!value && c->table[i].type == PSEG_CONF_BOOL)
         value = "true";
     if (!value) {
@@ -206,7 +230,7 @@ static pseg_status parse_flag(pseg_conf *c, int *k, int argc, char **argv, pseg_
             PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%s needs a value", a);
         value = argv[++*k];
     }
-    PSEG_TRY(store(c, (size_t)i, flag_of(&c->table[i], label), value, FROM_FLAG, err));
+    PSEG_TRY(store(c, (size_t)i, pseg_conf_flag(&c->table[i], label), value, FROM_FLAG, err));
 out:
     return rc;
 }
@@ -220,8 +244,12 @@ static pseg_status parse_argv(pseg_conf *c, int argc, char **argv, pseg_err *err
         if (strcmp(argv[k], "--") == 0)
             break;
         else if (strcmp(argv[k], "--help") == 0 || strcmp(argv[k], "-h") == 0)
-            c->wants_help = true;
-    if (c->wants_help)
+            c->question = HELP;
+        else if (strcmp(argv[k], "--help-markdown") == 0)
+            c->question = MARKDOWN;
+        else if (strcmp(argv[k], "--version") == 0)
+            c->question = VERSION;
+    if (c->question)
         goto out;
     for (int k = 1; k < argc; k++) {
         if (flags && strcmp(argv[k], "--") == 0)
@@ -241,7 +269,7 @@ static pseg_status parse_env(pseg_conf *c, pseg_err *err)
     char label[80];
 
     for (size_t i = 0; i < c->n_options; i++) {
-        const char *v = getenv(variable_of(&c->table[i], label));
+        const char *v = getenv(pseg_conf_variable(&c->table[i], label));
         if (v)
             PSEG_TRY(store(c, i, label, v, FROM_ENV, err));
     }
@@ -283,9 +311,10 @@ static pseg_status parse_file(pseg_conf *c, const char *path, pseg_err *err)
         *eq = '\0';
         char *name = trim(line);
         int i = find(c, name, strlen(name));
-        if (i < 0)
-            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%s: unknown option %s (--help lists all)", label,
-                      name);
+        if (i < 0) {
+            snprintf(label, sizeof label, "%s:%d: ", path, number);
+            PSEG_TRY(fail_unknown(c, label, name, name, strlen(name), err));
+        }
         PSEG_TRY(store(c, (size_t)i, label, trim(eq + 1), FROM_FILE, err));
     }
 out:
@@ -314,7 +343,7 @@ pseg_status pseg_conf_parse(pseg_conf **out, void *target, const pseg_conf_optio
     for (size_t i = 0; i < c->n_options; i++)
         PSEG_TRY(store(c, i, table[i].name, table[i].value_default, FROM_DEFAULT, err));
     PSEG_TRY(parse_argv(c, argc, argv, err));
-    if (c->wants_help)
+    if (c->question)
         goto out;
     PSEG_TRY(parse_env(c, err));
     int i = find(c, "config", 6);
@@ -343,90 +372,9 @@ const char *pseg_conf_arg(const pseg_conf *c, size_t i)
     return i < c->n_args ? c->args[i] : NULL;
 }
 
-bool pseg_conf_wants_help(const pseg_conf *c)
-{
-    return c->wants_help;
-}
-
 bool pseg_conf_is_set(const pseg_conf *c, const char *name)
 {
     int i = find(c, name, strlen(name));
 
     return i >= 0 && c->source[i] != FROM_DEFAULT;
-}
-
-void pseg_conf_print_help(FILE *f, const pseg_conf_option *table)
-{
-    char flag[80], left[160];
-
-    for (const pseg_conf_option *o = table; o->name; o++) {
-        const char *value = o->type == PSEG_CONF_BOOL   ? ""
-                            : o->unit                   ? o->unit
-                            : o->type == PSEG_CONF_INT  ? "N"
-                            : o->type == PSEG_CONF_REAL ? "X"
-                                                        : "TEXT";
-        if (o->letter)
-            snprintf(left, sizeof left, "-%c, %s %s", o->letter, flag_of(o, flag), value);
-        else
-            snprintf(left, sizeof left, "    %s %s", flag_of(o, flag), value);
-        fprintf(f, "  %-32s %s", left, o->help ? o->help : "");
-        if (o->value_default && o->type != PSEG_CONF_BOOL)
-            fprintf(f, " [%s]", o->value_default);
-        fputc('\n', f);
-    }
-}
-
-void pseg_conf_print_markdown(FILE *f, const pseg_conf_option *table)
-{
-    char flag[80], variable[80];
-
-    fprintf(f, "| option | variable | default | range | meaning |\n|---|---|---|---|---|\n");
-    for (const pseg_conf_option *o = table; o->name; o++) {
-        fprintf(f, "| `%s` | `%s` | %s | ", flag_of(o, flag), variable_of(o, variable),
-                o->value_default ? o->value_default : "");
-        if (has_range(o))
-            fprintf(f, "%.15g to %.15g", o->min, o->max);
-        fprintf(f, "%s%s | %s |\n", has_range(o) && o->unit ? " " : "", o->unit ? o->unit : "",
-                o->help ? o->help : "");
-    }
-}
-
-static pseg_status describe_value(pseg_buf *b, const pseg_conf_option *o, const char *at)
-{
-    switch (o->type) {
-    case PSEG_CONF_STRING: {
-        const char *s = *(const char *const *)(const void *)at;
-        return pseg_buf_printf(b, NULL, "%s", !s ? "" : o->is_secret ? "***" : s);
-    }
-    case PSEG_CONF_INT:
-        return pseg_buf_printf(b, NULL, "%lld", (long long)*(const int64_t *)(const void *)at);
-    case PSEG_CONF_REAL:
-        return pseg_buf_printf(b, NULL, "%.15g", *(const double *)(const void *)at);
-    case PSEG_CONF_BOOL:
-        return pseg_buf_puts(b, *(const bool *)(const void *)at ? "true" : "false", NULL);
-    case PSEG_CONF_LIST: {
-        const pseg_conf_list *l = (const pseg_conf_list *)(const void *)at;
-        pseg_status rc = PSEG_OK;
-        for (size_t i = 0; i < l->n && rc == PSEG_OK; i++)
-            rc = pseg_buf_printf(b, NULL, "%s%s", i ? "," : "", o->is_secret ? "***" : l->items[i]);
-        return rc;
-    }
-    }
-    return PSEG_OK;
-}
-
-char *pseg_conf_describe(const pseg_conf *c)
-{
-    pseg_buf b;
-    pseg_status rc = PSEG_OK;
-
-    pseg_buf_init(&b, 1 << 20);
-    for (size_t i = 0; i < c->n_options && rc == PSEG_OK; i++) {
-        rc = pseg_buf_printf(&b, NULL, "%s%s=", i ? " " : "", c->table[i].name);
-        if (rc == PSEG_OK)
-            rc = describe_value(&b, &c->table[i], (const char *)c->target + c->table[i].offset);
-    }
-    if (rc != PSEG_OK)
-        pseg_buf_deinit(&b);
-    return (char *)pseg_buf_take(&b, NULL);
 }

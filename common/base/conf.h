@@ -11,6 +11,8 @@
  *         {0}};
  *     pseg_conf *conf;
  *     pseg_conf_parse(&conf, &c, table, argc, argv, &err);   // strings are borrowed until free
+ *     if (pseg_conf_answer(conf, stdout, &about))            // --help and the like
+ *         return 0;
  */
 #ifndef PSEG_BASE_CONF_H
 #define PSEG_BASE_CONF_H
@@ -58,18 +60,34 @@ void pseg_conf_free(pseg_conf *c);
 /* Positional arguments, in order. */
 size_t pseg_conf_n_args(const pseg_conf *c);
 const char *pseg_conf_arg(const pseg_conf *c, size_t i);
-/* --help or -h was given (parsing then succeeds whatever else is there). */
-bool pseg_conf_wants_help(const pseg_conf *c);
+/* What a program tells about itself; every text ends without a line break. */
+typedef struct pseg_conf_about {
+    const char *name;    /* "pseg run" */
+    const char *usage;   /* what follows the name, one form a line */
+    const char *what;    /* what it does: the first line is a sentence of its own */
+    const char *example; /* lines for a shell, or NULL */
+    const char *after;   /* behind the options, or NULL */
+} pseg_conf_about;
+
+/* --help, -h, --version or --help-markdown was given (parsing then succeeds whatever else is
+ * there): writes what was asked for to f and returns true; the program then ends with status 0.
+ * --help-markdown is a section of docs/config.md. */
+bool pseg_conf_answer(const pseg_conf *c, FILE *f, const pseg_conf_about *about);
 /* Was the option given by flag, environment or file? */
 bool pseg_conf_is_set(const pseg_conf *c, const char *name);
 
 /* The options as help text, one per line, aligned. */
 void pseg_conf_print_help(FILE *f, const pseg_conf_option *table);
-/* The same as rows of a Markdown table: flag, variable, default, range, meaning. */
+/* The same as a Markdown table: flag, variable, name in a file (where the table has an option
+ * "config"), default, range, meaning. */
 void pseg_conf_print_markdown(FILE *f, const pseg_conf_option *table);
 /* "name=value name=value ..." of what is in force, secrets as "***"; caller frees with pseg_free.
  */
 char *pseg_conf_describe(const pseg_conf *c);
+
+/* How many characters must change to make `name` of word[0..n), - and _ being alike; a beginning of
+ * `name` counts as 1. SIZE_MAX: too different to be a slip of it. */
+size_t pseg_conf_slip(const char *word, size_t n, const char *name);
 
 /* The environment, for the few modules that must look at a variable which is not an option. */
 const char *pseg_conf_env(const char *name);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,6 +114,23 @@ out:
     if (made)
         unlink(tmp);
     pseg_free(tmp);
+    return rc;
+}
+
+pseg_status pseg_file_flush(FILE *f, const char *name, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    struct pollfd p = {fileno(f), POLLOUT, 0};
+
+    errno = 0;
+    if (fflush(f) == 0 && !ferror(f))
+        goto out;
+    /* An earlier write may have failed, whose errno is gone: the pipe itself tells. */
+    bool reader_gone = errno == EPIPE || (poll(&p, 1, 0) == 1 && (p.revents & POLLERR));
+    if (!reader_gone)
+        PSEG_FAIL(PSEG_R_FILE_IO, errno, "cannot write to %s: %s", name,
+                  errno ? strerror(errno) : "an earlier write failed");
+out:
     return rc;
 }
 

@@ -5,6 +5,7 @@
 #include "common/base/err.h"
 
 #include <stdint.h>
+#include <stdio.h>
 
 /* Reads all of path; more than max_bytes is PSEG_R_REQUEST_TOO_LARGE. A NUL stands behind the data.
  * Caller frees *out with pseg_free. Errors: PSEG_R_FILE_NOT_FOUND, PSEG_R_FILE_IO (a folder, no
@@ -15,6 +16,10 @@ pseg_status pseg_file_read(uint8_t **out, size_t *out_len, const char *path, siz
 /* Writes to a temporary name in the same folder, syncs and renames. "-" writes to standard output.
  */
 pseg_status pseg_file_write(const char *path, const void *data, size_t n, pseg_err *err);
+
+/* Flushes a stream at a program's end. A reader that has gone (`| head`) is no error: it had
+ * enough. Errors: PSEG_R_FILE_IO, where anything written to f since its opening was lost. */
+pseg_status pseg_file_flush(FILE *f, const char *name, pseg_err *err);
 
 /* Maps a whole file read-only. An empty file gives data = NULL, size = 0. The bytes are borrowed
  * until pseg_map_close. A file that shrinks under the map raises SIGBUS: model files are not edited

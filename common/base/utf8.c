@@ -25,6 +25,23 @@ bool pseg_utf8_is_valid(const char *s, size_t n)
     return true;
 }
 
+void pseg_utf8_repair(char *s)
+{
+    size_t n = strlen(s);
+
+    while (n) {
+        utf8proc_int32_t cp;
+        utf8proc_ssize_t k =
+            utf8proc_iterate((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &cp);
+        if (k <= 0) {
+            *s = '?';
+            k = 1;
+        }
+        s += k;
+        n -= (size_t)k;
+    }
+}
+
 size_t pseg_utf8_decode(uint32_t *cp, const char *s, size_t n)
 {
     utf8proc_int32_t c;

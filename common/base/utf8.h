@@ -9,6 +9,9 @@
 /* Valid UTF-8 (no surrogates, no overlong forms, <= U+10FFFF). NUL bytes count as valid. */
 bool pseg_utf8_is_valid(const char *s, size_t n);
 
+/* Makes s valid in place: each byte that cannot be read becomes '?'. */
+void pseg_utf8_repair(char *s);
+
 /* Decodes one code point of valid UTF-8 at s (n >= 1 bytes left); returns the bytes it takes. */
 size_t pseg_utf8_decode(uint32_t *cp, const char *s, size_t n);
 /* Writes 1 to 4 bytes; returns how many. */

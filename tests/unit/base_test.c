@@ -16,6 +16,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -267,6 +268,38 @@ static void utf8_accepts_only_what_is_valid(void **state)
     assert_int_equal(cp, 0x20AC);
 }
 
+static void repaired_text_is_valid_and_keeps_what_was(void **state)
+{
+    char text[] = "a\xff z\xc3\xa9\xe2\x82 \xed\xa0\x80.";
+
+    (void)state;
+    pseg_utf8_repair(text);
+    assert_string_equal(text, "a? z\xc3\xa9?? ???.");
+}
+
+static void lost_output_is_an_error_but_a_reader_that_left_is_none(void **state)
+{
+    pseg_err e = PSEG_ERR_INIT;
+    int ends[2];
+    FILE *f = fopen("/dev/full", "w");
+
+    (void)state;
+    fputs("text", f);
+    assert_int_equal(pseg_file_flush(f, "the disk", &e), PSEG_EIO);
+    assert_non_null(strstr(e.msg, "cannot write to the disk: No space"));
+    fclose(f);
+
+    signal(SIGPIPE, SIG_IGN);
+    assert_int_equal(pipe(ends), 0);
+    f = fdopen(ends[1], "w");
+    close(ends[0]);
+    for (int i = 0; i < 100000;
+         i++) /* more than one buffer: an early write fails, and later ones */
+        fputc('x', f);
+    assert_int_equal(pseg_file_flush(f, "the pipe", &e), PSEG_OK);
+    fclose(f);
+}
+
 static void time_is_written_as_rfc3339(void **state)
 {
     char text[28];
@@ -313,6 +346,8 @@ int main(void)
         cmocka_unit_test(file_is_written_whole_and_read_back),
         cmocka_unit_test(sha256_agrees_with_the_standard),
         cmocka_unit_test(utf8_accepts_only_what_is_valid),
+        cmocka_unit_test(repaired_text_is_valid_and_keeps_what_was),
+        cmocka_unit_test(lost_output_is_an_error_but_a_reader_that_left_is_none),
         cmocka_unit_test(time_is_written_as_rfc3339),
         cmocka_unit_test(log_writes_one_line_and_obeys_its_level),
     };

@@ -167,16 +167,77 @@ static void secrets_are_not_described(void **state)
     pseg_conf_free(c);
 }
 
-static void help_wins_over_mistakes(void **state)
+/* What pseg_conf_answer writes after parsing `flag`; caller frees with free. */
+static char *answer(const char *flag)
+{
+    static const pseg_conf_about about = {"prog", "--size N\nFILE", "Does it.", "prog --size 7",
+                                          "The end."};
+    struct target t;
+    pseg_conf *c;
+    pseg_err e;
+    char *text = NULL;
+    size_t n;
+    FILE *f = open_memstream(&text, &n);
+
+    assert_int_equal(PARSE(&c, &t, &e, "--colour", flag), PSEG_OK); /* a question wins */
+    assert_true(pseg_conf_answer(c, f, &about));
+    fclose(f);
+    pseg_conf_free(c);
+    return text;
+}
+
+static void questions_win_over_mistakes_and_are_answered(void **state)
 {
     struct target t;
     pseg_conf *c;
     pseg_err e;
 
     (void)state;
-    assert_int_equal(PARSE(&c, &t, &e, "--colour", "--help"), PSEG_OK);
-    assert_true(pseg_conf_wants_help(c));
+    char *text = answer("--help");
+    assert_ptr_equal(strstr(text, "usage: prog --size N\n       prog FILE\n\nDoes it.\n\n"
+                                  "  prog --size 7\n\noptions:\n"),
+                     text);
+    assert_non_null(strstr(text, "-n, --name TEXT"));
+    assert_string_equal(text + strlen(text) - strlen("\nThe end.\n"), "\nThe end.\n");
+    free(text);
+    text = answer("--help-markdown");
+    assert_ptr_equal(strstr(text, "## prog\n\nDoes it.\n\n```sh\nprog --size 7\n```\n\n| option |"),
+                     text);
+    assert_non_null(strstr(text, "| `--size` | `PSEG_SIZE` | `size` | `4k` | 1 to 1048576 |  |\n"));
+    free(text);
+    text = answer("--version");
+    assert_ptr_equal(strstr(text, "prog "), text);
+    free(text);
+    assert_int_equal(PARSE(&c, &t, &e, "--size=7"), PSEG_OK);
+    assert_false(pseg_conf_answer(c, stdout, &(pseg_conf_about){0}));
     pseg_conf_free(c);
+}
+
+static void a_slip_is_recognised(void **state)
+{
+    struct target t;
+    pseg_conf *c;
+    pseg_err e;
+    static const struct {
+        const char *flag, *meant;
+    } slips[] = {{"--sizw=3", "--size?"},
+                 {"--secretkey", "--secret-key?"},
+                 {"--verb", "--verbose?"},
+                 {"--wait_m", "--wait-ms?"}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof slips / sizeof *slips; i++) {
+        assert_true(PARSE(&c, &t, &e, slips[i].flag) < 0);
+        assert_non_null(strstr(e.msg, slips[i].meant));
+        pseg_conf_free(c);
+    }
+    assert_true(PARSE(&c, &t, &e, "--colour") < 0);
+    assert_null(strstr(e.msg, "mean"));
+    pseg_conf_free(c);
+    assert_int_equal(pseg_conf_slip("waitms", 6, "wait_ms"), 1);
+    assert_int_equal(pseg_conf_slip("wait-ms", 7, "wait_ms"), 0);
+    assert_true(pseg_conf_slip("", 0, "size") == SIZE_MAX);
+    assert_true(pseg_conf_slip("xyz", 3, "size") == SIZE_MAX);
 }
 
 int main(void)
@@ -187,7 +248,8 @@ int main(void)
         cmocka_unit_test(mistakes_are_named),
         cmocka_unit_test(flag_beats_environment_beats_file_beats_default),
         cmocka_unit_test(secrets_are_not_described),
-        cmocka_unit_test(help_wins_over_mistakes),
+        cmocka_unit_test(questions_win_over_mistakes_and_are_answered),
+        cmocka_unit_test(a_slip_is_recognised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

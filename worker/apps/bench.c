@@ -73,37 +73,6 @@ double bench_peak_rss_mib(void)
     return (double)u.ru_maxrss / 1024;
 }
 
-void bench_print(json_t *j)
-{
-    json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(5));
-    putchar('\n');
-    json_decref(j);
-}
-
-bool bench_begin(pseg_conf **conf, void *target, const pseg_conf_option *table, const char *usage,
-                 int argc, char **argv, int *status)
-{
-    pseg_err err = PSEG_ERR_INIT;
-
-    *status = 0;
-    if (pseg_conf_parse(conf, target, table, argc, argv, &err) != PSEG_OK) {
-        *status = bench_fail(&err);
-    } else if (pseg_conf_wants_help(*conf)) {
-        printf("%s\n\n", usage);
-        pseg_conf_print_help(stdout, table);
-    } else {
-        return true;
-    }
-    pseg_conf_free(*conf);
-    return false;
-}
-
-int bench_fail(const pseg_err *err)
-{
-    fprintf(stderr, "error: %s (%s)\n", err->msg, pseg_reason_name(err->reason));
-    return pseg_reason_exit_status(err->reason);
-}
-
 int main(int argc, char **argv)
 {
     static const struct {
@@ -120,8 +89,22 @@ int main(int argc, char **argv)
         if (strcmp(benches[i].name, name) == 0)
             return benches[i].run(argc - 1, argv + 1);
     bool help = strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0;
-    fprintf(help ? stdout : stderr, "usage: pseg bench WHAT [options] [--json]\n\n");
+    if (strcmp(name, "--version") == 0) {
+        puts("pseg bench " PSEG_VERSION);
+        return 0;
+    }
+    if (!help) {
+        fprintf(stderr,
+                "error: unknown measurement \"%s\"; `pseg bench --help` lists all "
+                "(CONFIG_INVALID)\n",
+                name);
+        return 2;
+    }
+    printf("usage: pseg bench WHAT [options] [--json]\n\nMeasures, and with --json tells the "
+           "machine too. What:\n\n");
     for (size_t i = 0; i < sizeof benches / sizeof *benches; i++)
-        fprintf(help ? stdout : stderr, "  %-9s %s\n", benches[i].name, benches[i].help);
-    return help ? 0 : 2;
+        printf("  %-9s %s\n", benches[i].name, benches[i].help);
+    puts("\n`pseg bench WHAT --help` tells more. A first try:\n"
+         "  pseg bench engine --preset dinov2-small --batch 1 --seconds 2");
+    return argc > 1 ? 0 : 2;
 }

@@ -3,10 +3,7 @@
 #ifndef PSEG_APPS_BENCH_H
 #define PSEG_APPS_BENCH_H
 
-#include "common/base/conf.h"
-#include "common/base/err.h"
-
-#include <jansson.h>
+#include "worker/apps/program.h"
 
 /* Median of n values; sorts them. */
 double bench_median(double *v, size_t n);
@@ -17,15 +14,10 @@ json_t *bench_machine(void);
 /* Resident set of this process now and at most, MiB. */
 double bench_rss_mib(void);
 double bench_peak_rss_mib(void);
-void bench_print(json_t *j); /* and frees it */
 
+/* Each parses with program_begin and returns the exit status. */
 int bench_engine(int argc, char **argv);
 int bench_ops(int argc, char **argv);
 int bench_service(int argc, char **argv);
-
-/* Parses for a bench, or prints help or the error: false, and *status is the exit status. */
-bool bench_begin(pseg_conf **conf, void *target, const pseg_conf_option *table, const char *usage,
-                 int argc, char **argv, int *status);
-int bench_fail(const pseg_err *err);
 
 #endif

@@ -3,6 +3,7 @@
 #include "common/base/alloc.h"
 #include "common/base/clock.h"
 #include "worker/apps/bench.h"
+#include "worker/apps/engine_options.h"
 #include "worker/model/pseg.h"
 
 #include <stdio.h>
@@ -11,7 +12,7 @@
 enum { MAX_RUNS = 200, MAX_PHRASES = 32 };
 
 typedef struct args {
-    const char *preset, *model, *device;
+    const char *preset, *model, *device, *precision;
     pseg_conf_list batches;
     double seconds;
     bool json;
@@ -29,6 +30,8 @@ static const pseg_conf_option options[] = {
      .help = "for each measurement"},
     {"device", PSEG_CONF_STRING, offsetof(args, device), "auto", .unit = "NAME", .letter = 'd',
      .help = "as for the worker"},
+    {"precision", PSEG_CONF_STRING, offsetof(args, precision), "fp32", .unit = "NAME",
+     .help = "fp32 or bf16"},
     {"json", PSEG_CONF_BOOL, offsetof(args, json), "false", .help = "print JSON"},
     {0}};
 
@@ -182,6 +185,7 @@ static pseg_status run(const args *a, json_t *out, pseg_err *err)
     mo.max_images = 8;
     mo.max_phrases = MAX_PHRASES;
     co.device = a->device;
+    PSEG_TRY(precision_of(&mo.precision, a->precision, err));
     PSEG_TRY(pseg_cl_open(&cl, &co, err));
     if (a->model)
         PSEG_TRY(pseg_model_open(&b.m, cl, &source, &mo, err));
@@ -203,16 +207,18 @@ static pseg_status run(const args *a, json_t *out, pseg_err *err)
     json_object_set_new(out, "model", json_string(info->name));
     json_object_set_new(out, "device", json_string(pseg_cl_device(cl)->name));
     json_object_set_new(out, "driver", json_string(pseg_cl_device(cl)->platform_version));
+    json_object_set_new(out, "precision", json_string(pseg_precision_name(info->precision)));
     json_object_set_new(out, "input", json_pack("[i,i]", (int)info->width, (int)info->height));
     json_object_set_new(out, "open_ms", json_real((double)(opened - begin) / 1e3));
     json_object_set_new(out, "warm_up_ms", json_real((double)(ready - opened) / 1e3));
     json_object_set_new(out, "kernels_built", json_integer(built));
     json_object_set_new(out, "kernels_from_cache", json_integer(cached));
     if (!a->json)
-        printf("%s on %s\nopened in %.0f ms, warm in %.0f ms more (%u kernels built, %u from the "
+        printf("%s in %s on %s\nopened in %.0f ms, warm in %.0f ms more (%u kernels built, %u from "
+               "the "
                "cache)\n",
-               info->name, pseg_cl_device(cl)->name, (double)(opened - begin) / 1e3,
-               (double)(ready - opened) / 1e3, built, cached);
+               info->name, pseg_precision_name(info->precision), pseg_cl_device(cl)->name,
+               (double)(opened - begin) / 1e3, (double)(ready - opened) / 1e3, built, cached);
     PSEG_TRY(bench_batches(&b, a, out, err));
     PSEG_TRY(bench_phrases(&b, a, out, err));
     json_object_set_new(out, "weight_mib", json_real((double)info->weight_bytes / (1 << 20)));
@@ -234,21 +240,25 @@ out:
 
 int bench_engine(int argc, char **argv)
 {
+    static const pseg_conf_about about = {
+        .name = "pseg bench engine",
+        .usage = "[--preset NAME | --model DIR] [--batch N ...] [--json]",
+        .what = "Images per second of an encoder, time per stage, cost of a phrase. Medians over "
+                "repeated runs,\n"
+                "the first one not counted.",
+        .example = "pseg bench engine --preset dinov2-base --batch 1 --batch 8 --json"};
     args a = {0};
     pseg_conf *conf = NULL;
     pseg_err err = PSEG_ERR_INIT;
-    int status;
+    int status = 0;
 
-    if (!bench_begin(&conf, &a, options,
-                     "usage: pseg bench engine [--preset NAME] [--batch N ...] [--json]\n\n"
-                     "Medians over repeated runs, the first one not counted.",
-                     argc, argv, &status))
+    if (!program_begin(&conf, &a, options, &about, argc, argv, &status))
         return status;
     json_t *out = json_pack("{s:o}", "machine", bench_machine());
-    if (run(&a, out, &err) != PSEG_OK)
-        status = bench_fail(&err);
-    else if (a.json)
-        bench_print(json_incref(out));
+    pseg_status rc = run(&a, out, &err);
+    if (rc == PSEG_OK && a.json)
+        program_print(json_incref(out));
+    status = program_end(rc, &err, a.json);
     json_decref(out);
     pseg_conf_free(conf);
     return status;

@@ -71,22 +71,24 @@ out:
 
 int bench_ops(int argc, char **argv)
 {
+    static const pseg_conf_about about = {.name = "pseg bench ops",
+                                          .usage = "[--only NAME] [--all] [--json]",
+                                          .what = "Each operation of the table: median time of a "
+                                                  "launch that is waited for; rates from the\n"
+                                                  "operation's own counts.",
+                                          .example = "pseg bench ops --only gemm --json"};
     args a = {0};
     pseg_conf *conf = NULL;
     pseg_err err = PSEG_ERR_INIT;
-    int status;
+    int status = 0;
 
-    if (!bench_begin(
-            &conf, &a, options,
-            "usage: pseg bench ops [--only NAME] [--all] [--json]\n\n"
-            "Median time of a launch that is waited for; rates from the operation's own counts.",
-            argc, argv, &status))
+    if (!program_begin(&conf, &a, options, &about, argc, argv, &status))
         return status;
     json_t *out = json_pack("{s:o}", "machine", bench_machine());
-    if (run(&a, out, &err) != PSEG_OK)
-        status = bench_fail(&err);
-    else if (a.json)
-        bench_print(json_incref(out));
+    pseg_status rc = run(&a, out, &err);
+    if (rc == PSEG_OK && a.json)
+        program_print(json_incref(out));
+    status = program_end(rc, &err, a.json);
     json_decref(out);
     pseg_conf_free(conf);
     return status;

@@ -167,24 +167,29 @@ out:
 
 int bench_service(int argc, char **argv)
 {
+    static const pseg_conf_about about = {
+        .name = "pseg bench service",
+        .usage = "--image FILE [--jobs N] [--clients N] [--json]",
+        .what = "Jobs per second and latency through a running scheduler. Each client sends a job, "
+                "waits for\n"
+                "its mask, and sends the next.",
+        .example = "pseg bench service --image scene.png --jobs 1000 --clients 16 --json"};
     args a = {0};
     pseg_conf *conf = NULL;
     pseg_err err = PSEG_ERR_INIT;
-    int status;
+    int status = 0;
 
-    if (!bench_begin(&conf, &a, options,
-                     "usage: pseg bench service --image FILE [--jobs N] [--clients N] [--json]\n\n"
-                     "Each client sends a job, waits for its mask, and sends the next.",
-                     argc, argv, &status))
+    if (!program_begin(&conf, &a, options, &about, argc, argv, &status))
         return status;
     json_t *out = json_pack("{s:o}", "machine", bench_machine());
     pseg_rpc_init(NULL, NULL, NULL);
     pseg_status rc = run(&a, out, &err);
     pseg_rpc_shutdown();
-    if (rc != PSEG_OK)
-        status = bench_fail(&err);
-    if (a.json && json_object_get(out, "jobs"))
-        bench_print(json_incref(out));
+    /* Figures of a run in which some jobs failed are told too, and then stand alone. */
+    bool has_figures = json_object_get(out, "jobs") != NULL;
+    if (a.json && has_figures)
+        program_print(json_incref(out));
+    status = program_end(rc, &err, a.json && !has_figures);
     json_decref(out);
     pseg_conf_free(conf);
     return status;

@@ -1,9 +1,8 @@
 /* pseg-devices: what OpenCL offers here. */
 #include "common/base/alloc.h"
-#include "common/base/conf.h"
+#include "worker/apps/program.h"
 #include "worker/cl/device.h"
 
-#include <jansson.h>
 #include <stdio.h>
 
 typedef struct args {
@@ -46,14 +45,10 @@ static pseg_status run(const args *a, pseg_err *err)
                    d->platform_version, d->driver, d->compute_units,
                    (double)d->mem_bytes / (1 << 30));
     }
-    if (a->json) {
-        json_t *j = json_pack("{s:O}", "devices", all);
-        json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-        putchar('\n');
-        json_decref(j);
-    } else {
+    if (a->json)
+        program_print(json_pack("{s:O}", "devices", all));
+    else
         puts("* is taken by default; choose with --device ID, type or part of a name");
-    }
 out:
     json_decref(all);
     pseg_free(list);
@@ -62,19 +57,19 @@ out:
 
 int main(int argc, char **argv)
 {
+    static const pseg_conf_about about = {
+        .name = "pseg devices",
+        .usage = "[--device NAME] [--json]",
+        .what = "Lists the OpenCL devices of this machine.",
+        .example = "pseg devices\n"
+                   "pseg devices --device gpu    # which one `--device gpu` would take"};
     args a = {0};
     pseg_conf *conf = NULL;
     pseg_err err = PSEG_ERR_INIT;
-    pseg_status rc = pseg_conf_parse(&conf, &a, options, argc, argv, &err);
+    int status = 0;
 
-    if (rc == PSEG_OK && pseg_conf_wants_help(conf)) {
-        printf("usage: pseg devices [--json]\n\nLists the OpenCL devices of this machine.\n\n");
-        pseg_conf_print_help(stdout, options);
-    } else if (rc == PSEG_OK) {
-        rc = run(&a, &err);
-    }
-    if (rc != PSEG_OK)
-        fprintf(stderr, "error: %s (%s)\n", err.msg, pseg_reason_name(err.reason));
+    if (program_begin(&conf, &a, options, &about, argc, argv, &status))
+        status = program_end(run(&a, &err), &err, a.json);
     pseg_conf_free(conf);
-    return rc == PSEG_OK ? 0 : pseg_reason_exit_status(err.reason);
+    return status;
 }

@@ -5,8 +5,8 @@
 #include "common/show/show.h"
 #include "pseg/internal/v1/record.pb-c.h"
 #include "worker/apps/engine_options.h"
+#include "worker/apps/program.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,15 +51,16 @@ static pseg_status show_all(const args *a, const pseg_work *w, const pseg_show *
         const Pseg__Internal__V1__PromptResult *p = r->results[i];
         PSEG_TRY(pseg_mask_make(&m, &w->grids[i], w->threshold, err));
         PSEG_TRY(pseg_show_mask(&shown, show, i, m, err));
-        json_t *j = json_pack("{s:i, s:s, s:f, s:I, s:s, s:s}", "prompt_index", (int)i, "prompt",
-                              w->prompts[i], "predicted_iou", (double)p->predicted_iou, "area_px",
-                              (json_int_t)p->area_px, "mask", shown.mask, "overlay", shown.overlay);
+        json_t *j = json_pack("{s:i, s:o, s:f, s:I, s:o, s:o}", "prompt_index", (int)i, "prompt",
+                              program_text(w->prompts[i]), "predicted_iou",
+                              (double)p->predicted_iou, "area_px", (json_int_t)p->area_px, "mask",
+                              program_text(shown.mask), "overlay", program_text(shown.overlay));
         if (p->box_width)
             json_object_set_new(j, "box",
                                 json_pack("[i,i,i,i]", (int)p->box_x, (int)p->box_y,
                                           (int)p->box_width, (int)p->box_height));
         if (shown.side_by_side)
-            json_object_set_new(j, "side_by_side", json_string(shown.side_by_side));
+            json_object_set_new(j, "side_by_side", program_text(shown.side_by_side));
         json_array_append_new(results, j);
         if (!a->json)
             printf("\"%s\": predicted IoU %.3f, area %llu px\n  mask     %s\n  overlay  %s\n",
@@ -84,13 +85,11 @@ static void print_all(const pseg_engine *e, const pseg_work *w, const char *orig
 
     for (size_t i = 0; i < w->n_stages; i++)
         json_object_set_new(stages, w->stages[i].name, json_real((double)w->stages[i].us / 1e3));
-    json_t *j = json_pack("{s:s, s:s, s:s, s:i, s:i, s:s, s:O, s:o}", "model", pseg_engine_name(e),
-                          "model_digest", pseg_engine_digest(e), "device", pseg_engine_device(e),
-                          "image_width", (int)w->width, "image_height", (int)w->height, "original",
-                          original, "results", results, "stages_ms", stages);
-    json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(7));
-    putchar('\n');
-    json_decref(j);
+    program_print(json_pack(
+        "{s:o, s:s, s:o, s:i, s:i, s:o, s:O, s:o}", "model", program_text(pseg_engine_name(e)),
+        "model_digest", pseg_engine_digest(e), "device", program_text(pseg_engine_device(e)),
+        "image_width", (int)w->width, "image_height", (int)w->height, "original",
+        program_text(original), "results", results, "stages_ms", stages));
 }
 
 static pseg_status check_prompts(const args *a, pseg_err *err)
@@ -122,6 +121,7 @@ static pseg_status run(const args *a, pseg_err *err)
                    .n_prompts = a->prompts.n,
                    .threshold = (float)a->threshold};
     json_t *results = json_array();
+    program_progress *progress = NULL;
     pseg_engine_options eo;
     pseg_engine *e = NULL;
     pseg_image *photo = NULL;
@@ -135,10 +135,14 @@ static pseg_status run(const args *a, pseg_err *err)
     PSEG_TRY(engine_options_of(&eo, &folder, &a->engine, &log, err));
     PSEG_TRY(pseg_file_read(&image, &len, a->image, eo.limits.max_bytes, err));
     PSEG_TRY(pseg_image_init(err));
+    progress = program_progress_begin("opening the model");
     PSEG_TRY(pseg_engine_open(&e, &eo, err));
     PSEG_TRY(pseg_engine_prepare(e, &w, (pseg_bytes){image, len}, &photo, err));
+    program_progress_stage(progress, "segmenting");
     PSEG_TRY(pseg_engine_run(e, &w, NULL, NULL, err));
     PSEG_TRY(pseg_engine_finish(e, &w, err));
+    program_progress_end(progress);
+    progress = NULL;
     pseg_show show = {a->out, a->side_by_side, image, len, photo, w.n_prompts};
     PSEG_TRY(pseg_show_original(&original, &show, err));
     if (!a->json)
@@ -147,6 +151,7 @@ static pseg_status run(const args *a, pseg_err *err)
     if (a->json)
         print_all(e, &w, original, results);
 out:
+    program_progress_end(progress);
     json_decref(results);
     pseg_work_free(&w);
     pseg_image_free(photo);
@@ -160,23 +165,20 @@ out:
 
 int main(int argc, char **argv)
 {
+    static const pseg_conf_about about = {
+        .name = "pseg run",
+        .usage = "--image FILE --prompt TEXT [--prompt TEXT ...] [--out DIR]",
+        .what =
+            "Segments one image in this process, without a server, and writes original, mask and\n"
+            "overlay into a folder: the same files that `pseg segment` writes.",
+        .example = "pseg run --image scene.png --prompt \"the small red circle\" --out result"};
     args a = {0};
     pseg_conf *conf = NULL;
     pseg_err err = PSEG_ERR_INIT;
-    pseg_status rc = pseg_conf_parse(&conf, &a, options, argc, argv, &err);
+    int status = 0;
 
-    if (rc == PSEG_OK && pseg_conf_wants_help(conf)) {
-        printf("usage: pseg run --image FILE --prompt TEXT [--prompt TEXT ...] [--out DIR]\n\n"
-               "Segments one image in this process, without a server, and writes original, mask "
-               "and overlay.\n"
-               "  pseg run --image scene.png --prompt \"the small red circle\" --out result\n\n");
-        pseg_conf_print_help(stdout, options);
-    } else if (rc == PSEG_OK) {
-        rc = run(&a, &err);
-    }
-    if (rc != PSEG_OK)
-        fprintf(stderr, "error: %s%s%s (%s)\n", err.field, err.field[0] ? ": " : "", err.msg,
-                pseg_reason_name(err.reason));
+    if (program_begin(&conf, &a, options, &about, argc, argv, &status))
+        status = program_end(run(&a, &err), &err, a.json);
     pseg_conf_free(conf);
-    return rc == PSEG_OK ? 0 : pseg_reason_exit_status(err.reason);
+    return status;
 }

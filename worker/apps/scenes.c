@@ -1,14 +1,13 @@
 /* pseg-scenes, run by users as `pseg scenes`: draws scenes by seed as a data set or as a stream. */
 #include "common/base/buf.h"
 #include "common/base/clock.h"
-#include "common/base/conf.h"
+#include "worker/apps/program.h"
 #include "worker/scenes/dataset.h"
 #include "worker/scenes/raw.h"
 #include "worker/scenes/scenes.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -37,25 +36,23 @@ static const pseg_conf_option table[] = {
      .letter = 'q'},
     {0}};
 
-static const char about[] =
-    "usage: pseg scenes --out DIR [--seed S] [--count N] [--size PIXELS]\n"
-    "       pseg scenes --raw [--seed S] [--count N] [--size PIXELS] > FILE\n"
-    "\n"
-    "Draws scenes of three to eight coloured shapes, with a mask of each shape and phrases that\n"
-    "each mean exactly one of them. The same seed and size give the same scene on every machine.\n"
-    "\n"
-    "  pseg scenes --out scenes --count 5          five scenes as PNG, masks and scenes.jsonl\n"
-    "  pseg scenes --out one --seed 7 --count 1    scene 7 alone\n"
-    "  pseg scenes --out s --count 1 --json        what was written, for scripts\n"
-    "  pseg scenes --raw --count 1000 > stream     records as worker/scenes/raw.h describes\n"
-    "\n"
-    "The model in the box was trained on seeds from 1000000 and is scored on seeds 0 to 999.\n"
-    "\n"
-    "options:\n";
-
-static const char footer[] =
-    "\nexit status: 0 good, 2 wrong use, 3 a folder is missing, 1 anything else (a full disk).\n"
-    "docs/modules/scenes.md tells how scenes and phrases are made and what scenes.jsonl holds.\n";
+static const pseg_conf_about about = {
+    .name = "pseg scenes",
+    .usage = "--out DIR [--seed S] [--count N] [--size PIXELS]\n"
+             "--raw [--seed S] [--count N] [--size PIXELS] > FILE",
+    .what = "Draws scenes of three to eight coloured shapes, with a mask of each shape and phrases "
+            "that\n"
+            "each mean exactly one of them. The same seed and size give the same scene on every "
+            "machine.\n"
+            "The model in the box was trained on seeds from 1000000 and is scored on seeds 0 to "
+            "999.",
+    .example =
+        "pseg scenes --out scenes --count 5          # five scenes as PNG, masks and scenes.jsonl\n"
+        "pseg scenes --out one --seed 7 --count 1    # scene 7 alone\n"
+        "pseg scenes --out s --count 1 --json        # what was written, for scripts\n"
+        "pseg scenes --raw --count 1000 > stream     # records as worker/scenes/raw.h describes",
+    .after = "docs/modules/scenes.md tells how scenes and phrases are made and what scenes.jsonl "
+             "holds."};
 
 typedef struct progress {
     int64_t start_ms, shown_ms;
@@ -151,42 +148,38 @@ static void print_summary(const progress *p, const options *o)
     }
 }
 
-int main(int argc, char **argv)
+/* Makes the scenes and tells what was made. */
+static pseg_status run(const options *o, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    pseg_err error = PSEG_ERR_INIT, *err = &error;
-    pseg_conf *conf = NULL;
-    options o = {0};
     progress p = {.start_ms = pseg_clock_mono_ms()};
 
-    PSEG_TRY(pseg_conf_parse(&conf, &o, table, argc, argv, err));
-    if (pseg_conf_wants_help(conf)) {
-        fputs(about, stdout);
-        pseg_conf_print_help(stdout, table);
-        fputs(footer, stdout);
-        goto out;
-    }
-    if (pseg_conf_n_args(conf) > 0)
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "unexpected argument %s (--help shows the use)",
-                  pseg_conf_arg(conf, 0));
-    if (o.raw == (o.out != NULL))
+    if (o->raw == (o->out != NULL))
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
-                  o.raw ? "--raw and --out exclude each other; take one"
-                        : "nowhere to write: give --out DIR, or --raw for a stream (--help)");
-    if (o.raw && isatty(STDOUT_FILENO))
+                  o->raw ? "--raw and --out exclude each other; take one"
+                         : "nowhere to write: give --out DIR, or --raw for a stream (--help)");
+    if (o->raw && isatty(STDOUT_FILENO))
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
                   "--raw writes binary data, and standard output is a terminal; redirect it");
     p.shown_ms = p.start_ms;
-    rc = write_all(&p, &o, err);
+    rc = write_all(&p, o, err);
     if (p.is_shown)
         fputc('\n', stderr);
     if (rc == PSEG_OK)
-        print_summary(&p, &o);
-    if (rc == PSEG_OK && fflush(stdout) != 0)
-        PSEG_FAIL(PSEG_R_FILE_IO, errno, "cannot write to standard output: %s", strerror(errno));
+        print_summary(&p, o);
 out:
-    if (rc != PSEG_OK)
-        fprintf(stderr, "pseg-scenes: %s\n", error.msg);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    options o = {0};
+    pseg_conf *conf = NULL;
+    pseg_err err = PSEG_ERR_INIT;
+    int status = 0;
+
+    if (program_begin(&conf, &o, table, &about, argc, argv, &status))
+        status = program_end(run(&o, &err), &err, o.json && !o.raw);
     pseg_conf_free(conf);
-    return pseg_reason_exit_status(error.reason);
+    return status;
 }

@@ -4,7 +4,6 @@
 #include "common/base/conf.h"
 #include "common/base/file.h"
 #include "common/base/hash.h"
-#include "common/base/version.h"
 #include "worker/apps/engine_options.h"
 #include "worker/serve/serve.h"
 
@@ -43,6 +42,14 @@ static const pseg_conf_option options[] = {
     {"log_level", PSEG_CONF_STRING, offsetof(config, log_level), "info", .unit = "LEVEL",
      .help = "error, warn, info or debug"},
     {0}};
+
+static const pseg_conf_about about = {
+    .name = "pseg-worker",
+    .usage = "[options]",
+    .what = "Takes segmentation jobs from Redis and runs them on an OpenCL device.",
+    .example = "pseg-worker --redis redis://127.0.0.1:6379 --model scenes",
+    .after = "Every option is also a variable (PSEG_REDIS) and a line of --config (redis = ...).\n"
+             "SIGTERM stops it in peace. docs/operations.md tells how to run it."};
 
 static void make_id(char out[80], const char *wanted)
 {
@@ -140,13 +147,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
 
     pseg_status rc = pseg_conf_parse(&conf, &c, options, argc, argv, &err);
-    if (rc == PSEG_OK && pseg_conf_wants_help(conf)) {
-        printf("pseg-worker " PSEG_VERSION
-               ": takes segmentation jobs from Redis and runs them on an OpenCL device\n\n"
-               "usage: pseg-worker [options]\n\n");
-        pseg_conf_print_help(stdout, options);
-        printf("\nEvery option is also a variable (PSEG_REDIS) and a line of --config (redis = "
-               "...).\n");
+    if (rc == PSEG_OK && pseg_conf_answer(conf, stdout, &about)) {
+        rc = pseg_file_flush(stdout, "standard output", &err);
     } else if (rc == PSEG_OK && pseg_conf_n_args(conf) > 0) {
         rc = pseg_err_set(&err, PSEG_R_CONFIG_INVALID, 0, PSEG_HERE, "unexpected argument \"%s\"",
                           pseg_conf_arg(conf, 0));

@@ -1,16 +1,23 @@
 /* Bearer keys: a file of lines "SHA-256-OF-KEY TENANT", '#' begins a comment. Keys themselves are
- * never stored; `printf %s KEY | sha256sum` makes a line. */
+ * never stored; `printf %s KEY | sha256sum` makes a line. The file is read again when it changes,
+ * as the certificates are. */
 #ifndef PSEG_SCHEDULER_KEYS_H
 #define PSEG_SCHEDULER_KEYS_H
 
 #include "common/base/err.h"
+#include "common/base/log.h"
 #include "common/rpc/rpc.h"
 
 typedef struct pseg_keys pseg_keys;
 
-/* Errors: PSEG_R_FILE_NOT_FOUND, PSEG_R_CONFIG_INVALID with the line's number. */
-pseg_status pseg_keys_open(pseg_keys **out, const char *path, pseg_err *err);
+/* log: borrowed until pseg_keys_free. Errors: PSEG_R_FILE_NOT_FOUND, PSEG_R_CONFIG_INVALID with the
+ * line's number. */
+pseg_status pseg_keys_open(pseg_keys **out, const char *path, const pseg_log *log, pseg_err *err);
 void pseg_keys_free(pseg_keys *k);
+
+/* Reads the file again if it has changed; to be called about once a second, from one thread. A file
+ * that does not parse, holds no keys or is gone leaves the earlier keys in force, and is logged. */
+void pseg_keys_refresh(pseg_keys *k);
 
 /* Who may call and as which tenant. keys: NULL, no keys. needs_certificate: a client certificate is
  * required, and names the tenant where no key does. */

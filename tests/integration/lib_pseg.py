@@ -3,9 +3,8 @@
     python3 api_x_test.py BIN DESCRIPTORS      (both from the build; run in the source's root)
 
 The messages come from the FileDescriptorSet that protoc made, the calls from python3-grpcio. Every
-process started here dies with the test (prctl PDEATHSIG), listens on a free loopback port or a unix
+process started here dies with the test (setpriv --pdeathsig), listens on a free loopback port or a unix
 socket, and every wait is a poll with a deadline. Exit status 77: a part is missing."""
-import ctypes
 import os
 import pathlib
 import shutil
@@ -131,13 +130,6 @@ def until(what, check, seconds=START_S):
         tick.wait(0.02)
 
 
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent():
-    _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 class Process:
     """A child whose standard error goes to a file; .log() is what it said."""
 
@@ -145,8 +137,10 @@ class Process:
         self.path = folder / f"{name}.log"
         self.name, self.ready = name, ready
         with open(self.path, "ab") as out:
-            self.child = subprocess.Popen([str(a) for a in args], stdin=subprocess.DEVNULL, stdout=out,
-                                          stderr=out, preexec_fn=_die_with_parent, env={**os.environ, **(env or {})})
+            # Not by preexec_fn: Python would fork then, and gRPC's fork handlers may wait for ever.
+            self.child = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *map(str, args)],
+                                          stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                          env={**os.environ, **(env or {})})
 
     def log(self):
         return self.path.read_text(errors="replace")

@@ -2,7 +2,6 @@
 """common/rpc against gRPC's own Python client, and against bytes that are no gRPC at all.
 Usage: rpc_clients_test.py SERVER DESCRIPTORS. Exit 77: python3-grpcio is not there."""
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -39,11 +38,10 @@ class Server:
     """The demo server as a process of its own."""
 
     def __init__(self, *args, files=None):
-        def limit():
-            if files:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-        self.process = subprocess.Popen([SERVER, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True, preexec_fn=limit)
+        # Not by preexec_fn: Python would fork then, and gRPC's fork handlers may wait for ever.
+        limit = ["prlimit", f"--nofile={files}:{files}", "--"] if files else []
+        self.process = subprocess.Popen([*limit, SERVER, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True)
         self.port = int(self.process.stdout.readline().split()[1])
         self.target = f"127.0.0.1:{self.port}"
 

@@ -105,10 +105,14 @@ static void swept(void *ud, pseg_queue_reply *r)
     pseg_queue_reply_free(r);
 }
 
+/* A name may begin as an address does: "127.0.0.1.example.org:7433" is not local. */
 static bool is_local(const char *address)
 {
-    return strncmp(address, "127.", 4) == 0 || strncmp(address, "localhost:", 10) == 0 ||
-           strncmp(address, "[::1]", 5) == 0 || strncmp(address, "unix:", 5) == 0;
+    size_t digits = strspn(address, "0123456789.");
+
+    return (strncmp(address, "127.", 4) == 0 && strchr(":", address[digits])) ||
+           strncmp(address, "localhost:", 10) == 0 || strncmp(address, "[::1]", 5) == 0 ||
+           strncmp(address, "unix:", 5) == 0;
 }
 
 static pseg_status check(const config *c, pseg_err *err)

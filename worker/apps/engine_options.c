@@ -29,7 +29,8 @@ static pseg_status find_model(char **out, const char *model, pseg_err *err)
             *out = pseg_strdup(path);
     }
     snprintf(path, sizeof path, "%s/%s", PSEG_MODEL_SOURCE_DIR, model);
-    if (!is_folder && !*out && pseg_file_exists(path))
+    bool is_build = strcmp(self, PSEG_BUILD_BIN_DIR) == 0;
+    if (is_build && !is_folder && !*out && pseg_file_exists(path))
         *out = pseg_strdup(path);
     if (is_folder)
         *out = pseg_strdup(model);

@@ -6,6 +6,7 @@
 #include "common/base/hash.h"
 #include "common/job/job.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,6 +20,18 @@ static char *unconst(const char *s)
     return (char *)(uintptr_t)s;
 }
 
+/* Four times a second, once the upload has taken one. */
+static void show_upload(int64_t *shown_ms, int64_t begin_ms, size_t done, size_t len)
+{
+    int64_t now = pseg_clock_mono_ms();
+
+    if (now - begin_ms < 1000 || now - *shown_ms < 250 || !isatty(STDERR_FILENO))
+        return;
+    *shown_ms = now;
+    fprintf(stderr, "\r\033[Kuploading, %.1f of %.1f MiB ", (double)done / (1 << 20),
+            (double)len / (1 << 20));
+}
+
 static pseg_status upload(cli *c, const char *sha256, const uint8_t *image, size_t len,
                           pseg_err *err)
 {
@@ -26,6 +39,7 @@ static pseg_status upload(cli *c, const char *sha256, const uint8_t *image, size
     pseg_rpc_stream *s = NULL;
     Pseg__V1__UploadImageRequest q = PSEG__V1__UPLOAD_IMAGE_REQUEST__INIT;
     Pseg__V1__UploadHeader h = PSEG__V1__UPLOAD_HEADER__INIT;
+    int64_t begin = pseg_clock_mono_ms(), shown = 0;
 
     PSEG_TRY(pseg_rpc_open(&s, c->channel, "/pseg.v1.SegmentationService/UploadImage",
                            &pseg__v1__image__descriptor, c->timeout_ms, err));
@@ -36,10 +50,13 @@ static pseg_status upload(cli *c, const char *sha256, const uint8_t *image, size
     bool more = pseg_rpc_stream_send(s, &q.base);
     q.part_case = PSEG__V1__UPLOAD_IMAGE_REQUEST__PART_CHUNK;
     for (size_t at = 0; more && at < len; at += q.chunk.len) {
+        show_upload(&shown, begin, at, len);
         q.chunk.data = (uint8_t *)(uintptr_t)image + at;
         q.chunk.len = len - at < CHUNK_BYTES ? len - at : CHUNK_BYTES;
         more = pseg_rpc_stream_send(s, &q.base); /* false: held already, or refused */
     }
+    if (shown)
+        fprintf(stderr, "\r\033[K");
     pseg_rpc_stream_half_close(s);
     pseg_rpc_message_free(pseg_rpc_stream_recv(s));
     rc = pseg_rpc_close(s, NULL, err);
@@ -132,6 +149,18 @@ out:
     return rc;
 }
 
+/* What an interrupt says before it ends the process. Written before the handler is set. */
+static char farewell[160];
+
+static void on_interrupt(int sig)
+{
+    ssize_t ignored = write(STDERR_FILENO, farewell, strlen(farewell));
+
+    (void)ignored;
+    signal(sig, SIG_DFL);
+    raise(sig);
+}
+
 static bool is_terminal(const Pseg__V1__Job *j)
 {
     return j->state >= PSEG__V1__STATE__STATE_SUCCEEDED;
@@ -146,6 +175,11 @@ pseg_status cli_wait_job(Pseg__V1__Job **job, cli *c, const char *name, pseg_err
 
     *job = NULL;
     q.name = unconst(name);
+    snprintf(farewell, sizeof farewell,
+             "\n%s goes on; `pseg wait %s` waits for it, `pseg cancel %s` ends it\n", name, name,
+             name);
+    if (signal(SIGINT, on_interrupt) == SIG_IGN)
+        signal(SIGINT, SIG_IGN); /* a shell's background command is not to be interrupted */
     for (;;) {
         int64_t spent = pseg_clock_mono_ms() - begin, left = c->timeout_ms - spent;
         if (left <= 0)
@@ -169,6 +203,8 @@ pseg_status cli_wait_job(Pseg__V1__Job **job, cli *c, const char *name, pseg_err
     *job = j;
     j = NULL;
 out:
+    if (signal(SIGINT, SIG_DFL) == SIG_IGN)
+        signal(SIGINT, SIG_IGN);
     if (shown > 1000 && isatty(STDERR_FILENO))
         fprintf(stderr, "\r\033[K");
     if (j)

@@ -20,7 +20,7 @@ static inline float inverse_deviation(float var, float eps)
 }
 
 /* Row r of C channels: act((x - mean) / sqrt(var + eps) * w + b). */
-__kernel void layernorm(gout *out, gcfloat *x, gcfloat *w, gcfloat *b,
+__kernel void layernorm(gout *out, gin *x, gcfloat *w, gcfloat *b,
                         const pseg_layernorm_params p, __local float *tmp)
 {
     uint step = (uint)get_local_size(0) * FV, first = (uint)get_local_id(0) * FV;
@@ -28,17 +28,17 @@ __kernel void layernorm(gout *out, gcfloat *x, gcfloat *w, gcfloat *b,
     FOR_GROUPS(r, p.rows)
     {
         uint n = r < p.rows ? p.c : 0;
-        gcfloat *row = x + p.x_off + r * p.x_stride;
+        gin *row = x + p.x_off + r * p.x_stride;
         gout *o = out + p.out_off + r * p.out_stride;
         fv sum = (fv)(0.0f);
 
         for (uint c = first; c < n; c += step)
-            sum += fv_load(row + c, n - c);
+            sum += in_load(row + c, n - c);
         float mean = group_sum(fv_sum(sum), tmp) / (float)p.c;
         fv squares = (fv)(0.0f);
         sum = (fv)(0.0f);
         for (uint c = first; c < n; c += step) {
-            fv d = fv_first(fv_load(row + c, n - c) - mean, n - c);
+            fv d = fv_first(in_load(row + c, n - c) - mean, n - c);
 
             sum += d;
             squares += d * d;
@@ -47,7 +47,7 @@ __kernel void layernorm(gout *out, gcfloat *x, gcfloat *w, gcfloat *b,
         float var = group_sum(fv_sum(squares), tmp) / (float)p.c - shift * shift;
         float inv = inverse_deviation(var, p.eps);
         for (uint c = first; c < n; c += step) {
-            fv v = (fv_load(row + c, n - c) - mean - shift) * inv;
+            fv v = (in_load(row + c, n - c) - mean - shift) * inv;
 
             if (p.flags & HAS_AFFINE)
                 v = v * fv_load(w + p.w_off + c, n - c) + fv_load(b + p.b_off + c, n - c);

@@ -46,33 +46,33 @@ __kernel void copy(gout *out, gcfloat *x, const pseg_add_params p)
     }
 }
 
-__kernel void add(gfloat *out, gcfloat *x, gcfloat *y, const pseg_add_params p)
+__kernel void add(gout *out, gcfloat *x, gcfloat *y, const pseg_add_params p)
 {
     FOR_ROWS (r, p.batch * p.n) {
         uint b = r / p.n, i = r % p.n;
         gcfloat *fx = x + p.x_off + b * p.x_batch + i * p.x_row;
         gcfloat *fy = y + p.y_off + b * p.y_batch + i * p.y_row;
-        gfloat *to = out + p.out_off + b * p.out_batch + i * p.out_row;
+        gout *to = out + p.out_off + b * p.out_batch + i * p.out_row;
 
         FOR_CHANNELS (c, p.c)
-            fv_store(fv_load(fx + c, p.c - c) + fv_load(fy + c, p.c - c) * p.alpha, to + c,
-                     p.c - c);
+            out_store(fv_load(fx + c, p.c - c) + fv_load(fy + c, p.c - c) * p.alpha, to + c,
+                      p.c - c);
     }
 }
 
 /* out[b][q][n] = q[b][q] . x[b][n]; an item takes a token x and strides over the masks. */
-__kernel void maskdot(gfloat *out, gcfloat *q, gcfloat *x, const pseg_maskdot_params p)
+__kernel void maskdot(gfloat *out, gcfloat *q, gin *x, const pseg_maskdot_params p)
 {
     FOR_ROWS (r, p.batch * p.n) {
         uint b = r / p.n, i = r % p.n;
-        gcfloat *token = x + p.x_off + (ulong)r * p.c;
+        gin *token = x + p.x_off + (ulong)r * p.c;
 
         for (uint m = get_global_id(0); m < p.n_q; m += (uint)get_global_size(0)) {
             gcfloat *mask = q + p.q_off + ((ulong)b * p.n_q + m) * p.c;
             fv sum = (fv)(0.0f);
 
             for (uint c = 0; c < p.c; c += FV)
-                sum += fv_load(token + c, p.c - c) * fv_load(mask + c, p.c - c);
+                sum += in_load(token + c, p.c - c) * fv_load(mask + c, p.c - c);
             out[p.out_off + ((ulong)b * p.n_q + m) * p.n + i] = fv_sum(sum);
         }
     }

@@ -18,18 +18,33 @@ static pseg_status plan(pseg_decoder *d, pseg_store *store, pseg_err *err)
     pseg_status rc = PSEG_OK;
     size_t c = d->c.dim, batch = d->limits.max_batch;
     size_t tokens = batch * (2 + (size_t)d->limits.max_prompt), keys = batch * d->places;
+    pseg_dtype type = pseg_store_type(store);
 
+    const struct {
+        pseg_view *out;
+        size_t n;
+    } operands[] = {
+        {&d->qp, tokens * c},
+        {&d->qkv, tokens * max_size(3 * c, d->c.mlp)},
+        {&d->tok_attended, tokens * c},
+        {&d->kp, keys * c},
+        {&d->kq, keys * 2 * d->inner},
+        {&d->v, keys * d->inner},
+        {&d->key_attended, keys * d->inner},
+    };
+
+    for (size_t i = 0; i < sizeof operands / sizeof *operands; i++)
+        PSEG_TRY(pseg_store_scratch_of(operands[i].out, store, type, operands[i].n, err));
     PSEG_TRY(pseg_store_scratch(&d->q, store, tokens * c, err));
     PSEG_TRY(pseg_store_scratch(&d->pe, store, tokens * c, err));
-    PSEG_TRY(pseg_store_scratch(&d->qp, store, tokens * c, err));
-    PSEG_TRY(pseg_store_scratch(&d->qkv, store, tokens * max_size(3 * c, d->c.mlp), err));
-    PSEG_TRY(pseg_store_scratch(&d->tok_attended, store, tokens * c, err));
     PSEG_TRY(pseg_store_scratch(&d->key_len, store, batch, err));
     PSEG_TRY(pseg_store_scratch(&d->k, store, keys * c, err));
-    PSEG_TRY(pseg_store_scratch(&d->kp, store, keys * c, err));
-    PSEG_TRY(pseg_store_scratch(&d->kq, store, keys * 2 * d->inner, err));
-    PSEG_TRY(pseg_store_scratch(&d->v, store, keys * d->inner, err));
-    PSEG_TRY(pseg_store_scratch(&d->key_attended, store, keys * d->inner, err));
+    d->q_in = d->q;
+    d->k_in = d->k;
+    if (type != PSEG_F32) {
+        PSEG_TRY(pseg_store_scratch_of(&d->q_in, store, type, tokens * c, err));
+        PSEG_TRY(pseg_store_scratch_of(&d->k_in, store, type, keys * c, err));
+    }
     PSEG_TRY(pseg_decoder_plan_mask(d, store, err));
     PSEG_TRY(pseg_store_scratch(&d->embeds, store, batch * d->c.text_dim, err));
     PSEG_TRY(pseg_store_scratch(&d->prompts, store, batch * d->limits.max_prompt * c, err));
@@ -77,6 +92,17 @@ void pseg_decoder_free(pseg_decoder *d)
 
 /* ---- small steps ----------------------------------------------------------------------------- */
 
+/* to = from as an operand of a product, rows of D; nothing is to be done if they are one. */
+static pseg_status as_operand(pseg_decoder *d, pseg_stream *s, pseg_view to, pseg_view from,
+                              size_t rows, pseg_err *err)
+{
+    size_t c = d->c.dim;
+
+    return to.mem == from.mem ? PSEG_OK
+                              : pseg_op_copy(s, pseg_block_of(to, 0, c), pseg_block_of(from, 0, c),
+                                             1, rows, c, 1.0f, err);
+}
+
 /* qp = q + pe, all tokens. */
 static pseg_status add_pe(pseg_decoder *d, pseg_stream *s, size_t rows, pseg_err *err)
 {
@@ -118,7 +144,7 @@ static pseg_status self_attention(pseg_decoder *d, pseg_stream *s, const pseg_de
     pseg_status rc = PSEG_OK;
     size_t c = d->c.dim, rows = batch * t, head = c / d->c.heads;
     pseg_gemm g = {.out = d->qkv,
-                   .a = is_first ? d->q : d->qp,
+                   .a = is_first ? d->q_in : d->qp,
                    .w = l->self_qk.w,
                    .bias = l->self_qk.bias,
                    .m = rows,
@@ -126,11 +152,12 @@ static pseg_status self_attention(pseg_decoder *d, pseg_stream *s, const pseg_de
                    .k = c,
                    .out_stride = 3 * c};
 
+    PSEG_TRY(as_operand(d, s, d->q_in, d->q, rows, err));
     if (!is_first)
         PSEG_TRY(add_pe(d, s, rows, err));
     PSEG_TRY(pseg_op_gemm(s, &g, err));
     g.out = pseg_view_at(d->qkv, 2 * c);
-    g.a = d->q;
+    g.a = d->q_in;
     g.w = l->self_v.w;
     g.bias = l->self_v.bias;
     g.n = c;
@@ -251,9 +278,10 @@ static pseg_status image_to_tokens(pseg_decoder *d, pseg_stream *s, const pseg_d
     size_t c = d->c.dim, rows = batch * t;
     pseg_view values = pseg_view_at(d->qkv, rows * d->inner);
 
+    PSEG_TRY(as_operand(d, s, d->q_in, d->q, rows, err));
     PSEG_TRY(add_pe(d, s, rows, err));
     PSEG_TRY(pseg_linear_run(s, &l->it_k, d->qkv, d->qp, rows, PSEG_ACT_NONE, err));
-    PSEG_TRY(pseg_linear_run(s, &l->it_v, values, d->q, rows, PSEG_ACT_NONE, err));
+    PSEG_TRY(pseg_linear_run(s, &l->it_v, values, d->q_in, rows, PSEG_ACT_NONE, err));
     for (uint32_t i = 0; i < d->n_groups; i++)
         PSEG_TRY(attend_tokens(d, s, &d->groups[i], values, t, err));
     PSEG_TRY(pseg_linear_add(s, &l->it_out, d->k, d->key_attended, PSEG_NO_VIEW, batch * d->places,
@@ -272,8 +300,9 @@ static pseg_status project_keys(pseg_decoder *d, pseg_stream *s, const pseg_deco
     size_t keys = n_images * d->places;
 
     PSEG_TRY(add_kpe(d, s, n_images, err));
+    PSEG_TRY(as_operand(d, s, d->k_in, d->k, keys, err));
     PSEG_TRY(pseg_linear_run(s, &l->keys_kq, d->kq, d->kp, keys, PSEG_ACT_NONE, err));
-    PSEG_TRY(pseg_linear_run(s, &l->ti_v, d->v, d->k, keys, PSEG_ACT_NONE, err));
+    PSEG_TRY(pseg_linear_run(s, &l->ti_v, d->v, d->k_in, keys, PSEG_ACT_NONE, err));
 out:
     return rc;
 }
@@ -289,7 +318,8 @@ static pseg_status run_layer(pseg_decoder *d, pseg_stream *s, const pseg_decoder
         PSEG_TRY(project_keys(d, s, l, batch, err));
     PSEG_TRY(tokens_to_image(d, s, &l->ti_q, &l->ti_out, 2 * d->inner, batch, t, err));
     PSEG_TRY(pseg_norm_run(s, &l->norm2, d->q, d->q, rows, c, d->c.ln_eps, PSEG_ACT_NONE, err));
-    PSEG_TRY(pseg_linear_run(s, &l->lin1, d->qkv, d->q, rows, PSEG_ACT_RELU, err));
+    PSEG_TRY(as_operand(d, s, d->q_in, d->q, rows, err));
+    PSEG_TRY(pseg_linear_run(s, &l->lin1, d->qkv, d->q_in, rows, PSEG_ACT_RELU, err));
     PSEG_TRY(pseg_linear_add(s, &l->lin2, d->q, d->qkv, PSEG_NO_VIEW, rows, err));
     PSEG_TRY(pseg_norm_run(s, &l->norm3, d->q, d->q, rows, c, d->c.ln_eps, PSEG_ACT_NONE, err));
     PSEG_TRY(image_to_tokens(d, s, l, batch, t, err));
@@ -303,8 +333,9 @@ static pseg_status run_final(pseg_decoder *d, pseg_stream *s, size_t batch, size
     size_t keys = batch * d->places;
 
     PSEG_TRY(add_kpe(d, s, batch, err));
+    PSEG_TRY(as_operand(d, s, d->k_in, d->k, keys, err));
     PSEG_TRY(pseg_linear_run(s, &d->final_k, d->kq, d->kp, keys, PSEG_ACT_NONE, err));
-    PSEG_TRY(pseg_linear_run(s, &d->final_v, d->v, d->k, keys, PSEG_ACT_NONE, err));
+    PSEG_TRY(pseg_linear_run(s, &d->final_v, d->v, d->k_in, keys, PSEG_ACT_NONE, err));
     PSEG_TRY(tokens_to_image(d, s, &d->final_q, &d->final_out, d->inner, batch, t, err));
     PSEG_TRY(pseg_norm_run(s, &d->final_norm, d->q, d->q, batch * t, d->c.dim, d->c.final_ln_eps,
                            PSEG_ACT_NONE, err));

@@ -229,7 +229,10 @@ pseg_status pseg_decoder_load(pseg_decoder *d, pseg_store *store, pseg_weights *
     const pseg_head_config *c = &d->c;
     size_t cin = c->dim;
     char name[64];
+    /* A few rows a phrase are projected, and read off at the end: nothing to be won. */
+    const pseg_dtype type = pseg_store_type(store);
 
+    pseg_store_set_type(store, PSEG_F32);
     PSEG_TRY(
         pseg_load_linear(&d->text_proj, store, w, "text_proj", c->dim, c->text_dim, true, err));
     if (c->has_word_tokens)
@@ -237,6 +240,7 @@ pseg_status pseg_decoder_load(pseg_decoder *d, pseg_store *store, pseg_weights *
                                   c->text_hidden, true, err));
     PSEG_TRY(load_positions(d, store, w, err));
     PSEG_TRY(load_lead(d, store, w, err));
+    pseg_store_set_type(store, type);
     for (uint32_t i = 0; i < c->depth; i++)
         PSEG_TRY(load_layer(&d->layers[i], d, store, w, i, err));
     PSEG_TRY(load_final(d, store, w, err));
@@ -248,8 +252,10 @@ pseg_status pseg_decoder_load(pseg_decoder *d, pseg_store *store, pseg_weights *
             PSEG_TRY(pseg_load_norm(&d->up_norm[i], store, w, name, c->upsample[i], err));
         cin = c->upsample[i];
     }
+    pseg_store_set_type(store, PSEG_F32);
     PSEG_TRY(load_mlp3(d->mask_mlp, store, w, "decoder.mask_mlp", c->dim, cin, err));
     PSEG_TRY(load_mlp3(d->iou_head, store, w, "decoder.iou_head", c->dim, 1, err));
 out:
+    pseg_store_set_type(store, type);
     return rc;
 }

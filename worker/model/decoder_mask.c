@@ -21,8 +21,10 @@ pseg_status pseg_decoder_plan_mask(pseg_decoder *d, pseg_store *store, pseg_err 
     size_t batch = d->limits.max_batch, last = d->c.upsample[d->c.n_upsample - 1];
     size_t pixels = (batch * d->places) << (2 * d->c.n_upsample);
 
-    PSEG_TRY(pseg_store_scratch(&d->up[0], store, stage_elems(d, 0), err));
-    PSEG_TRY(pseg_store_scratch(&d->up[1], store, stage_elems(d, 1), err));
+    PSEG_TRY(
+        pseg_store_scratch_of(&d->up[0], store, pseg_store_type(store), stage_elems(d, 0), err));
+    PSEG_TRY(
+        pseg_store_scratch_of(&d->up[1], store, pseg_store_type(store), stage_elems(d, 1), err));
     PSEG_TRY(pseg_store_scratch(&d->subpixels, store, pixels, err));
     PSEG_TRY(pseg_store_scratch(&d->logits, store, pixels, err));
     PSEG_TRY(pseg_store_scratch(&d->small[0], store, batch * d->c.dim, err));
@@ -88,7 +90,7 @@ out:
     return rc;
 }
 
-/* Shows stage i as the map of pixels that it is. */
+/* Shows stage i as the map of pixels that it is, in float32 only. */
 static pseg_status show_stage(pseg_decoder *d, pseg_stage *st, pseg_view x, size_t batch,
                               uint32_t i, pseg_err *err)
 {
@@ -96,7 +98,7 @@ static pseg_status show_stage(pseg_decoder *d, pseg_stage *st, pseg_view x, size
     size_t even = stage_elems(d, 0), odd = stage_elems(d, 1), elems = even > odd ? even : odd;
     pseg_view map;
 
-    if (!st->fn)
+    if (!st->fn || x.type != PSEG_F32)
         goto out;
     for (size_t k = 0; k < 2; k++)
         if (!d->raster[k].mem)
@@ -118,7 +120,7 @@ static pseg_status upsample(pseg_view *out, pseg_decoder *d, pseg_stage *st, siz
     pseg_status rc = PSEG_OK;
     size_t rows = batch * d->places;
 
-    *out = d->k;
+    *out = d->k_in; /* as run_final left it */
     for (uint32_t i = 0; i < d->c.n_upsample; i++) {
         bool is_last = i + 1 == d->c.n_upsample;
         PSEG_TRY(pseg_linear_run(st->s, &d->up_conv[i], d->up[i % 2], *out, rows,

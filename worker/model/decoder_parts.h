@@ -44,10 +44,12 @@ struct pseg_decoder {
     uint32_t n_groups;
     bool is_shared;
     /* Tokens, all [max_batch, T, .]: q; pe = q at first; qp = q + pe; qkv, also the MLP's inner
-     * layer; attended. Keys, all [max_batch, places, .]: k; kp = k + kpe; kq, v, attended. */
-    pseg_view q, pe, qp, qkv, tok_attended, key_len;
-    pseg_view k, kp, kq, v, key_attended;
-    pseg_view up[2];     /* stages of the upsampler, in turn */
+     * layer; attended. Keys, all [max_batch, places, .]: k; kp = k + kpe; kq, v, attended. q, pe
+     * and k are float32; what is multiplied has the matrices' type: q_in and k_in are q and k for
+     * that. */
+    pseg_view q, q_in, pe, qp, qkv, tok_attended, key_len;
+    pseg_view k, k_in, kp, kq, v, key_attended;
+    pseg_view up[2];     /* stages of the upsampler, in turn, of the matrices' type */
     pseg_view raster[2]; /* for a stage hook; made when the first one comes */
     pseg_view subpixels; /* logits in the upsampler's order */
     pseg_view small[2], mask_weights, logits, iou;

@@ -40,7 +40,7 @@ typedef enum pseg_model_fit {
  */
 typedef enum pseg_precision {
     PSEG_PRECISION_FP32,
-    PSEG_PRECISION_BF16, /* image and text encoder and neck: operands rounded to bfloat16 */
+    PSEG_PRECISION_BF16, /* operands rounded to bfloat16 */
 } pseg_precision;
 /* Static: "fp32", "bf16". */
 const char *pseg_precision_name(pseg_precision p);

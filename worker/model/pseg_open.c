@@ -107,14 +107,21 @@ static pseg_status make_parts(pseg_model *m, const plan *p, pseg_weights *const 
     pseg_decoder_limits limits = {.gh = p->gh, .gw = p->gw, .max_batch = o->max_phrases};
 
     if (o->precision == PSEG_PRECISION_BF16) {
-        const uint32_t widths[] = {p->vit.hidden, p->vit.mlp, p->clip.hidden, p->clip.mlp,
-                                   p->head.dim};
+        const uint32_t widths[] = {p->vit.hidden, p->vit.mlp,  p->clip.hidden,
+                                   p->clip.mlp,   p->head.dim, p->head.dim / p->head.downsample,
+                                   p->head.mlp};
 
         for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
             if (widths[i] % PSEG_BF16_STEP)
                 PSEG_FAIL(PSEG_R_MODEL_UNSUPPORTED, 0,
                           "a width of %u in precision bf16: it must be a multiple of %d; use fp32",
                           widths[i], PSEG_BF16_STEP);
+        for (uint32_t i = 0; i + 1 < p->head.n_upsample; i++)
+            if (p->head.upsample[i] % PSEG_BF16_STEP)
+                PSEG_FAIL(PSEG_R_MODEL_UNSUPPORTED, 0,
+                          "an upsampler of %u channels in precision bf16: they must be a multiple "
+                          "of %d; use fp32",
+                          p->head.upsample[i], PSEG_BF16_STEP);
         pseg_store_set_type(m->store, PSEG_BF16);
     }
     m->has_word_tokens = p->head.has_word_tokens;
@@ -126,7 +133,6 @@ static pseg_status make_parts(pseg_model *m, const plan *p, pseg_weights *const 
     PSEG_TRY(pseg_text_new(&m->text, m->store, w[1], p->text_prefix, &p->clip, p->clip.max_pos,
                            o->max_phrases, err));
     PSEG_TRY(pseg_neck_new(&m->neck, m->store, w[2], &p->head, p->gh, p->gw, o->max_images, err));
-    pseg_store_set_type(m->store, PSEG_F32);
     PSEG_TRY(pseg_decoder_new(&m->decoder, m->store, w[2], &p->head, &limits, err));
     PSEG_TRY(pseg_store_scratch(&m->pixels, m->store, o->max_images * pixels, err));
     m->ids = pseg_calloc(o->max_phrases, p->clip.max_pos * sizeof *m->ids);

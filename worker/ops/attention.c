@@ -137,6 +137,8 @@ static const pseg_kernel amx[2] = {
 };
 /* Queries that share an item's work on the keys: attention_amx.cl's QUERIES. */
 #define AMX_QUERIES 288
+/* Fewer queries do not pay for turning keys and values into pairs. */
+#define AMX_LEAST 24
 
 static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
@@ -174,7 +176,7 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
                            err);
     }
     if (pseg_is_bf16(a, OUT) && (pseg_cl_features(pseg_stream_cl(s)) & PSEG_CL_AMX_BF16) &&
-        i[D] % 32 == 0 && !i[CAUSAL] && !pseg_has(a, KEY_LEN)) {
+        i[D] % 32 == 0 && i[N_Q] >= AMX_LEAST && !i[CAUSAL] && !pseg_has(a, KEY_LEN)) {
         global[0] = (global[0] + AMX_QUERIES - 1) / AMX_QUERIES;
         return pseg_launch(s, &amx[i[D] > 64], 3, global, local, args, N_OF(args), err);
     }

@@ -13,7 +13,7 @@ enum { ROWS, C, X_STRIDE, OUT_STRIDE, ACT };
 
 static const pseg_op_slot layernorm_slots[] = {
     {"out", PSEG_F32, true, false, true},
-    {"x", PSEG_F32, false, false, false},
+    {"x", PSEG_F32, false, false, true},
     {"w", PSEG_F32, false, true, false},
     {"b", PSEG_F32, false, true, false},
 };
@@ -27,6 +27,7 @@ static pseg_status layernorm_check(const pseg_op_args *a, pseg_err *err)
     PSEG_REQUIRE(a->i[X_STRIDE] >= a->i[C] && a->i[X_STRIDE] <= MAX_STRIDE, "x's row stride");
     PSEG_REQUIRE(a->i[OUT_STRIDE] >= a->i[C] && a->i[OUT_STRIDE] <= MAX_STRIDE, "out's row stride");
     PSEG_REQUIRE(pseg_has(a, W) == pseg_has(a, B), "w and b");
+    PSEG_REQUIRE(!pseg_is_bf16(a, X) || pseg_is_bf16(a, OUT), "a BF16 output of a BF16 x");
     PSEG_REQUIRE(a->f[0] >= 0, "eps");
 out:
     return rc;
@@ -76,8 +77,9 @@ static void layernorm_ref(const pseg_op_args *a)
 
 static pseg_status layernorm_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
-    static const pseg_kernel kernels[2] = {{"norm.cl", "layernorm", NULL},
-                                           {"norm.cl", "layernorm", "-DOUT_BF16"}};
+    static const pseg_kernel kernels[3] = {{"norm.cl", "layernorm", NULL},
+                                           {"norm.cl", "layernorm", "-DOUT_BF16"},
+                                           {"norm.cl", "layernorm", "-DIN_BF16 -DOUT_BF16"}};
     pseg_layernorm_params p = {
         .out_off = a->t[OUT].off,
         .x_off = a->t[X].off,
@@ -94,7 +96,8 @@ static pseg_status layernorm_launch(pseg_stream *s, const pseg_op_args *a, pseg_
     pseg_arg args[] = {pseg_arg_of(a, OUT), pseg_arg_of(a, X), pseg_arg_of(a, W),
                        pseg_arg_of(a, B),   PSEG_ARG_VALUE(p), PSEG_ARG_NONE};
 
-    return pseg_launch_groups(s, &kernels[pseg_is_bf16(a, OUT)], p.rows, args, N_OF(args), err);
+    return pseg_launch_groups(s, &kernels[pseg_is_bf16(a, OUT) + pseg_is_bf16(a, X)], p.rows, args,
+                              N_OF(args), err);
 }
 
 static double layernorm_flops(const pseg_op_args *a)
@@ -131,6 +134,8 @@ static const pseg_op_case layernorm_cases[] = {
      0,
      PSEG_CASE_BIG | PSEG_CASE_REAL,
      1u << OUT},
+    {"BF16, in place", {4, 48, 48, 48, PSEG_ACT_GELU}, {1e-6}, 0, 1u << X, 0, 1u << OUT | 1u << X},
+    {"BF16, strides", {5, 33, 40, 50, 0}, {1e-6}, 0, 0, 0, 1u << OUT | 1u << X},
 };
 
 const pseg_op pseg_op_row_layernorm = {

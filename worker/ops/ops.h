@@ -91,8 +91,8 @@ typedef struct pseg_gemm {
 pseg_status pseg_op_gemm(pseg_stream *s, const pseg_gemm *g, pseg_err *err);
 
 /* Each row of C: (x - mean) / sqrt(var + eps) * w + b, then act. w, b: [C], optional together.
- * Strides 0: dense. out may be x, or BF16. LayerNorm2d on a token-major map is this with rows =
- * B*H*W. */
+ * Strides 0: dense. out may be x, or BF16, as x may then be. LayerNorm2d on a token-major map is
+ * this with rows = B*H*W. */
 typedef struct pseg_layernorm {
     pseg_view out, x, w, b;
     size_t rows, c, x_stride, out_stride;
@@ -167,7 +167,7 @@ static inline pseg_block pseg_block_of(pseg_view v, size_t batch, size_t row)
 pseg_status pseg_op_copy(pseg_stream *s, pseg_block out, pseg_block x, size_t batch, size_t n,
                          size_t c, float alpha, pseg_err *err);
 /* out = x + alpha * y. Residuals, position encodings (y.batch = 0), biases (y.row = 0 too). out may
- * be x or y if strides agree. */
+ * be x or y if strides agree, or BF16. */
 typedef struct pseg_add {
     pseg_block out, x, y;
     size_t batch, n, c;
@@ -184,7 +184,8 @@ pseg_status pseg_op_act(pseg_stream *s, pseg_view out, pseg_view x, size_t n, ps
 /* out[rows, C] = silu(x[:, :C]) * x[:, C:] of x[rows, 2C]. Both may be BF16. */
 pseg_status pseg_op_swiglu(pseg_stream *s, pseg_view out, pseg_view x, size_t rows, size_t c,
                            pseg_err *err);
-/* out[B, Q, N] = sum_c q[B, Q, C] x[B, N, C]: mask logits, Q masks of each sample. */
+/* out[B, Q, N] = sum_c q[B, Q, C] x[B, N, C]: mask logits, Q masks of each sample. x may be BF16.
+ */
 pseg_status pseg_op_maskdot(pseg_stream *s, pseg_view out, pseg_view q, pseg_view x, size_t batch,
                             size_t n_q, size_t n, size_t c, pseg_err *err);
 /* x[B, H*W, C] to out[B*H*W, 9*C] for a 3x3 convolution with padding 1: column (ky*3+kx)*C + c. out

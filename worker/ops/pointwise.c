@@ -196,7 +196,7 @@ pseg_status pseg_op_swiglu(pseg_stream *s, pseg_view out, pseg_view x, size_t ro
 enum { BATCH, N, C, OUT_BATCH, OUT_ROW, X_BATCH, X_ROW, Y_BATCH, Y_ROW };
 
 static const pseg_op_slot add_slots[] = {
-    {"out", PSEG_F32, true, false},
+    {"out", PSEG_F32, true, false, true},
     {"x", PSEG_F32, false, false},
     {"y", PSEG_F32, false, false},
 };
@@ -268,7 +268,8 @@ static pseg_status add_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *e
 {
     static const pseg_kernel copy[2] = {{"pointwise.cl", "copy", NULL},
                                         {"pointwise.cl", "copy", "-DOUT_BF16"}};
-    static const pseg_kernel add = {"pointwise.cl", "add", NULL};
+    static const pseg_kernel add[2] = {{"pointwise.cl", "add", NULL},
+                                       {"pointwise.cl", "add", "-DOUT_BF16"}};
     const int64_t *i = a->i;
     pseg_add_params p = {
         .out_off = a->t[OUT].off,
@@ -291,7 +292,7 @@ static pseg_status add_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *e
         pseg_arg args[] = {pseg_arg_of(a, OUT), pseg_arg_of(a, X), pseg_arg_of(a, Y),
                            PSEG_ARG_VALUE(p)};
 
-        return pseg_launch_rows(s, &add, rows, p.c, args, N_OF(args), err);
+        return pseg_launch_rows(s, &add[pseg_is_bf16(a, OUT)], rows, p.c, args, N_OF(args), err);
     }
     pseg_arg args[] = {pseg_arg_of(a, OUT), pseg_arg_of(a, X), PSEG_ARG_VALUE(p)};
 
@@ -345,6 +346,7 @@ static const pseg_op_case add_cases[] = {
     {"one", {1, 1, 1, 1, 1, 1, 1, 1, 1}, {1.0}, 0, 0, 0},
     {"odd", {2, 3, 19, 60, 20, 57, 19, 63, 21}, {-0.5}, 0, 0, 0},
     {"bias", {2, 5, 40, 200, 40, 200, 40, 0, 0}, {1.0}, 0, 1u << X, 0},
+    {"to BF16", {2, 3, 19, 60, 20, 57, 19, 63, 21}, {-0.5}, 0, 0, 0, 1u << OUT},
     {"into y", {2, 5, 23, 115, 23, 0, 23, 115, 23}, {2.0}, 0, 1u << Y, 0},
     {"position",
      {4, 256, 256, 65536, 256, 65536, 256, 0, 256},
@@ -403,9 +405,9 @@ pseg_status pseg_op_add(pseg_stream *s, const pseg_add *d, pseg_err *err)
 enum { MD_BATCH, MD_Q, MD_N, MD_C };
 
 static const pseg_op_slot maskdot_slots[] = {
-    {"out", PSEG_F32, true, false},
-    {"q", PSEG_F32, false, false},
-    {"x", PSEG_F32, false, false},
+    {"out", PSEG_F32, true, false, false},
+    {"q", PSEG_F32, false, false, false},
+    {"x", PSEG_F32, false, false, true},
 };
 
 static pseg_status maskdot_check(const pseg_op_args *a, pseg_err *err)
@@ -445,7 +447,8 @@ static void maskdot_ref(const pseg_op_args *a)
 
 static pseg_status maskdot_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
-    static const pseg_kernel kernel = {"pointwise.cl", "maskdot", NULL};
+    static const pseg_kernel kernels[2] = {{"pointwise.cl", "maskdot", NULL},
+                                           {"pointwise.cl", "maskdot", "-DIN_BF16"}};
     pseg_maskdot_params p = {
         .out_off = a->t[0].off,
         .q_off = a->t[1].off,
@@ -457,7 +460,8 @@ static pseg_status maskdot_launch(pseg_stream *s, const pseg_op_args *a, pseg_er
     };
     pseg_arg args[] = {pseg_arg_of(a, 0), pseg_arg_of(a, 1), pseg_arg_of(a, 2), PSEG_ARG_VALUE(p)};
 
-    return pseg_launch_rows(s, &kernel, (uint64_t)p.batch * p.n, p.n_q, args, N_OF(args), err);
+    return pseg_launch_rows(s, &kernels[pseg_is_bf16(a, 2)], (uint64_t)p.batch * p.n, p.n_q, args,
+                            N_OF(args), err);
 }
 
 static double maskdot_flops(const pseg_op_args *a)
@@ -475,6 +479,7 @@ static const pseg_op_case maskdot_cases[] = {
     {"one", {1, 1, 1, 1}, {0}, 0, 0, 0},
     {"odd", {3, 2, 13, 19}, {0}, 0, 0, 0},
     {"many masks", {1, 70, 5, 32}, {0}, 0, 0, 0},
+    {"BF16", {3, 2, 13, 19}, {0}, 0, 0, 0, 1u << 2},
     {"pseg", {4, 1, 16384, 32}, {0}, 0, 0, PSEG_CASE_BIG | PSEG_CASE_REAL},
 };
 

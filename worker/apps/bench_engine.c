@@ -15,7 +15,7 @@ typedef struct args {
     const char *preset, *model, *device, *precision;
     pseg_conf_list batches;
     double seconds;
-    bool json;
+    bool profile, json;
 } args;
 
 static const pseg_conf_option options[] = {
@@ -32,6 +32,8 @@ static const pseg_conf_option options[] = {
      .help = "as for the worker"},
     {"precision", PSEG_CONF_STRING, offsetof(args, precision), "fp32", .unit = "NAME",
      .help = "fp32 or bf16"},
+    {"profile", PSEG_CONF_BOOL, offsetof(args, profile), "false",
+     .help = "device time by operation instead of rates"},
     {"json", PSEG_CONF_BOOL, offsetof(args, json), "false", .help = "print JSON"},
     {0}};
 
@@ -171,6 +173,68 @@ out:
     return rc;
 }
 
+/* Device time of each operation in a step: the mean of as many runs as fit. */
+static pseg_status profile_step(bench *b, const args *a, json_t *list, const char *name, step f,
+                                pseg_err *err)
+{
+    enum { MAX_KERNELS = 32 };
+    pseg_status rc = PSEG_OK;
+    pseg_stream *s = pseg_model_stream(b->m);
+    pseg_profile_entry e[MAX_KERNELS];
+    double runs = 0, sum = 0;
+
+    PSEG_TRY(f(b, err));
+    pseg_stream_profile_reset(s);
+    int64_t begin = pseg_clock_mono_us();
+    while (runs < 3 || (double)(pseg_clock_mono_us() - begin) < a->seconds * 1e6) {
+        PSEG_TRY(f(b, err));
+        runs++;
+    }
+    size_t n = pseg_stream_profile(e, MAX_KERNELS, s);
+    n = n < MAX_KERNELS ? n : MAX_KERNELS;
+    for (size_t i = 0; i < n; i++)
+        sum += e[i].total_ms / runs;
+    if (!a->json)
+        printf("%s of %zu: %.2f ms on the device\n", name, b->n, sum);
+    for (size_t i = 0; i < n; i++) {
+        double ms = e[i].total_ms / runs, launches = (double)e[i].launches / runs;
+
+        json_array_append_new(list,
+                              json_pack("{s:s, s:i, s:s, s:f, s:f}", "step", name, "n", (int)b->n,
+                                        "op", e[i].name, "ms", ms, "launches", launches));
+        if (!a->json)
+            printf("  %-16s %9.3f ms %5.1f %%  %4.0f launches\n", e[i].name, ms, 100 * ms / sum,
+                   launches);
+    }
+out:
+    return rc;
+}
+
+static pseg_status profile(bench *b, const args *a, json_t *out, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    json_t *list = json_array();
+    size_t n_images = 0, n_prompts = 0;
+
+    json_object_set_new(out, "profile", list);
+    for (int k = 0; k < 2; k++) {
+        b->n = k ? 8 : 1;
+        PSEG_TRY(profile_step(b, a, list, "images", encode_images, err));
+        PSEG_TRY(profile_step(b, a, list, "phrases", encode_texts, err));
+    }
+    PSEG_TRY(pseg_model_encode_images(b->images, b->m, b->chw, 1, err));
+    n_images = 1;
+    PSEG_TRY(pseg_model_encode_texts(b->prompts, b->m, phrases, b->n, err));
+    n_prompts = b->n;
+    PSEG_TRY(profile_step(b, a, list, "masks", decode, err));
+out:
+    for (size_t i = 0; i < n_prompts; i++)
+        pseg_prompt_free(b->prompts[i]);
+    for (size_t i = 0; i < n_images; i++)
+        pseg_features_free(b->images[i]);
+    return rc;
+}
+
 static pseg_status run(const args *a, json_t *out, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
@@ -185,6 +249,7 @@ static pseg_status run(const args *a, json_t *out, pseg_err *err)
     mo.max_images = 8;
     mo.max_phrases = MAX_PHRASES;
     co.device = a->device;
+    co.profile = a->profile;
     PSEG_TRY(precision_of(&mo.precision, a->precision, err));
     PSEG_TRY(pseg_cl_open(&cl, &co, err));
     if (a->model)
@@ -219,6 +284,10 @@ static pseg_status run(const args *a, json_t *out, pseg_err *err)
                "cache)\n",
                info->name, pseg_precision_name(info->precision), pseg_cl_device(cl)->name,
                (double)(opened - begin) / 1e3, (double)(ready - opened) / 1e3, built, cached);
+    if (a->profile) {
+        PSEG_TRY(profile(&b, a, out, err));
+        goto out;
+    }
     PSEG_TRY(bench_batches(&b, a, out, err));
     PSEG_TRY(bench_phrases(&b, a, out, err));
     json_object_set_new(out, "weight_mib", json_real((double)info->weight_bytes / (1 << 20)));

@@ -15,6 +15,7 @@
     4 /* above max_message_bytes we say why, above this the core ends it \
        */
 #define HANDSHAKE_TIMEOUT_MS 10000
+#define SETTLE_MS            200 /* without a call, after which a server that stops hangs up */
 
 static int as_int(size_t n)
 {
@@ -262,6 +263,26 @@ static void on_stopped(pseg_rpc_tag *t, bool ok)
     pthread_mutex_unlock(&st->mu);
 }
 
+/* Until the core is done, the grace is over, or no call has been live for a while: the core waits
+ * for clients to hang up, and an idle one looks at its connection every five seconds only. */
+static void wait_for_calls(const pseg_rpc_server *s, stop *st, int64_t grace_ms)
+{
+    int64_t now = pseg_clock_mono_us(), until_us = now + grace_ms * 1000, quiet_us = now;
+    pseg_rpc_stats stats;
+
+    while (!st->done && now < until_us && now - quiet_us < SETTLE_MS * 1000) {
+        int64_t next_us = now + 10000;
+        pseg_cond_wait_until_us(&st->cv, &st->mu, next_us < until_us ? next_us : until_us);
+        now = pseg_clock_mono_us();
+        pseg_rpc_server_stats(s, &stats);
+        if (stats.live)
+            quiet_us = now;
+    }
+    if (!st->done && now >= until_us && grace_ms > 0)
+        PSEG_WARN(s->options.log, "rpc", "calls are cancelled: not over after grace_ms=%lld",
+                  (long long)grace_ms);
+}
+
 void pseg_rpc_server_stop(pseg_rpc_server *s, int64_t grace_ms)
 {
     stop st = {.tag.fn = on_stopped, .loop = &s->loops[0], .mu = PTHREAD_MUTEX_INITIALIZER};
@@ -274,17 +295,12 @@ void pseg_rpc_server_stop(pseg_rpc_server *s, int64_t grace_ms)
         threads = threads && s->loops[i].has_thread;
     pseg_cond_init(&st.cv);
     pseg_rpc_health_all_down(s->health);
-    int64_t until_us = pseg_clock_mono_us() + grace_ms * 1000;
     grpc_server_shutdown_and_notify(s->server, s->loops[0].cq, &st.tag);
     pthread_mutex_lock(&st.mu);
-    while (threads && !st.done && pseg_cond_wait_until_us(&st.cv, &st.mu, until_us))
-        ;
-    if (!st.done) {
-        if (threads)
-            PSEG_WARN(s->options.log, "rpc", "calls are cancelled: not over after grace_ms=%lld",
-                      (long long)grace_ms);
+    if (threads)
+        wait_for_calls(s, &st, grace_ms);
+    if (!st.done)
         grpc_server_cancel_all_calls(s->server);
-    }
     pthread_mutex_unlock(&st.mu);
     /* A loop ends when nothing is open on it. Those whose thread could not be started (the last
      * ones) are run here, and loop 0, which waits for the whole server, last. */

@@ -125,6 +125,9 @@ class Stop(lib.Test):
     def test_an_idle_stop_is_at_once(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             scheduler = self.cluster.scheduler()
+            for _ in range(8):  # clients that are connected and do nothing
+                stub = self.cluster.stub(scheduler)
+                lib.until("redis", lambda stub=stub: stub.ListModels(pb.ListModelsRequest(), timeout=lib.CALL_S) is not None)
             begin = time.monotonic()
             scheduler.signal(number)
             self.assertEqual(scheduler.wait(), 0)

@@ -209,7 +209,7 @@ class Cluster:
         """Also after a kill: what was stored is there again."""
         self.socket.unlink(missing_ok=True)
         self.redis = self._start("redis", ["redis-server", "--port", 0, "--unixsocket", self.socket, "--dir",
-                                           self.folder, "--appendonly", "yes", "--appendfsync", "always",
+                                           self.folder, "--appendonly", "yes", "--appendfsync", "everysec",
                                            "--save", ""])
         until("redis", lambda: self.redis_cli("ping") == "PONG")
 

@@ -24,8 +24,9 @@ class Load(lib.Test):
         def client(number):
             stub = self.cluster.stub(self.scheduler)
             try:
-                # Half by Segment, half by CreateJob and two WaitJobs that race with the job's end.
-                segments = [stub.Segment.future(pb.SegmentRequest(
+                # Half by Segment, one after the other, so that the job's end and the first look at it race;
+                # half by CreateJob and two WaitJobs, all at once.
+                segments = [stub.Segment(pb.SegmentRequest(
                     job=lib.spec(digest, phrases=[f"{number} {i}"])), timeout=lib.START_S) for i in range(JOBS // 2)]
                 made = [stub.CreateJob.future(pb.CreateJobRequest(
                     job=lib.spec(digest, phrases=[f"{number} {i}"])), timeout=lib.START_S) for i in range(JOBS - JOBS // 2)]
@@ -33,8 +34,8 @@ class Load(lib.Test):
                          for m in made for _ in range(2)]
                 jobs = {}
                 for reply in segments:
-                    jobs[reply.result().job.name] = reply.result().job.state
-                    assert len(reply.result().masks) == 1
+                    jobs[reply.job.name] = reply.job.state
+                    assert len(reply.masks) == 1
                 for reply in waits:
                     jobs[reply.result().name] = reply.result().state
                 with mutex:

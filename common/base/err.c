@@ -1,4 +1,5 @@
 #include "common/base/err.h"
+#include "common/base/utf8.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,8 +93,11 @@ static void trim_utf8(char *s)
         s[i - 1] = '\0';
 }
 
+/* Control characters would make more lines of it, and a message with bytes that are no UTF-8 could
+ * be sent neither as JSON nor as a protobuf string. */
 static void one_line(char *s)
 {
+    pseg_utf8_repair(s);
     for (; *s; s++)
         if ((unsigned char)*s < 0x20 || *s == 0x7F)
             *s = '?';
@@ -160,6 +164,7 @@ void pseg_err_field(pseg_err *err, const char *fmt, ...)
     vsnprintf(err->field, sizeof err->field, fmt, ap);
     va_end(ap);
     trim_utf8(err->field);
+    one_line(err->field);
 }
 
 /* Fills one of the record's texts, of n bytes. */

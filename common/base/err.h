@@ -145,7 +145,8 @@ typedef struct pseg_err {
 #define PSEG_HERE    __FILE__ ":" PSEG_STR(__LINE__)
 
 /* Fills *err (if not NULL) and returns the status of `reason`. A message that does not fit is cut
- * at a UTF-8 boundary; control characters in it become '?', so that it stays one line. */
+ * at a UTF-8 boundary; control characters and bytes that are not UTF-8 become '?', so that it stays
+ * one line of text. */
 pseg_status pseg_err_set(pseg_err *err, pseg_reason reason, int detail, const char *where,
                          const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 pseg_status pseg_err_setv(pseg_err *err, pseg_reason reason, int detail, const char *where,

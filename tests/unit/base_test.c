@@ -49,6 +49,19 @@ static void error_carries_reason_origin_and_one_line(void **state)
     assert_int_equal(fails(NULL), PSEG_EINVAL);
 }
 
+static void message_is_text_whatever_was_put_into_it(void **state)
+{
+    pseg_err e = PSEG_ERR_INIT;
+
+    (void)state;
+    pseg_err_set(&e, PSEG_R_FILE_NOT_FOUND, 0, PSEG_HERE, "cannot open %s", "a\xff\xc3(\n\xc3\xa9");
+    assert_string_equal(e.msg, "cannot open a?" "?(?\xc3\xa9");
+    pseg_err_prefix(&e, "load \xe2\x82");
+    pseg_err_field(&e, "x\xff[1]");
+    assert_true(pseg_utf8_is_valid(e.msg, strlen(e.msg)));
+    assert_string_equal(e.field, "x?[1]");
+}
+
 static void long_message_is_cut_at_a_character(void **state)
 {
     char text[1000];
@@ -338,6 +351,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(error_carries_reason_origin_and_one_line),
+        cmocka_unit_test(message_is_text_whatever_was_put_into_it),
         cmocka_unit_test(long_message_is_cut_at_a_character),
         cmocka_unit_test(every_reason_has_a_name_and_a_failing_status),
         cmocka_unit_test(buffer_stops_at_its_maximum_unchanged),

@@ -166,6 +166,25 @@ static bool is_terminal(const Pseg__V1__Job *j)
     return j->state >= PSEG__V1__STATE__STATE_SUCCEEDED;
 }
 
+/* One call of a second or so, that there is progress to show. */
+static pseg_status wait_a_while(Pseg__V1__Job **job, cli *c, const Pseg__V1__WaitJobRequest *q,
+                                int64_t spent_ms, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    int64_t left = c->timeout_ms - spent_ms, slice = left < 1200 ? left : 1200;
+
+    if (left > 0)
+        rc = cli_call((ProtobufCMessage **)job, c, "WaitJob", &q->base, &pseg__v1__job__descriptor,
+                      slice, err);
+    /* The server answers a little before a call's deadline, if there is the time for that. */
+    if (left <= 0 || (rc != PSEG_OK && slice == left && err->reason == PSEG_R_DEADLINE_EXCEEDED))
+        PSEG_FAIL(PSEG_R_DEADLINE_EXCEEDED, 0,
+                  "%s is not done after %lld ms; `pseg wait %s` waits on", q->name,
+                  (long long)c->timeout_ms, q->name);
+out:
+    return rc;
+}
+
 pseg_status cli_wait_job(Pseg__V1__Job **job, cli *c, const char *name, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
@@ -181,15 +200,7 @@ pseg_status cli_wait_job(Pseg__V1__Job **job, cli *c, const char *name, pseg_err
     if (signal(SIGINT, on_interrupt) == SIG_IGN)
         signal(SIGINT, SIG_IGN); /* a shell's background command is not to be interrupted */
     for (;;) {
-        int64_t spent = pseg_clock_mono_ms() - begin, left = c->timeout_ms - spent;
-        if (left <= 0)
-            PSEG_FAIL(PSEG_R_DEADLINE_EXCEEDED, 0,
-                      "%s is not done after %lld ms; `pseg wait %s` waits on", name,
-                      (long long)c->timeout_ms, name);
-        /* A second at a time, so that there is progress to show. */
-        int64_t slice = left < 1200 ? left : 1200;
-        PSEG_TRY(cli_call((ProtobufCMessage **)&j, c, "WaitJob", &q.base,
-                          &pseg__v1__job__descriptor, slice, err));
+        PSEG_TRY(wait_a_while(&j, c, &q, pseg_clock_mono_ms() - begin, err));
         if (is_terminal(j))
             break;
         shown = pseg_clock_mono_ms() - begin;

@@ -93,8 +93,8 @@ static int run_command(const char *name, int argc, char **argv)
             return run_program(name, argv);
     nearest = nearest_to(name);
     pseg_err_set(&err, PSEG_R_CONFIG_INVALID, 0, PSEG_HERE,
-                 "unknown command \"%s\"%s%s; `pseg --help` lists all", name,
-                 nearest ? "; did you mean " : "", nearest ? nearest : "");
+                 "unknown command \"%s\"%s%s%s (`pseg --help` lists all)", name,
+                 nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
     return cli_fail(&(cli){0}, &err);
 }
 

@@ -130,15 +130,15 @@ static void print_summary(const progress *p, const options *o)
     int64_t n = p->phrases[0] + p->phrases[1] + p->phrases[2];
 
     if (o->json) {
-        json_t *j = json_pack("{ss? sI sI sI sI s{sI sI sI} sf}", "out", o->raw ? NULL : o->out,
-                              "seed", (json_int_t)o->seed, "count", (json_int_t)p->done, "size",
-                              (json_int_t)o->size, "phrases", (json_int_t)n, "kinds",
-                              pseg_scene_phrase_kind_name(PSEG_PHRASE_ATTRIBUTE),
-                              (json_int_t)p->phrases[PSEG_PHRASE_ATTRIBUTE],
-                              pseg_scene_phrase_kind_name(PSEG_PHRASE_RELATION),
-                              (json_int_t)p->phrases[PSEG_PHRASE_RELATION],
-                              pseg_scene_phrase_kind_name(PSEG_PHRASE_SUPERLATIVE),
-                              (json_int_t)p->phrases[PSEG_PHRASE_SUPERLATIVE], "seconds", seconds);
+        json_t *j = json_pack(
+            "{so sI sI sI sI s{sI sI sI} sf}", "out", o->raw ? json_null() : program_text(o->out),
+            "seed", (json_int_t)o->seed, "count", (json_int_t)p->done, "size", (json_int_t)o->size,
+            "phrases", (json_int_t)n, "kinds", pseg_scene_phrase_kind_name(PSEG_PHRASE_ATTRIBUTE),
+            (json_int_t)p->phrases[PSEG_PHRASE_ATTRIBUTE],
+            pseg_scene_phrase_kind_name(PSEG_PHRASE_RELATION),
+            (json_int_t)p->phrases[PSEG_PHRASE_RELATION],
+            pseg_scene_phrase_kind_name(PSEG_PHRASE_SUPERLATIVE),
+            (json_int_t)p->phrases[PSEG_PHRASE_SUPERLATIVE], "seconds", seconds);
         json_dumpf(j, f, JSON_COMPACT | JSON_REAL_PRECISION(6));
         fputc('\n', f);
         json_decref(j);

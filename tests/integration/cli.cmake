@@ -1,0 +1,6 @@
+find_program(PSEG_SYSTEM_PYTHON python3 PATHS /usr/bin NO_DEFAULT_PATH)
+if(PSEG_SYSTEM_PYTHON)
+  add_test(NAME cli COMMAND "${PSEG_SYSTEM_PYTHON}" "${CMAKE_CURRENT_LIST_DIR}/cli_test.py"
+           "${CMAKE_RUNTIME_OUTPUT_DIRECTORY}" "${PROJECT_SOURCE_DIR}")
+  set_tests_properties(cli PROPERTIES LABELS integration SKIP_RETURN_CODE 77 TIMEOUT 240)
+endif()

@@ -179,7 +179,7 @@ static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_serv
     PSEG_TRY(pseg_rpc_server_listen(*out, c->listen, &port, err));
     PSEG_TRY(pseg_rpc_server_start(*out, err));
     pseg_rpc_server_set_serving(*out, "", true);
-    pseg_rpc_server_set_serving(*out, SERVICE, true);
+    pseg_rpc_server_set_serving(*out, SERVICE, false); /* until Redis has answered */
     snprintf(address, sizeof address, "%s", c->listen);
     if (port > 0 && strrchr(address, ':'))
         snprintf(strrchr(address, ':'), 8, ":%d", port);
@@ -197,14 +197,14 @@ out:
 static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, pseg_keys *keys,
                   const sigset_t *signals)
 {
-    const struct timespec second = {1, 0};
+    const struct timespec tick = {0, 200000000};
 
-    for (;;) {
-        int sig = sigtimedwait(signals, NULL, &second);
+    for (int n = 0;; n = (n + 1) % 5) {
+        if (n == 0 && !atomic_exchange(&sweeping, true))
+            pseg_queue_sweep(queue, swept, NULL);
+        int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
             return;
-        if (!atomic_exchange(&sweeping, true))
-            pseg_queue_sweep(queue, swept, NULL);
         pseg_rpc_server_set_serving(server, SERVICE,
                                     pseg_queue_silence_ms(queue) < 2 * c->redis_timeout_ms + 1000);
         if (keys)

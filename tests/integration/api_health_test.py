@@ -28,10 +28,21 @@ class Meta(lib.Test):
 
     def test_watch(self):
         health = self.health()
+        lib.until("serving", lambda: health.Check(HealthRequest(service=lib.SERVICE),
+                                                  timeout=lib.CALL_S).status == SERVING)
         for service, status in ((lib.SERVICE, SERVING), ("nobody", SERVICE_UNKNOWN)):
             watch = health.Watch(HealthRequest(service=service), timeout=lib.CALL_S)
             self.assertEqual(next(watch).status, status)
             watch.cancel()
+
+    def test_health_does_not_flap_after_the_start(self):
+        health = self.cluster.stub(self.cluster.scheduler(), "grpc.health.v1.Health")
+        seen = []
+        with self.assertRaises(grpc.RpcError) as caught:
+            for reply in health.Watch(HealthRequest(service=lib.SERVICE), timeout=3):
+                seen.append(reply.status)
+        self.assertEqual(caught.exception.code().name, "DEADLINE_EXCEEDED")
+        self.assertIn(seen, ([SERVING], [NOT_SERVING, SERVING]), "serving once Redis has answered, and then for good")
 
     def test_reflection(self):
         for version in ("v1", "v1alpha"):

@@ -68,6 +68,8 @@ class Stop(lib.Test):
         scheduler = self.cluster.scheduler("--default-model", "empty", "--grace-ms", "6s")
         stub = self.cluster.stub(scheduler)
         health = self.cluster.stub(scheduler, "grpc.health.v1.Health")
+        lib.until("serving", lambda: health.Check(HealthRequest(service=lib.SERVICE),
+                                                  timeout=lib.CALL_S).status == 1)
         watch = health.Watch(HealthRequest(service=lib.SERVICE), timeout=lib.CALL_S)
         self.assertEqual(next(watch).status, 1)
         job = lib.create(stub)

@@ -75,16 +75,31 @@ static inline void configure(uint rows)
     __asm__ volatile("ldtilecfg (%0)" : : "r"(c) : "memory");
 }
 
-/* sum[rows][32] = a[rows][K] times a panel, rows up to 32 and as configured. */
+/* sum[rows][32] (+)= a[rows][k] times k rows of a panel, rows up to 32 and as configured. With every
+ * step, `ahead` is brought into the second-level cache, `lines` of 64 bytes of it. */
 static inline void multiply(float *sum, __global const ushort *a, __global const ushort *w,
-                            ulong a_stride, uint k, uint rows)
+                            ulong a_stride, uint k, uint rows, bool is_first,
+                            __global const ushort *ahead, uint lines)
 {
     __global const ushort *lower = rows > 16 ? a + 16 * a_stride : a;
+    float *below = rows > 16 ? sum + 16 * PANEL : sum;
     ulong a_bytes = 2 * a_stride, row_bytes = 4 * PANEL;
 
-    __asm__ volatile("tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3" : : :
-                     "memory");
+    if (is_first)
+        __asm__ volatile("tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3"
+                         :
+                         :
+                         : "memory");
+    else
+        __asm__ volatile("tileloadd (%0,%4,1), %%tmm0\n tileloadd (%1,%4,1), %%tmm1\n"
+                         "tileloadd (%2,%4,1), %%tmm2\n tileloadd (%3,%4,1), %%tmm3"
+                         :
+                         : "r"(sum), "r"(sum + 16), "r"(below), "r"(below + 16), "r"(row_bytes)
+                         : "memory");
     for (uint at = 0; at < k; at += 32) {
+        for (uint i = 0; i < lines; i++)
+            __asm__ volatile("prefetcht1 (%0)" : : "r"(ahead + 32 * i));
+        ahead += 32 * lines;
         __asm__ volatile("tileloadd (%2,%5,1), %%tmm6\n"
                          "tileloadd (%0,%4,1), %%tmm4\n"
                          "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n"
@@ -99,40 +114,52 @@ static inline void multiply(float *sum, __global const ushort *a, __global const
                          : "memory");
         w += 32 * PANEL;
     }
+    if (rows > 16)
+        __asm__ volatile("tilestored %%tmm2, (%0,%2,1)\n tilestored %%tmm3, (%1,%2,1)"
+                         :
+                         : "r"(below), "r"(below + 16), "r"(row_bytes)
+                         : "memory");
     __asm__ volatile("tilestored %%tmm0, (%0,%2,1)\n tilestored %%tmm1, (%1,%2,1)"
                      :
                      : "r"(sum), "r"(sum + 16), "r"(row_bytes)
                      : "memory");
-    if (rows > 16)
-        __asm__ volatile("tilestored %%tmm2, (%0,%2,1)\n tilestored %%tmm3, (%1,%2,1)"
-                         :
-                         : "r"(sum + 16 * PANEL), "r"(sum + 16 * PANEL + 16), "r"(row_bytes)
-                         : "memory");
 }
+
+/* K is taken in blocks, so that a panel's part of 16 KB stays in the first-level cache while rows of
+ * a stream by; meanwhile the next part comes nearer. */
+#define KB 256
 
 __kernel void gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat *scale,
                    const pseg_gemm_params p)
 {
-    float sum[32 * PANEL];
+    float sum[AMX_ROWS * PANEL];
     uint m0 = (uint)get_global_id(0) * p.tiles_per_item, m1 = min(m0 + p.tiles_per_item, p.m);
     uint n0 = (uint)get_global_id(1) * p.panels_per_item * PANEL;
-    uint n1 = min(n0 + p.panels_per_item * PANEL, p.n), set = 0;
+    uint n1 = min(n0 + p.panels_per_item * PANEL, p.n), set = 0, n_tiles = (m1 - m0 + 31) / 32;
 
     if (m0 >= p.m || n0 >= p.n)
         return;
     for (uint col = n0; col < n1; col += PANEL)
-        for (uint m = m0; m < m1; m += 32) {
-            uint rows = min(32u, m1 - m);
+        for (uint k0 = 0; k0 < p.k; k0 += KB) {
+            uint nk = min((uint)KB, p.k - k0), per_step = (32 + n_tiles - 1) / n_tiles;
+            gw *part = w + p.w_off + (size_t)col * p.k + k0 * PANEL, *next = part + nk * PANEL;
+            bool is_end = k0 + nk == p.k && col + PANEL >= n1;
 
-            if (rows != set)
-                configure(rows);
-            set = rows;
-            multiply(sum, a + p.a_off + m * p.a_stride, w + p.w_off + (size_t)col * p.k, p.a_stride,
-                     p.k, rows);
-            for (uint i = 0; i < rows; i++)
-                for (uint j = 0; j < PANEL && col + j < p.n; j += 16)
-                    store_row(vload16(0, sum + i * PANEL + j), out, bias, res, scale,
-                              (m + i) * p.out_stride, (m + i) * p.res_stride, col + j, &p);
+            for (uint m = m0; m < m1; m += 32) {
+                uint rows = min(32u, m1 - m), before = (m - m0) / 32 * nk / 32 * per_step;
+                bool is_done = is_end || before >= nk;
+
+                if (rows != set)
+                    configure(rows);
+                set = rows;
+                multiply(sum + (m - m0) * PANEL, a + p.a_off + m * p.a_stride + k0, part,
+                         p.a_stride, nk, rows, k0 == 0, next + (is_done ? 0 : 32 * before),
+                         is_done ? 0 : per_step);
+                for (uint i = 0; k0 + nk == p.k && i < rows; i++)
+                    for (uint j = 0; j < PANEL && col + j < p.n; j += 16)
+                        store_row(vload16(0, sum + (m - m0 + i) * PANEL + j), out, bias, res, scale,
+                                  (m + i) * p.out_stride, (m + i) * p.res_stride, col + j, &p);
+            }
         }
     __asm__ volatile("tilerelease" : : : "memory");
 }

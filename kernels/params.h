@@ -28,6 +28,9 @@ typedef float pseg_f32;
 /* Outputs of a panel of packed weights. */
 #define PANEL 32
 
+/* Rows that an item of the AMX gemm takes at most. */
+#define AMX_ROWS 512
+
 /* Bits of flags: which optional tensors are there. */
 #define HAS_BIAS  1u
 #define HAS_RES   2u

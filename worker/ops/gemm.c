@@ -141,7 +141,7 @@ static pseg_status launch_amx(pseg_stream *s, const pseg_op_args *a, pseg_gemm_p
     uint64_t rows = ((uint64_t)768 << 10) / (2 * (uint64_t)p->k) / 32 * 32;
     uint64_t panels = ((uint64_t)p->n + PSEG_PANEL - 1) / PSEG_PANEL;
 
-    rows = rows < 64 ? 64 : rows;
+    rows = rows < 64 ? 64 : rows > AMX_ROWS ? AMX_ROWS : rows;
     uint64_t runs = (p->m + rows - 1) / rows;
     /* Runs of one length, so that none is left with a row or two. */
     rows = ((p->m + runs - 1) / runs + 31) / 32 * 32;

@@ -40,16 +40,15 @@ typedef struct block {
 static inline void scores(block *t, gin *k, ulong k_row, uint j0, uint n, uint d, bool is_whole)
 {
     float16 acc[KR][QV];
-    size_t row[KR];
+    gin *row[KR]; /* pointers, not offsets: sums of offsets cost more than the products */
 
 #pragma unroll
     for (int i = 0; i < KR; i++) {
-        row[i] = is_whole ? (size_t)i * k_row : (size_t)min((uint)i, n - 1 - j0) * k_row;
+        row[i] = k + (j0 + (is_whole ? (uint)i : min((uint)i, n - 1 - j0))) * k_row;
 #pragma unroll
         for (int j = 0; j < QV; j++)
             acc[i][j] = (float16)(0.0f);
     }
-    k += j0 * k_row;
     for (uint c = 0; c < d; c++) {
         float16 qv[QV];
 
@@ -58,7 +57,7 @@ static inline void scores(block *t, gin *k, ulong k_row, uint j0, uint n, uint d
             qv[j] = vload16(0, t->q + c * TQ + 16 * j);
 #pragma unroll
         for (int i = 0; i < KR; i++) {
-            float16 kv = (float16)(in_at(k, row[i] + c));
+            float16 kv = (float16)(in_at(row[i], c));
 
 #pragma unroll
             for (int j = 0; j < QV; j++)
@@ -78,16 +77,15 @@ static inline void weighted_sum(block *t, gin *v, ulong v_row, uint c0, uint n, 
                          const float16 *fade, bool is_whole)
 {
     float16 acc[DR][QV];
-    uint col[DR];
 
 #pragma unroll
     for (int i = 0; i < DR; i++) {
-        col[i] = is_whole ? c0 + i : min(c0 + i, d - 1);
 #pragma unroll
         for (int j = 0; j < QV; j++)
             acc[i][j] = vload16(0, t->o + (c0 + i) * TQ + 16 * j) * fade[j];
     }
     for (uint key = 0; key < n; key++) {
+        gin *at = v + key * v_row + c0;
         float16 pv[QV];
 
 #pragma unroll
@@ -95,7 +93,7 @@ static inline void weighted_sum(block *t, gin *v, ulong v_row, uint c0, uint n, 
             pv[j] = vload16(0, t->s + key * TQ + 16 * j);
 #pragma unroll
         for (int i = 0; i < DR; i++) {
-            float16 vv = (float16)(in_at(v, key * v_row + col[i]));
+            float16 vv = (float16)(in_at(at, is_whole ? (uint)i : min((uint)i, d - 1 - c0)));
 
 #pragma unroll
             for (int j = 0; j < QV; j++)

@@ -257,7 +257,7 @@ def test_documents_of_the_programs(tmp):
     assert sum(d["chosen"] for d in j["devices"]) == 1
     assert set(j["devices"][0]) == {
         "id", "type", "name", "vendor", "driver", "version", "platform", "compute_units", "clock_mhz",
-        "memory_bytes", "max_alloc_bytes", "local_bytes", "chosen"}
+        "memory_bytes", "max_alloc_bytes", "local_bytes", "chosen", "instructions"}
     j = document("run", "-i", IMAGE, "-p", "a star", "-p", "the small red circle", "--side-by-side", "--json",
                  "--out", str(tmp / "run"))
     assert set(j) == {"model", "model_digest", "device", "image_width", "image_height", "original", "stages_ms",

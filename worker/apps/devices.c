@@ -16,15 +16,26 @@ static const pseg_conf_option options[] = {
     {"json", PSEG_CONF_BOOL, offsetof(args, json), "false", .help = "print JSON"},
     {0}};
 
+static const struct {
+    pseg_cl_feature bit;
+    const char *name;
+} features[] = {{PSEG_CL_AVX512_BF16, "avx512_bf16"}, {PSEG_CL_AMX_BF16, "amx_bf16"}};
+enum { N_FEATURES = sizeof features / sizeof *features };
+
 static json_t *json_of(const pseg_device_info *d, bool chosen)
 {
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:b}", "id",
+    json_t *names = json_array();
+
+    for (size_t i = 0; i < N_FEATURES; i++)
+        if (d->features & features[i].bit)
+            json_array_append_new(names, json_string(features[i].name));
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:b, s:o}", "id",
                      d->id, "type", pseg_device_type_name(d->type), "name", d->name, "vendor",
                      d->vendor, "driver", d->driver, "version", d->version, "platform",
                      d->platform_version, "compute_units", (int)d->compute_units, "clock_mhz",
                      (int)d->clock_mhz, "memory_bytes", (json_int_t)d->mem_bytes, "max_alloc_bytes",
                      (json_int_t)d->max_alloc_bytes, "local_bytes", (json_int_t)d->local_bytes,
-                     "chosen", (int)chosen);
+                     "chosen", (int)chosen, "instructions", names);
 }
 
 static pseg_status run(const args *a, pseg_err *err)
@@ -39,11 +50,15 @@ static pseg_status run(const args *a, pseg_err *err)
     for (size_t i = 0; i < n; i++) {
         const pseg_device_info *d = &list[i];
         json_array_append_new(all, json_of(d, i == chosen));
-        if (!a->json)
-            printf("%s %s  %-4s %s\n       %s, driver %s, %u units, %.1f GiB\n",
-                   i == chosen ? "*" : " ", d->id, pseg_device_type_name(d->type), d->name,
-                   d->platform_version, d->driver, d->compute_units,
-                   (double)d->mem_bytes / (1 << 30));
+        if (a->json)
+            continue;
+        printf("%s %s  %-4s %s\n       %s, driver %s, %u units, %.1f GiB", i == chosen ? "*" : " ",
+               d->id, pseg_device_type_name(d->type), d->name, d->platform_version, d->driver,
+               d->compute_units, (double)d->mem_bytes / (1 << 30));
+        for (size_t k = 0; k < N_FEATURES; k++)
+            if (d->features & features[k].bit)
+                printf(", %s", features[k].name);
+        puts("");
     }
     if (a->json)
         program_print(json_pack("{s:O}", "devices", all));

@@ -117,8 +117,8 @@ pseg_status pseg_cl_open(pseg_cl **out, const pseg_cl_options *o, pseg_err *err)
     cl->variant = o->variant != PSEG_CL_AUTO         ? o->variant
                   : cl->info.type == PSEG_DEVICE_CPU ? PSEG_CL_CPU
                                                      : PSEG_CL_PORTABLE;
-    if (cl->variant == PSEG_CL_CPU && cl->info.is_host_memory)
-        cl->features = pseg_cpu_features() & ~o->without;
+    if (cl->variant == PSEG_CL_CPU)
+        cl->features = cl->info.features & ~o->without;
     cl->context = clCreateContext(NULL, 1, &cl->device, NULL, NULL, &code);
     PSEG_CL_TRY(clCreateContext, code);
     cl->none = clCreateBuffer(cl->context, CL_MEM_READ_WRITE, 64, NULL, &code);

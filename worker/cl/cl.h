@@ -35,12 +35,6 @@ typedef enum pseg_cl_variant {
     PSEG_CL_PORTABLE, /* work-groups that share local memory */
 } pseg_cl_variant;
 
-/* Instructions beyond OpenCL C that kernels of a CPU device may use, as inline assembly. */
-typedef enum pseg_cl_feature {
-    PSEG_CL_AVX512_BF16 = 1, /* vdpbf16ps */
-    PSEG_CL_AMX_BF16 = 2,    /* tdpbf16ps; comes with AVX512_BF16 */
-} pseg_cl_feature;
-
 typedef struct pseg_cl_options {
     const char *device;    /* as pseg_device_select; NULL: automatic */
     const char *cache_dir; /* compiled programs; NULL: $XDG_CACHE_HOME/pseg or ~/.cache/pseg */

@@ -119,6 +119,7 @@ static void describe(pseg_device_info *o, cl_platform_id p, cl_device_id d, unsi
     o->local_bytes = device_number(d, CL_DEVICE_LOCAL_MEM_SIZE, sizeof(cl_ulong));
     o->is_host_memory = o->type == PSEG_DEVICE_CPU &&
                         device_number(d, CL_DEVICE_HOST_UNIFIED_MEMORY, sizeof(cl_bool)) != 0;
+    o->features = o->is_host_memory ? pseg_cpu_features() : 0;
     /* Kernels read by vload alone, so the alignment of a float is enough where nothing is copied.
      */
     o->host_align = sizeof(float);

@@ -13,6 +13,12 @@ typedef enum pseg_device_type {
     PSEG_DEVICE_OTHER,
 } pseg_device_type;
 
+/* Instructions beyond OpenCL C that kernels of a CPU device may use, as inline assembly. */
+typedef enum pseg_cl_feature {
+    PSEG_CL_AVX512_BF16 = 1, /* vdpbf16ps */
+    PSEG_CL_AMX_BF16 = 2,    /* tdpbf16ps; comes with AVX512_BF16 */
+} pseg_cl_feature;
+
 /* Strings are cut to their arrays; all are NUL-terminated. */
 typedef struct pseg_device_info {
     char id[24]; /* "platform:device", counted from 0 in the loader's order: what a flag may name */
@@ -26,6 +32,7 @@ typedef struct pseg_device_info {
     uint64_t mem_bytes, max_alloc_bytes, local_bytes;
     size_t host_align;   /* bytes: memory so aligned may be used in place */
     bool is_host_memory; /* device and host share one memory */
+    uint32_t features;   /* bits of pseg_cl_feature that this machine has for it */
 } pseg_device_info;
 
 /* Static: "cpu", "gpu", "accelerator", "other". */

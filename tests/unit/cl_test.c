@@ -483,6 +483,13 @@ static void the_digest_is_that_of_the_sources(void **state)
 
 /* ---- profile ------------------------------------------------------------------------------ */
 
+static void count_launch(void *ud, const char *name, uint64_t start_ns, uint64_t end_ns)
+{
+    assert_string_equal(name, "twice");
+    assert_true(end_ns >= start_ns);
+    ++*(unsigned *)ud;
+}
+
 static void profile_sums_by_name(void **state)
 {
     pseg_profile_entry e[4];
@@ -500,6 +507,17 @@ static void profile_sums_by_name(void **state)
     assert_string_equal(e[0].name, "twice");
     assert_int_equal(e[0].launches, 3);
     assert_true(e[0].total_ms >= e[0].max_ms && e[0].max_ms >= 0);
+    pseg_stream_profile_reset(s);
+    unsigned n_traced = 0;
+    pseg_stream_trace(s, count_launch, &n_traced);
+    run_kernel(s, &twice, 1);
+    pseg_stream_credit(s, 10, 20);
+    assert_int_equal(pseg_stream_finish(s, NULL), PSEG_OK);
+    pseg_stream_trace(s, NULL, NULL);
+    run_kernel(s, &twice, 1);
+    assert_int_equal(n_traced, 1);
+    assert_int_equal(pseg_stream_profile(e, 4, s), 1);
+    assert_true(e[0].flops == 10 && e[0].bytes == 20);
     pseg_stream_profile_reset(s);
     assert_int_equal(pseg_stream_profile(e, 4, s), 0);
     pseg_stream_close(s);
@@ -587,10 +605,28 @@ static int tear_down(void **state)
     return 0;
 }
 
+static void assembly_is_for_drivers_that_survive_it(void **state)
+{
+    static const struct {
+        const char *version;
+        bool takes;
+    } cases[] = {{"OpenCL 3.0 PoCL 3.1+debian  Linux, None+Asserts", true},
+                 {"OpenCL 3.0 PoCL 6.0+debian  Linux, None+Asserts", false},
+                 {"OpenCL 3.0 LINUX", true}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pseg_device_info d = {0};
+        snprintf(d.platform_version, sizeof d.platform_version, "%s", cases[i].version);
+        assert_int_equal(pseg_device_takes_assembly(&d), cases[i].takes);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(selects_by_type_index_and_name),
+        cmocka_unit_test(assembly_is_for_drivers_that_survive_it),
         cmocka_unit_test(no_device_names_the_remedy),
         cmocka_unit_test(unknown_device_is_refused_on_opening),
         cmocka_unit_test(listed_devices_are_described),

@@ -34,6 +34,14 @@ void pseg_cl_set_environment(void)
     pthread_once(&environment_once, set_environment);
 }
 
+bool pseg_device_takes_assembly(const pseg_device_info *d)
+{
+    const char *pocl = strstr(d->platform_version, "PoCL ");
+
+    /* Tried: 3.1, which does, and 6.0, which does not. */
+    return !pocl || strncmp(pocl + 5, "3.", 2) == 0;
+}
+
 const char *pseg_device_type_name(pseg_device_type t)
 {
     static const char *const names[] = {"cpu", "gpu", "accelerator", "other"};
@@ -119,7 +127,7 @@ static void describe(pseg_device_info *o, cl_platform_id p, cl_device_id d, unsi
     o->local_bytes = device_number(d, CL_DEVICE_LOCAL_MEM_SIZE, sizeof(cl_ulong));
     o->is_host_memory = o->type == PSEG_DEVICE_CPU &&
                         device_number(d, CL_DEVICE_HOST_UNIFIED_MEMORY, sizeof(cl_bool)) != 0;
-    o->features = o->is_host_memory ? pseg_cpu_features() : 0;
+    o->features = o->is_host_memory && pseg_device_takes_assembly(o) ? pseg_cpu_features() : 0;
     /* Kernels read by vload alone, so the alignment of a float is enough where nothing is copied.
      */
     o->host_align = sizeof(float);

@@ -43,6 +43,11 @@ const char *pseg_device_type_name(pseg_device_type t);
  * PSEG_R_DEVICE_FAILED. */
 pseg_status pseg_device_list(pseg_device_info **out, size_t *n, pseg_err *err);
 
+/* Does the driver compile inline assembly? PoCL 6.0 (Debian 13) takes every call without a
+ * function, which an asm is, for a pseudo-call of its own, and aborts the process
+ * (WorkitemLoopsImpl::handleLocalMemAllocas compares with declarations that are not there). */
+bool pseg_device_takes_assembly(const pseg_device_info *d);
+
 /* Which of list[0..n) `which` means: NULL, "" or "auto": the first GPU, else the first CPU, else
  * the first; "cpu", "gpu" or "accelerator": the first of that type; "P:D": exactly that one;
  * anything else: the first whose name, vendor or platform contains it, letter case ignored. Errors:

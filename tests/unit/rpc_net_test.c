@@ -751,7 +751,7 @@ static void test_bearer_keys(void **state)
 
     (void)state;
     write_keys("keys", two, 4);
-    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("keys"), &err), PSEG_OK);
+    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("keys"), NULL, &err), PSEG_OK);
     o.authorize = pseg_auth_check;
     o.authorize_ud = &auth;
     demo_up(&f, &o, NULL);
@@ -777,12 +777,12 @@ static void test_bearer_keys(void **state)
 
     /* A file that is wrong is told by line, but not by what it holds. */
     assert_int_equal(pseg_file_write(in_folder("keys"), "#\nrubbish\n", 10, &err), PSEG_OK);
-    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("keys"), &err), PSEG_EINVAL);
+    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("keys"), NULL, &err), PSEG_EINVAL);
     assert_non_null(strstr(err.msg, ":2: "));
     assert_null(strstr(err.msg, "rubbish"));
     assert_int_equal(pseg_file_write(in_folder("keys"), "#\n", 2, &err), PSEG_OK);
-    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("keys"), &err), PSEG_EINVAL);
-    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("nowhere"), &err), PSEG_ENOTFOUND);
+    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("keys"), NULL, &err), PSEG_EINVAL);
+    assert_int_equal(pseg_keys_open(&auth.keys, in_folder("nowhere"), NULL, &err), PSEG_ENOTFOUND);
 }
 
 int main(void)

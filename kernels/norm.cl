@@ -62,7 +62,8 @@ __kernel void layernorm(gout *out, gin *x, gcfloat *w, gcfloat *b,
  *      token 1 | g0 g0 .. | g1 g1 .. |        a group is a column block of cg channels
  *
  * GV, a build option, is how many of a token's channels a vector takes on a CPU: 16 if 16 divides cg,
- * 8 (two tokens a vector) if 8 does, else 0: up to 16 channels of one token, one by one. */
+ * 8 (two tokens a vector) if 8 does, 4 (four tokens) if 4 does, else 0: up to 16 channels of one
+ * token, one by one. */
 #ifndef GV
 #define GV 0
 #endif
@@ -88,6 +89,38 @@ static inline void gn_store(fv v, gfloat *p, ulong stride, uint tokens, uint lef
 static inline fv gn_channels(gcfloat *p, uint left)
 {
     return (fv)(vload8(0, p), vload8(0, p));
+}
+#elif PSEG_CPU && GV == 4
+#define TOKENS  4
+#define GN_STEP 4
+
+static inline fv gn_load(gcfloat *p, ulong stride, uint tokens, uint left)
+{
+    float4 zero = (float4)(0.0f);
+
+    return (fv)(vload4(0, p), tokens > 1 ? vload4(0, p + stride) : zero,
+                tokens > 2 ? vload4(0, p + 2 * stride) : zero,
+                tokens > 3 ? vload4(0, p + 3 * stride) : zero);
+}
+static inline uint gn_count(uint tokens, uint left)
+{
+    return 4 * min(tokens, 4u);
+}
+static inline void gn_store(fv v, gfloat *p, ulong stride, uint tokens, uint left)
+{
+    vstore4(v.lo.lo, 0, p);
+    if (tokens > 1)
+        vstore4(v.lo.hi, 0, p + stride);
+    if (tokens > 2)
+        vstore4(v.hi.lo, 0, p + 2 * stride);
+    if (tokens > 3)
+        vstore4(v.hi.hi, 0, p + 3 * stride);
+}
+static inline fv gn_channels(gcfloat *p, uint left)
+{
+    float4 v = vload4(0, p);
+
+    return (fv)(v, v, v, v);
 }
 #else
 #define TOKENS  1

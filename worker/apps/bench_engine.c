@@ -2,6 +2,7 @@
  * time to ready, memory. */
 #include "common/base/alloc.h"
 #include "common/base/clock.h"
+#include "common/base/file.h"
 #include "worker/apps/bench.h"
 #include "worker/apps/engine_options.h"
 #include "worker/model/pseg.h"
@@ -12,7 +13,7 @@
 enum { MAX_RUNS = 200, MAX_PHRASES = 32 };
 
 typedef struct args {
-    const char *preset, *model, *device, *precision;
+    const char *preset, *model, *device, *precision, *trace;
     pseg_conf_list batches;
     double seconds;
     bool profile, json;
@@ -33,7 +34,9 @@ static const pseg_conf_option options[] = {
     {"precision", PSEG_CONF_STRING, offsetof(args, precision), "fp32", .unit = "NAME",
      .help = "fp32 or bf16"},
     {"profile", PSEG_CONF_BOOL, offsetof(args, profile), "false",
-     .help = "device time by operation instead of rates"},
+     .help = "device time and rates of each operation instead"},
+    {"trace", PSEG_CONF_STRING, offsetof(args, trace), NULL, .unit = "FILE",
+     .help = "write one pass as a trace for chrome://tracing or ui.perfetto.dev"},
     {"json", PSEG_CONF_BOOL, offsetof(args, json), "false", .help = "print JSON"},
     {0}};
 
@@ -198,15 +201,57 @@ static pseg_status profile_step(bench *b, const args *a, json_t *list, const cha
         printf("%s of %zu: %.2f ms on the device\n", name, b->n, sum);
     for (size_t i = 0; i < n; i++) {
         double ms = e[i].total_ms / runs, launches = (double)e[i].launches / runs;
+        double gflops = e[i].flops / e[i].total_ms / 1e6, gbytes = e[i].bytes / e[i].total_ms / 1e6;
 
-        json_array_append_new(list,
-                              json_pack("{s:s, s:i, s:s, s:f, s:f}", "step", name, "n", (int)b->n,
-                                        "op", e[i].name, "ms", ms, "launches", launches));
+        json_array_append_new(list, json_pack("{s:s, s:i, s:s, s:f, s:f, s:f, s:f}", "step", name,
+                                              "n", (int)b->n, "op", e[i].name, "ms", ms, "launches",
+                                              launches, "gflops", gflops, "gbytes_per_s", gbytes));
         if (!a->json)
-            printf("  %-16s %9.3f ms %5.1f %%  %4.0f launches\n", e[i].name, ms, 100 * ms / sum,
-                   launches);
+            printf("  %-16s %9.3f ms %5.1f %%  %4.0f launches %8.1f GFLOP/s %7.1f GB/s\n",
+                   e[i].name, ms, 100 * ms / sum, launches, gflops, gbytes);
     }
 out:
+    return rc;
+}
+
+static void trace_launch(void *ud, const char *name, uint64_t start_ns, uint64_t end_ns)
+{
+    json_array_append_new(ud, json_pack("{s:s, s:s, s:f, s:f, s:i, s:i}", "name", name, "ph", "X",
+                                        "ts", (double)start_ns / 1e3, "dur",
+                                        (double)(end_ns - start_ns) / 1e3, "pid", 1, "tid", 1));
+}
+
+/* One image, eight phrases and their masks, in the form of Chrome's trace events. */
+static pseg_status trace(bench *b, const args *a, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_stream *s = pseg_model_stream(b->m);
+    json_t *events = json_array();
+    size_t n_images = 0, n_prompts = 0;
+    char *text = NULL;
+
+    pseg_stream_trace(s, trace_launch, events);
+    PSEG_TRY(pseg_model_encode_images(b->images, b->m, b->chw, 1, err));
+    n_images = 1;
+    PSEG_TRY(pseg_model_encode_texts(b->prompts, b->m, phrases, 8, err));
+    n_prompts = b->n = 8;
+    PSEG_TRY(decode(b, err));
+    size_t n = json_dumpb(events, NULL, 0, JSON_COMPACT);
+    text = pseg_malloc(n + 1);
+    if (!text)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a trace of %zu bytes", n);
+    json_dumpb(events, text, n, JSON_COMPACT);
+    PSEG_TRY(pseg_file_write(a->trace, text, n, err));
+    if (!a->json)
+        printf("%zu launches written to %s\n", json_array_size(events), a->trace);
+out:
+    pseg_stream_trace(s, NULL, NULL);
+    for (size_t i = 0; i < n_prompts; i++)
+        pseg_prompt_free(b->prompts[i]);
+    for (size_t i = 0; i < n_images; i++)
+        pseg_features_free(b->images[i]);
+    json_decref(events);
+    pseg_free(text);
     return rc;
 }
 
@@ -249,7 +294,7 @@ static pseg_status run(const args *a, json_t *out, pseg_err *err)
     mo.max_images = 8;
     mo.max_phrases = MAX_PHRASES;
     co.device = a->device;
-    co.profile = a->profile;
+    co.profile = a->profile || a->trace;
     PSEG_TRY(precision_of(&mo.precision, a->precision, err));
     PSEG_TRY(pseg_cl_open(&cl, &co, err));
     if (a->model)
@@ -284,6 +329,10 @@ static pseg_status run(const args *a, json_t *out, pseg_err *err)
                "cache)\n",
                info->name, pseg_precision_name(info->precision), pseg_cl_device(cl)->name,
                (double)(opened - begin) / 1e3, (double)(ready - opened) / 1e3, built, cached);
+    if (a->trace) {
+        PSEG_TRY(trace(&b, a, err));
+        goto out;
+    }
     if (a->profile) {
         PSEG_TRY(profile(&b, a, out, err));
         goto out;

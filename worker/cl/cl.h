@@ -142,11 +142,19 @@ typedef struct pseg_profile_entry {
     const char *name; /* of the kernel; static */
     uint64_t launches;
     double total_ms, max_ms; /* on the device */
+    double flops, bytes;     /* as credited */
 } pseg_profile_entry;
 
 /* What finished since the last reset, longest total first; at most cap entries are written, and the
  * number of kernels returned. 0 unless the context was opened with profile = true. */
 size_t pseg_stream_profile(pseg_profile_entry *out, size_t cap, const pseg_stream *s);
 void pseg_stream_profile_reset(pseg_stream *s);
+/* Says what the last launch was worth; forgotten unless the context was opened with profile = true.
+ */
+void pseg_stream_credit(pseg_stream *s, double flops, double bytes);
+/* Calls fn for each launch, with profile = true, once its times are known (pseg_stream_finish), in
+ * the order of launches. name: static; times of the device's clock. fn = NULL: no more. */
+typedef void pseg_trace_fn(void *ud, const char *name, uint64_t start_ns, uint64_t end_ns);
+void pseg_stream_trace(pseg_stream *s, pseg_trace_fn *fn, void *ud);
 
 #endif

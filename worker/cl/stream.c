@@ -12,7 +12,7 @@ typedef struct kernel_entry {
     const pseg_kernel *key;
     cl_kernel kernel;
     uint64_t launches;
-    double total_ms, max_ms;
+    double total_ms, max_ms, flops, bytes;
 } kernel_entry;
 
 typedef struct pending_event {
@@ -27,6 +27,9 @@ struct pseg_stream {
     size_t n_kernels, cap_kernels;
     pending_event *pending; /* NULL unless profiling */
     size_t n_pending;
+    size_t last; /* kernel of the last launch */
+    pseg_trace_fn *trace;
+    void *trace_ud;
 };
 
 pseg_status pseg_stream_open(pseg_stream **out, pseg_cl *cl, pseg_err *err)
@@ -70,6 +73,8 @@ static void collect_profile(pseg_stream *s)
             end >= start) {
             double ms = (double)(end - start) * 1e-6;
 
+            if (s->trace)
+                s->trace(s->trace_ud, k->key->name, start, end);
             k->launches++;
             k->total_ms += ms;
             if (ms > k->max_ms)
@@ -273,6 +278,7 @@ pseg_status pseg_launch(pseg_stream *s, const pseg_kernel *k, unsigned n_dims, c
     }
     if (event)
         s->pending[s->n_pending++] = (pending_event){event, index};
+    s->last = index;
 out:
     return rc;
 }
@@ -305,6 +311,8 @@ size_t pseg_stream_profile(pseg_profile_entry *out, size_t cap, const pseg_strea
             out[n++] = (pseg_profile_entry){.name = k->key->name};
         out[at].launches += k->launches;
         out[at].total_ms += k->total_ms;
+        out[at].flops += k->flops;
+        out[at].bytes += k->bytes;
         if (k->max_ms > out[at].max_ms)
             out[at].max_ms = k->max_ms;
     }
@@ -318,5 +326,20 @@ void pseg_stream_profile_reset(pseg_stream *s)
     for (size_t i = 0; i < s->n_kernels; i++) {
         s->kernels[i].launches = 0;
         s->kernels[i].total_ms = s->kernels[i].max_ms = 0;
+        s->kernels[i].flops = s->kernels[i].bytes = 0;
     }
+}
+
+void pseg_stream_credit(pseg_stream *s, double flops, double bytes)
+{
+    if (s->pending && s->n_kernels > 0) {
+        s->kernels[s->last].flops += flops;
+        s->kernels[s->last].bytes += bytes;
+    }
+}
+
+void pseg_stream_trace(pseg_stream *s, pseg_trace_fn *fn, void *ud)
+{
+    s->trace = fn;
+    s->trace_ud = ud;
 }

@@ -236,6 +236,7 @@ static pseg_status groupnorm_launch(pseg_stream *s, const pseg_op_args *a, pseg_
 {
     static const pseg_kernel any = {"norm.cl", "groupnorm", NULL};
     static const pseg_kernel by8 = {"norm.cl", "groupnorm", "-DGV=8"};
+    static const pseg_kernel by4 = {"norm.cl", "groupnorm", "-DGV=4"};
     int64_t cg = a->i[G_C] / a->i[G_GROUPS];
     pseg_groupnorm_params p = {
         .out_off = a->t[OUT].off,
@@ -251,10 +252,10 @@ static pseg_status groupnorm_launch(pseg_stream *s, const pseg_op_args *a, pseg_
     };
     pseg_arg args[] = {pseg_arg_of(a, OUT), pseg_arg_of(a, X), pseg_arg_of(a, W),
                        pseg_arg_of(a, B),   PSEG_ARG_VALUE(p), PSEG_ARG_NONE};
-    bool is_by8 = cg % 16 == 8 && pseg_cl_variant_of(pseg_stream_cl(s)) == PSEG_CL_CPU;
+    bool is_cpu = pseg_cl_variant_of(pseg_stream_cl(s)) == PSEG_CL_CPU;
+    const pseg_kernel *k = is_cpu && cg % 16 == 8 ? &by8 : is_cpu && cg == 4 ? &by4 : &any;
 
-    return pseg_launch_groups(s, is_by8 ? &by8 : &any, (uint64_t)p.batch * p.groups, args,
-                              N_OF(args), err);
+    return pseg_launch_groups(s, k, (uint64_t)p.batch * p.groups, args, N_OF(args), err);
 }
 
 static double groupnorm_flops(const pseg_op_args *a)
@@ -272,6 +273,8 @@ static const pseg_op_case groupnorm_cases[] = {
     {"a group a channel", {2, 9, 5, 5, 0}, {1e-5}, 0, 0, 0},
     {"one group", {1, 7, 20, 1, PSEG_ACT_GELU}, {1e-5}, 0, 0, 0},
     {"groups of 8, odd tokens", {2, 13, 24, 3, PSEG_ACT_GELU}, {1e-5}, 0, 0, 0},
+    {"groups of 4, odd tokens", {2, 15, 12, 3, PSEG_ACT_GELU}, {1e-5}, 0, 0, 0},
+    {"groups of 4, few tokens", {3, 2, 8, 2, 0}, {1e-5}, 0, 0, 0},
     {"groups of 16", {1, 9, 32, 2, 0}, {1e-5}, 0, 0, 0},
     {"groups of 24", {1, 5, 48, 2, 0}, {1e-5}, 0, 0, 0},
     {"in place", {2, 10, 16, 2, PSEG_ACT_GELU}, {1e-5}, 0, 1u << X, 0},

@@ -141,6 +141,7 @@ pseg_status pseg_op_run(pseg_stream *s, const pseg_op *op, const pseg_op_args *a
 
     PSEG_TRY(pseg_op_check(op, a, err));
     PSEG_TRY(op->launch(s, a, err));
+    pseg_stream_credit(s, op->flops(a), op->bytes(a));
 out:
     return rc;
 }

@@ -36,11 +36,12 @@ pseg_status pseg_job_new_id(char out[PSEG_JOB_ID_LEN + 1], pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     uint8_t id[PSEG_JOB_ID_LEN / 2];
-    uint64_t ms = (uint64_t)pseg_clock_unix_us() / 1000;
+    uint64_t us = (uint64_t)pseg_clock_unix_us();
+    uint64_t time = (us / 1000) << 16 | (us % 1000) * 65536 / 1000;
 
-    for (int i = 0; i < 6; i++)
-        id[i] = (uint8_t)(ms >> (8 * (5 - i)));
-    if (!pseg_random_bytes(id + 6, sizeof id - 6))
+    for (int i = 0; i < 8; i++)
+        id[i] = (uint8_t)(time >> (8 * (7 - i)));
+    if (!pseg_random_bytes(id + 8, sizeof id - 8))
         PSEG_FAIL(PSEG_R_INTERNAL, 0, "the system gives no random bytes for a job id");
     pseg_hex(out, id, sizeof id);
 out:

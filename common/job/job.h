@@ -48,8 +48,9 @@ const char *pseg_job_state_name(pseg_job_state s); /* "QUEUED"; "UNKNOWN" for an
 pseg_job_state pseg_job_state_parse(const char *name);
 bool pseg_job_state_is_terminal(pseg_job_state s);
 
-/* 32 hexadecimal digits: 48 bits of milliseconds since 1970, then 80 random bits, so that ids sort
- * by time and cannot be guessed. Errors: PSEG_R_INTERNAL (no random bytes). */
+/* 32 hexadecimal digits: 48 bits of milliseconds since 1970, 16 bits of a millisecond's fraction,
+ * then 64 random bits, so that ids sort by time to the microsecond and cannot be guessed. Errors:
+ * PSEG_R_INTERNAL (no random bytes). */
 pseg_status pseg_job_new_id(char out[PSEG_JOB_ID_LEN + 1], pseg_err *err);
 
 /* How long to wait before attempt `attempt + 1`: 1 s, 4 s, 16 s ... at most 5 min. */

@@ -213,16 +213,20 @@ class Masks(lib.Test):
         self.assertEqual((reply.job.state, reply.masks_omitted, len(reply.masks)), (pb.STATE_SUCCEEDED, True, 0))
 
     def test_masks_that_would_come_too_late_or_be_too_many(self):
-        """64 masks of 16 megapixels: 2 GB as float16, and seconds to make as PNG."""
+        """32 masks of 16 megapixels: 1 GB as float16, and long to make as PNG."""
         rows = b"\0" * (4000 * 12001)
-        made = lib.create(self.stub, image=lib.png_of(4000, 4000, rows), phrases=["red"] * 64, request_id="large")
+        made = lib.create(self.stub, image=lib.png_of(4000, 4000, rows), phrases=["red"] * 32, request_id="large")
         self.assertEqual(lib.wait(self.stub, made.name).state, pb.STATE_SUCCEEDED)
-        again = pb.SegmentRequest(request_id="large", job=lib.spec(made.image_sha256, phrases=["red"] * 64))
-        for encoding, timeout in ((pb.MASK_ENCODING_PNG, 1), (pb.MASK_ENCODING_FLOAT16, lib.CALL_S)):
-            again.format.encoding = encoding
+        again = pb.SegmentRequest(request_id="large", job=lib.spec(made.image_sha256, phrases=["red"] * 32))
+        again.format.encoding = pb.MASK_ENCODING_FLOAT16
+        reply = self.stub.Segment(again, timeout=lib.CALL_S)
+        self.assertEqual((reply.job.name, reply.job.state, reply.masks_omitted, len(reply.masks)),
+                         (made.name, pb.STATE_SUCCEEDED, True, 0))
+        again.format.encoding = pb.MASK_ENCODING_PNG
+        for timeout in (0.3, 0.6):  # a fast machine makes them in time; no machine may miss the deadline
             reply = self.stub.Segment(again, timeout=timeout)
-            self.assertEqual((reply.job.name, reply.job.state, reply.masks_omitted, len(reply.masks)),
-                             (made.name, pb.STATE_SUCCEEDED, True, 0))
+            self.assertEqual((reply.job.state, len(reply.masks)),
+                             (pb.STATE_SUCCEEDED, 0 if reply.masks_omitted else 32))
         parts = self.stub.FetchMasks(pb.FetchMasksRequest(
             name=made.name, format=pb.MaskFormat(encoding=pb.MASK_ENCODING_FLOAT16)), timeout=lib.START_S)
         for part in parts:
@@ -231,7 +235,7 @@ class Masks(lib.Test):
         parts.cancel()
         text = pathlib.Path(f"/proc/{self.scheduler.child.pid}/status").read_text()
         status = dict(line.split(":", 1) for line in text.splitlines())
-        self.assertLess(int(status["VmHWM"].split()[0]), 1 << 20, "kB: the scheduler never holds them all")
+        self.assertLess(int(status["VmHWM"].split()[0]), 800000, "kB: the scheduler never holds them all")
 
     def test_a_phrase_over_the_models_tokens(self):
         job = lib.wait(self.stub, lib.create(self.stub, phrases=("red " * 250, "red circle")).name)

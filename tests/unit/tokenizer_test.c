@@ -487,6 +487,8 @@ static void a_vocabulary_beside_the_merges_decides_ids(void **state)
     remove_file(folder, "merges.txt");
     write_file(folder, "bpe_simple_vocab_16e6.txt.gz", "\x1f\x8b\x08 cut short");
     assert_int_equal(pseg_tokenizer_open(&t, folder, &err), PSEG_ECORRUPT);
+    write_file(folder, "bpe_simple_vocab_16e6.txt.gz", "");
+    assert_int_equal(pseg_tokenizer_open(&t, folder, &err), PSEG_ECORRUPT);
     remove_file(folder, "bpe_simple_vocab_16e6.txt.gz");
     remove(folder);
 }

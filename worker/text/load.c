@@ -356,6 +356,8 @@ static pseg_status open_openai(pseg_tokenizer **out, const char *path, pseg_err 
 
     pseg_buf_init(&b, MAX_FILE_BYTES);
     PSEG_TRY(gunzip(&b, path, err));
+    if (b.len == 0) /* zlib takes a file of no bytes for plain text */
+        PSEG_FAIL(PSEG_R_MODEL_CORRUPT, 0, "%s: not a whole gzip file", path);
     PSEG_TRY(from_merges(out, (const char *)b.data, b.len, OPENAI_MERGES, NULL, path, err));
 out:
     pseg_buf_deinit(&b);

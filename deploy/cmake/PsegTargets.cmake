@@ -35,6 +35,10 @@ if(PSEG_SANITIZE)
   add_link_options(-fsanitize=address,undefined)
 endif()
 
+if(PSEG_FUZZ) # coverage of the libraries too guides libFuzzer
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
 function(_pseg_common target)
   target_compile_definitions(${target} PRIVATE _GNU_SOURCE=1)
   target_compile_options(${target} PRIVATE ${PSEG_WARNINGS} -fno-strict-aliasing)

@@ -59,7 +59,8 @@ typedef struct engine_args {
          offsetof(type, member.precision),                                                        \
          "fp32",                                                                                  \
          .unit = "NAME",                                                                          \
-         .help = "fp32, or bf16: encoders several times as fast, masks equal to 99.9 %"},         \
+         .help =                                                                                  \
+             "fp32, or bf16: several times as fast where the processor has it (docs/speed.md)"},  \
         {"cache", PSEG_CONF_STRING, offsetof(type, member.cache),                                 \
          NULL,    .unit = "DIR",    .help = "compiled kernels; default ~/.cache/pseg"},           \
     {                                                                                             \

@@ -244,6 +244,7 @@ static void bad_configs_are_refused(void **state)
         {VIT(",\"num_channels\":1"), PSEG_R_MODEL_UNSUPPORTED, "num_channels 1"},
         {VIT(",\"hidden_act\":\"tanh\""), PSEG_R_MODEL_UNSUPPORTED, "tanh"},
         {VIT(",\"layer_norm_eps\":-1"), PSEG_R_MODEL_CORRUPT, "layer_norm_eps"},
+        {VIT(",\"layer_norm_eps\":0"), PSEG_R_MODEL_CORRUPT, "layer_norm_eps"},
         {VIT(",\"layer_norm_eps\":\"x\""), PSEG_R_MODEL_CORRUPT, "layer_norm_eps"},
         {VIT(",\"image_mean\":[1,2]"), PSEG_R_MODEL_CORRUPT, "image_mean"},
         {VIT(",\"image_std\":[1,1,0]"), PSEG_R_MODEL_CORRUPT, "image_std"},

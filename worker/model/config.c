@@ -291,7 +291,7 @@ pseg_status pseg_vit_config_read(pseg_vit_config *out, const char *folder, pseg_
         PSEG_TRY(get_u32(&c.mlp, &d, d.root, "intermediate_size", 8, MAX_WIDTH, err));
     else
         PSEG_TRY(read_dinov2(&c, &d, err));
-    PSEG_TRY(get_float(&c.eps, &d, d.root, "layer_norm_eps", 0, 1, err));
+    PSEG_TRY(get_float(&c.eps, &d, d.root, "layer_norm_eps", PSEG_MIN_EPS, 1, err));
     if (channels != 3)
         PSEG_FAIL(PSEG_R_MODEL_UNSUPPORTED, 0, "%s: num_channels %u: only 3 is supported", d.path,
                   channels);
@@ -408,7 +408,7 @@ pseg_status pseg_clip_config_read(pseg_clip_config *out, const char *folder, pse
     PSEG_TRY(get_u32(&c.mlp, &d, o, "intermediate_size", 8, MAX_WIDTH, err));
     PSEG_TRY(get_u32(&c.max_pos, &d, o, "max_position_embeddings", 3, 4096, err));
     PSEG_TRY(get_act(&c.act, &d, o, err));
-    PSEG_TRY(get_float(&c.eps, &d, o, "layer_norm_eps", 0, 1, err));
+    PSEG_TRY(get_float(&c.eps, &d, o, "layer_norm_eps", PSEG_MIN_EPS, 1, err));
     /* In a whole CLIP the projection's width stands at the top; the text half has a default. */
     PSEG_TRY(get_u32(&c.proj, &d, d.root, "projection_dim", 8, MAX_WIDTH, err));
     if (c.hidden % c.heads || c.hidden / c.heads > 128)

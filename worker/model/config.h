@@ -40,6 +40,8 @@ typedef struct pseg_clip_config {
     float eps;
 } pseg_clip_config;
 
+/* Smallest term under the square root of a norm: 0 would divide a constant row by zero. */
+#define PSEG_MIN_EPS      1e-20
 #define PSEG_MAX_TAPS     8
 #define PSEG_MAX_UPSAMPLE 4
 

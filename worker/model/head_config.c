@@ -174,15 +174,15 @@ pseg_status pseg_head_config_read(pseg_head_config *out, const pseg_tensors *fil
     PSEG_TRY(get_u32s(&c.mlp, NULL, file, "mlp_dim", 1, 1, 8, 65536, err));
     PSEG_TRY(get_u32s(&c.downsample, NULL, file, "downsample", 1, 1, 1, 16, err));
     PSEG_TRY(get_u32s(&c.groups, NULL, file, "gn_groups", 1, 1, 1, 4096, err));
-    PSEG_TRY(get_floats(&c.gn_eps, file, "gn_eps", 1, 0, 1, err));
+    PSEG_TRY(get_floats(&c.gn_eps, file, "gn_eps", 1, PSEG_MIN_EPS, 1, err));
     pair[0] = c.gh, pair[1] = c.gw;
     PSEG_TRY(get_u32s(pair, NULL, file, "grid", 2, 2, 1, 1024, err));
     c.gh = pair[0], c.gw = pair[1];
     PSEG_TRY(
         get_u32s(c.upsample, &c.n_upsample, file, "upsample", 1, PSEG_MAX_UPSAMPLE, 1, 4096, err));
-    PSEG_TRY(get_floats(&c.upsample_eps, file, "upsample_eps", 1, 0, 1, err));
-    PSEG_TRY(get_floats(&c.ln_eps, file, "layer_norm_eps", 1, 0, 1, err));
-    PSEG_TRY(get_floats(&c.final_ln_eps, file, "final_layer_norm_eps", 1, 0, 1, err));
+    PSEG_TRY(get_floats(&c.upsample_eps, file, "upsample_eps", 1, PSEG_MIN_EPS, 1, err));
+    PSEG_TRY(get_floats(&c.ln_eps, file, "layer_norm_eps", 1, PSEG_MIN_EPS, 1, err));
+    PSEG_TRY(get_floats(&c.final_ln_eps, file, "final_layer_norm_eps", 1, PSEG_MIN_EPS, 1, err));
     PSEG_TRY(get_choice(&mode, file, "text_mode", modes, err));
     PSEG_TRY(get_u32s(&c.vision_dim, NULL, file, "vision_dim", 1, 1, 8, 65536, err));
     PSEG_TRY(get_u32s(&c.text_dim, NULL, file, "text_dim", 1, 1, 8, 65536, err));

@@ -101,6 +101,7 @@ static int run_command(const char *name, int argc, char **argv)
 int main(int argc, char **argv)
 {
     pseg_err err = PSEG_ERR_INIT;
+    char ask[] = "--help";
     int status = 0;
 
     signal(SIGPIPE, SIG_IGN);
@@ -110,7 +111,7 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "help") == 0 && argc > 2) { /* pseg help COMMAND */
         argv[1] = argv[2];
-        argv[2] = (char[]){"--help"};
+        argv[2] = ask;
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         strcmp(argv[1], "help") == 0)

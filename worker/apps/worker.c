@@ -1,13 +1,12 @@
 /* pseg-worker: takes jobs from the queue and runs them on an OpenCL device. Wiring only. */
 #include "common/base/alloc.h"
 #include "common/base/clock.h"
-#include "common/base/conf.h"
+#include "common/base/daemon.h"
 #include "common/base/file.h"
 #include "common/base/hash.h"
 #include "worker/apps/engine_options.h"
 #include "worker/serve/serve.h"
 
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -94,9 +93,11 @@ out:
     return rc;
 }
 
-static pseg_status run(const config *c, const sigset_t *signals, const pseg_log *log, pseg_err *err)
+static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log *log,
+                       pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
+    const config *c = conf;
     pseg_engine_options eo;
     pseg_worker_options wo = {.queue = PSEG_QUEUE_OPTIONS_DEFAULT, .log = log};
     pseg_engine *engine = NULL;
@@ -135,34 +136,7 @@ out:
 int main(int argc, char **argv)
 {
     config c = {0};
-    pseg_conf *conf = NULL;
-    pseg_err err = PSEG_ERR_INIT;
-    pseg_log log = {PSEG_LOG_INFO, STDERR_FILENO};
-    sigset_t signals;
+    const pseg_daemon daemon = {"worker", &about, options, &c, &c.log_level, run};
 
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    signal(SIGPIPE, SIG_IGN);
-
-    pseg_status rc = pseg_conf_parse(&conf, &c, options, argc, argv, &err);
-    if (rc == PSEG_OK && pseg_conf_answer(conf, stdout, &about)) {
-        rc = pseg_file_flush(stdout, "standard output", &err);
-    } else if (rc == PSEG_OK && pseg_conf_n_args(conf) > 0) {
-        rc = pseg_err_set(&err, PSEG_R_CONFIG_INVALID, 0, PSEG_HERE, "unexpected argument \"%s\"",
-                          pseg_conf_arg(conf, 0));
-    } else if (rc == PSEG_OK && !pseg_log_level_parse(&log.level, c.log_level)) {
-        rc = pseg_err_set(&err, PSEG_R_CONFIG_INVALID, 0, PSEG_HERE,
-                          "--log-level \"%s\" is not error, warn, info or debug", c.log_level);
-    } else if (rc == PSEG_OK) {
-        char *text = pseg_conf_describe(conf);
-        PSEG_INFO(&log, "worker", "config %s", text ? text : "");
-        pseg_free(text);
-        rc = run(&c, &signals, &log, &err);
-    }
-    if (rc != PSEG_OK)
-        fprintf(stderr, "error: %s (%s)\n", err.msg, pseg_reason_name(err.reason));
-    pseg_conf_free(conf);
-    return rc == PSEG_OK ? 0 : pseg_reason_exit_status(err.reason);
+    return pseg_daemon_main(&daemon, argc, argv);
 }

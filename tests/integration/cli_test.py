@@ -74,10 +74,11 @@ def until(seconds, what, check):
         time.sleep(0.02)
 
 
-def on_terminal(argv, seconds, until_seen=None, send=None):
+def on_terminal(argv, seconds, until_seen=None, send=None, extra=None):
     """Runs with standard error on a terminal; returns (status, what the terminal showed)."""
     master, slave = pty.openpty()
-    p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave, env=ENV)
+    p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave,
+                         env={**ENV, **(extra or {})})
     os.close(slave)
     seen, end = b"", time.monotonic() + seconds
     try:
@@ -131,6 +132,8 @@ def test_every_command_teaches(tmp):
 def test_no_command_and_versions(tmp):
     status, out, err = run("/bin/sh", "-c", f"exec {PSEG}")
     assert status == 2 and out == b"" and b"usage: pseg COMMAND" in err
+    status, out, err = run("bench")
+    assert status == 2 and out == b"" and b"usage: pseg bench WHAT" in err
     version = run("--version")[1]
     assert re.fullmatch(rb"pseg \d+\.\d+\.\d+\n", version), version
     number = version.split()[-1]
@@ -281,7 +284,7 @@ def test_documents_of_the_programs(tmp):
 
 
 def test_output_that_is_lost(tmp):
-    for argv in (["--help"], ["run", "--help"], ["list", "--help"], ["devices"], ["--version"]):
+    for argv in (["--help"], ["run", "--help"], ["list", "--help"], ["devices"], ["--version"], ["bench", "--help"]):
         with open("/dev/full", "wb") as full:
             p = subprocess.run([PSEG, *argv], stdout=full, stderr=subprocess.PIPE, env=ENV, timeout=60)
         assert p.returncode == 1 and re.fullmatch(rb"error: cannot write to standard output: .*\(FILE_IO\)\n", p.stderr), \
@@ -310,6 +313,10 @@ def test_progress_on_a_terminal_only(tmp):
     scenes = [PSEG, "scenes", "--out", str(tmp / "many"), "--count", "100000", "--size", "64"]
     _, seen = on_terminal(scenes, 30, until_seen=b"scenes/s")
     assert b"\r" in seen
+    # With nothing compiled yet pseg run takes seconds.
+    cold = [PSEG, "run", "-i", IMAGE, "-p", "a star", "--out", str(tmp / "out"), "--cache", str(tmp / "cache")]
+    _, seen = on_terminal(cold, 60, until_seen=b"opening the model", extra={"POCL_CACHE_DIR": str(tmp / "pocl")})
+    assert b" s " in seen, seen
     p = subprocess.Popen(scenes, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV)
     assert not select.select([p.stderr], [], [], 2.5)[0], "progress without a terminal within 2.5 s"
     p.terminate()

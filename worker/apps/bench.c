@@ -100,11 +100,13 @@ int main(int argc, char **argv)
                 name);
         return 2;
     }
-    printf("usage: pseg bench WHAT [options] [--json]\n\nMeasures, and with --json tells the "
-           "machine too. What:\n\n");
+    FILE *f = argc > 1 ? stdout : stderr;
+    fprintf(f, "usage: pseg bench WHAT [options] [--json]\n\nMeasures, and with --json tells the "
+               "machine too. What:\n\n");
     for (size_t i = 0; i < sizeof benches / sizeof *benches; i++)
-        printf("  %-9s %s\n", benches[i].name, benches[i].help);
-    puts("\n`pseg bench WHAT --help` tells more. A first try:\n"
-         "  pseg bench engine --preset dinov2-small --batch 1 --seconds 2");
-    return argc > 1 ? 0 : 2;
+        fprintf(f, "  %-9s %s\n", benches[i].name, benches[i].help);
+    fputs("\n`pseg bench WHAT --help` tells more. A first try:\n"
+          "  pseg bench engine --preset dinov2-small --batch 1 --seconds 2\n",
+          f);
+    return argc > 1 ? program_end(PSEG_OK, NULL, false) : 2;
 }

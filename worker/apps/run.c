@@ -135,7 +135,7 @@ static pseg_status run(const args *a, pseg_err *err)
     PSEG_TRY(engine_options_of(&eo, &folder, &a->engine, &log, err));
     PSEG_TRY(pseg_file_read(&image, &len, a->image, eo.limits.max_bytes, err));
     PSEG_TRY(pseg_image_init(err));
-    progress = program_progress_begin("opening the model");
+    progress = program_progress_begin("opening the model (kernels are compiled the first time)");
     PSEG_TRY(pseg_engine_open(&e, &eo, err));
     PSEG_TRY(pseg_engine_prepare(e, &w, (pseg_bytes){image, len}, &photo, err));
     program_progress_stage(progress, "segmenting");

@@ -21,7 +21,7 @@ typedef struct config {
     const char *tls_cert, *tls_key, *tls_client_ca, *keys;
     bool insecure;
     int64_t max_jobs, max_bytes, max_image_bytes, max_upload_bytes, image_ttl_ms, max_age_ms;
-    int64_t lease_ms, max_attempts, max_calls, grace_ms, redis_timeout_ms, loops;
+    int64_t lease_ms, max_attempts, max_calls, grace_ms, stall_ms, redis_timeout_ms, loops;
 } config;
 
 #define OPTION(n, t, d, ...)                       \
@@ -69,6 +69,8 @@ static const pseg_conf_option options[] = {
            .help = "threads for calls; more than one wants GRPC_POLL_STRATEGY=poll"),
     OPTION(grace_ms, PSEG_CONF_INT, "10s", .unit = "ms", .min = 0, .max = 3600000,
            .help = "how long calls may go on after SIGTERM"),
+    OPTION(stall_ms, PSEG_CONF_INT, "60s", .unit = "ms", .min = 100, .max = 3600000,
+           .help = "after which a stream ends whose client neither sends nor reads"),
     OPTION(redis_timeout_ms, PSEG_CONF_INT, "2s", .unit = "ms", .min = 50, .max = 60000,
            .help = "after which Redis counts as gone"),
     OPTION(ready_file, PSEG_CONF_STRING, NULL, .unit = "FILE",
@@ -161,6 +163,7 @@ static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_serv
     o.log = log;
     o.n_loops = (int)c->loops;
     o.max_live_calls = (int)c->max_calls;
+    o.first_message_ms = c->stall_ms;
     o.cert_file = c->tls_cert;
     o.key_file = c->tls_key;
     o.client_ca_file = c->tls_client_ca;
@@ -227,6 +230,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     so.default_model = c->default_model;
     so.max_image_bytes = c->max_image_bytes;
     so.max_upload_bytes = c->max_upload_bytes;
+    so.stall_ms = c->stall_ms;
     so.upload_drain_ms = c->grace_ms / 2;
     so.log = log;
     PSEG_TRY(pseg_service_new(&service, &so, err));

@@ -127,6 +127,7 @@ static void on_received(pseg_rpc_tag *t, bool ok)
     pseg_rpc_call *c = CALL_OF(t, on_received);
 
     c->reading = false;
+    pseg_rpc_timer_cancel(c->loop, &c->first);
     if (ok && !pseg_rpc_is_over(c))
         deliver(c);
     unref(c);
@@ -266,6 +267,12 @@ void pseg_rpc_fail(pseg_rpc_call *c, const pseg_err *err)
     pseg_rpc_fail_after(c, err, -1);
 }
 
+void pseg_rpc_abort(pseg_rpc_call *c)
+{
+    if (!c->closed)
+        grpc_call_cancel(c->call, NULL);
+}
+
 /* ---- away from the loop and back ---- */
 
 static void on_posted(pseg_rpc_tag *tag, bool ok)
@@ -325,6 +332,21 @@ static void on_closed(pseg_rpc_tag *t, bool ok)
     unref(c);
 }
 
+/* Calls that are opened and left alone would use up max_live_calls. */
+static void first_is_late(pseg_rpc_timer *t, void *ud)
+{
+    pseg_rpc_call *c = ud;
+    pseg_err err = PSEG_ERR_INIT;
+    int64_t ms = c->loop->server->options.first_message_ms;
+
+    (void)t;
+    pseg_err_set(&err, PSEG_R_DEADLINE_EXCEEDED, 0, PSEG_HERE,
+                 "the call was opened, and no request has come for %lld ms", (long long)ms);
+    pseg_err_value(&err, "%lld", (long long)ms);
+    pseg_err_limit(&err, "%lld", (long long)ms);
+    pseg_rpc_fail(c, &err);
+}
+
 /* May this call be answered by a handler? */
 static pseg_status admit(pseg_rpc_call *c, pseg_err *err)
 {
@@ -376,6 +398,7 @@ static void on_new(pseg_rpc_tag *t, bool ok)
 {
     pseg_rpc_call *c = CALL_OF(t, on_new);
     pseg_rpc_loop *l = c->loop;
+    pseg_rpc_server *s = l->server;
     pseg_err err = PSEG_ERR_INIT;
     grpc_op close = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER,
                      .data.recv_close_on_server.cancelled = &c->cancelled};
@@ -398,6 +421,8 @@ static void on_new(pseg_rpc_tag *t, bool ok)
     } else if (admit(c, &err) == PSEG_OK) {
         c->dispatched = true;
         pseg_rpc_read(c);
+        if (c->reading)
+            pseg_rpc_timer_set(l, &c->first, s->options.first_message_ms, first_is_late, c);
     } else {
         atomic_fetch_add(&l->n_refused, 1);
         pseg_rpc_fail(c, &err);

@@ -54,7 +54,8 @@ struct pseg_rpc_call {
     void *state;
     char *peer_address; /* in the arena */
     char tenant[PSEG_RPC_TENANT_MAX];
-    int refs; /* batches in flight and tickets; loop thread only */
+    int refs;             /* batches in flight and tickets; loop thread only */
+    pseg_rpc_timer first; /* until the first message has come */
     int cancelled;
     bool dispatched;     /* on_end is owed */
     bool sent_headers;   /* the initial metadata */

@@ -119,6 +119,7 @@ typedef struct pseg_rpc_server_options {
     size_t max_reply_bytes;    /* a reply message */
     size_t max_memory_bytes;   /* hint to the core for its buffers; 0: no limit */
     int64_t max_connection_ms; /* age at which clients are asked to reconnect; 0: none */
+    int64_t first_message_ms;  /* a call whose first message has not come by then is ended */
     bool reuse_port;           /* several processes on one port; off: a port in use is an error */
 
     /* TLS when cert_file and key_file are set (PEM). With client_ca_file clients must present a
@@ -140,10 +141,11 @@ typedef struct pseg_rpc_server_options {
     size_t descriptors_len;
 } pseg_rpc_server_options;
 
-#define PSEG_RPC_SERVER_OPTIONS_DEFAULT                                                \
-    {                                                                                  \
-        .n_loops = 1, .max_live_calls = 10000, .max_message_bytes = (size_t)4 << 20,   \
-        .max_reply_bytes = (size_t)20 << 20, .max_connection_ms = (int64_t)3600 * 1000 \
+#define PSEG_RPC_SERVER_OPTIONS_DEFAULT                                                 \
+    {                                                                                   \
+        .n_loops = 1, .max_live_calls = 10000, .max_message_bytes = (size_t)4 << 20,    \
+        .max_reply_bytes = (size_t)20 << 20, .max_connection_ms = (int64_t)3600 * 1000, \
+        .first_message_ms = 60000                                                       \
     }
 
 /* Health and reflection (v1, v1alpha) are there from the start. Caller frees with
@@ -203,6 +205,10 @@ void pseg_rpc_read(pseg_rpc_call *c);
  * retry_after_ms; pseg_rpc_fail: 1 s). Bytes of the message that are not UTF-8 become '?'. */
 void pseg_rpc_fail(pseg_rpc_call *c, const pseg_err *err);
 void pseg_rpc_fail_after(pseg_rpc_call *c, const pseg_err *err, int64_t retry_after_ms);
+
+/* Ends the call at once, where the client does not even read what is being sent: it learns no more
+ * than that the call was cancelled. */
+void pseg_rpc_abort(pseg_rpc_call *c);
 
 /* Is it pointless to go on: has a reply or an error been given, or the client gone? */
 bool pseg_rpc_is_over(const pseg_rpc_call *c);

@@ -29,6 +29,25 @@ typedef struct upload {
         pseg_rpc_fail((c), &e_);                                \
     } while (0)
 
+static void stalled(pseg_rpc_timer *t, void *ud)
+{
+    pseg_rpc_call *c = ud;
+    int64_t ms = service_of(c)->opt.stall_ms;
+
+    (void)t;
+    FAIL(c, PSEG_R_DEADLINE_EXCEEDED, "", VALUE("%lld", (long long)ms),
+         LIMIT("%lld", (long long)ms), "the client has sent nothing for %lld ms; upload again",
+         (long long)ms);
+}
+
+/* The client's turn, which may not take for ever: what it has sent so far takes memory. */
+static void read_next(pseg_rpc_call *c)
+{
+    pseg_rpc_timer_set(pseg_rpc_loop_of(c), &state_of(c)->stall, service_of(c)->opt.stall_ms,
+                       stalled, c);
+    pseg_rpc_read(c);
+}
+
 static void reply_image(pseg_rpc_call *c, const char *sha256, const pseg_queue_image *i)
 {
     Pseg__V1__Image out = PSEG__V1__IMAGE__INIT;
@@ -69,7 +88,7 @@ static void looked_up(pseg_rpc_call *c, pseg_queue_reply *r)
         fail_no_memory(c);
         return;
     }
-    pseg_rpc_read(c);
+    read_next(c);
 }
 
 static void begin(pseg_rpc_call *c, const Pseg__V1__UploadHeader *h)
@@ -142,7 +161,7 @@ static void take_chunk(pseg_rpc_call *c, upload *u, ProtobufCBinaryData chunk)
     if (refuse_format(c, u, u->len - chunk.len, false))
         return;
     pseg_sha256_update(u->hash, chunk.data, chunk.len);
-    pseg_rpc_read(c);
+    read_next(c);
 }
 
 static void stored(pseg_rpc_call *c, pseg_queue_reply *r)
@@ -182,6 +201,8 @@ void upload_image(pseg_rpc_call *c, const void *msg)
     call_state *state = state_of(c);
     upload *u = state ? state->upload : NULL;
 
+    if (state)
+        pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &state->stall);
     if (!state)
         fail_no_memory(c);
     else if (!q && u)
@@ -226,6 +247,8 @@ void upload_end(pseg_rpc_call *c)
     call_state *state = pseg_rpc_state(c);
     upload *u = state ? state->upload : NULL;
 
+    if (state)
+        pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &state->stall);
     if (!u)
         return;
     pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &u->drain);

@@ -87,6 +87,7 @@ static inline pseg_service *service_of(const pseg_rpc_call *c)
 
 /* What the calls of this folder keep as their state. */
 typedef struct call_state {
+    pseg_rpc_timer stall; /* streams: set while it is the client's turn */
     waiter *waiter;
     struct upload *upload;
     struct fetch *fetch;

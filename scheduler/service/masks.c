@@ -19,6 +19,19 @@ typedef struct fetch {
 
 static void fetch_next(pseg_rpc_call *c);
 
+/* A mask that nobody reads takes memory that others' masks need. */
+static void stalled(pseg_rpc_timer *t, void *ud)
+{
+    pseg_rpc_call *c = ud;
+
+    (void)t;
+    PSEG_WARN(service_of(c)->opt.log, "service",
+              "the client stands still: it has read nothing for %lld ms job=%s peer=%s",
+              (long long)service_of(c)->opt.stall_ms, state_of(c)->job_id,
+              pseg_rpc_peer_address(c));
+    pseg_rpc_abort(c);
+}
+
 static void send_chunk(pseg_rpc_call *c, fetch *f)
 {
     Pseg__V1__FetchMasksResponse out = PSEG__V1__FETCH_MASKS_RESPONSE__INIT;
@@ -30,6 +43,8 @@ static void send_chunk(pseg_rpc_call *c, fetch *f)
     f->sent += part.data.len;
     out.mask = &part;
     out.last_chunk = f->sent == f->mask.data.len;
+    pseg_rpc_timer_set(pseg_rpc_loop_of(c), &state_of(c)->stall, service_of(c)->opt.stall_ms,
+                       stalled, c);
     pseg_rpc_send(c, &out.base);
 }
 
@@ -43,6 +58,7 @@ void fetch_writable(pseg_rpc_call *c)
 {
     fetch *f = state_of(c)->fetch;
 
+    pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &state_of(c)->stall);
     if (f->sent < f->mask.data.len) {
         send_chunk(c, f);
         return;
@@ -199,6 +215,8 @@ void fetch_end(pseg_rpc_call *c)
     call_state *state = pseg_rpc_state(c);
 
     encode_end(c);
+    if (state)
+        pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &state->stall);
     if (state && state->fetch)
         drop_mask(c, state->fetch);
 }

@@ -26,17 +26,18 @@ typedef struct pseg_service_options {
     int64_t max_upload_bytes;      /* of all uploads under way; beyond: SERVER_BUSY */
     int64_t max_encode_queue;      /* masks that wait to be encoded; beyond: SERVER_BUSY */
     int64_t max_mask_bytes;        /* of encoded masks not sent yet; beyond: SERVER_BUSY */
+    int64_t stall_ms;              /* a stream whose client neither sends nor reads ends after it */
     int64_t upload_drain_ms;       /* how long uploads may go on once the server stops */
     int64_t default_result_ttl_ms; /* of jobs that name none */
     const pseg_log *log;
 } pseg_service_options;
 
-#define PSEG_SERVICE_OPTIONS_DEFAULT                                      \
-    {                                                                     \
-        .default_model = "scenes", .max_image_bytes = (int64_t)64 << 20,  \
-        .max_upload_bytes = (int64_t)512 << 20, .max_encode_queue = 1000, \
-        .max_mask_bytes = (int64_t)1 << 30, .upload_drain_ms = 5000,      \
-        .default_result_ttl_ms = 86400000                                 \
+#define PSEG_SERVICE_OPTIONS_DEFAULT                                                    \
+    {                                                                                   \
+        .default_model = "scenes", .max_image_bytes = (int64_t)64 << 20,                \
+        .max_upload_bytes = (int64_t)512 << 20, .max_encode_queue = 1000,               \
+        .max_mask_bytes = (int64_t)1 << 30, .stall_ms = 60000, .upload_drain_ms = 5000, \
+        .default_result_ttl_ms = 86400000                                               \
     }
 
 /* Strings are borrowed until pseg_service_free. Errors: PSEG_R_OUT_OF_MEMORY. */

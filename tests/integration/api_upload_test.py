@@ -53,6 +53,13 @@ class Images(lib.Test):
         self.assertEqual(self.held(sha(data))[0].size_bytes, 0)
         self.assertEqual(self.cluster.redis_cli("--scan", "--pattern", f"*{sha(data)}*"), "", "nothing is left in Redis")
 
+    def has_room(self, data):
+        try:
+            return self.upload(parts(data, n=MIB)).size_bytes == len(data)
+        except lib.grpc.RpcError as e:
+            self.assertEqual(lib.Failure(e).reason, "SERVER_BUSY")
+            return False
+
 
 class Uploads(Images):
     @classmethod
@@ -196,13 +203,6 @@ class Uploads(Images):
             self.nothing_of(data)
         lib.until("room", lambda: self.has_room(noise(8 * 10**6, 12)), 10)
 
-    def has_room(self, data):
-        try:
-            return self.upload(parts(data, n=MIB)).size_bytes == len(data)
-        except lib.grpc.RpcError as e:
-            self.assertEqual(lib.Failure(e).reason, "SERVER_BUSY")
-            return False
-
     def test_uploads_under_way_are_bounded(self):
         gone = threading.Event()
         calls = []
@@ -230,6 +230,45 @@ class Uploads(Images):
         gone.set()
         del call, calls
         lib.until("room for the third", lambda: self.has_room(third), 10)
+
+
+class Stalls(Images):
+    """Clients that stand still hold memory that others need."""
+    options = ("--stall-ms", "500ms")
+
+    def test_an_upload_that_stands_still(self):
+        data, gone = noise(8 * 10**6), threading.Event()
+        for before in ([], [header(data)], parts(data, n=MIB)[:3]):
+            def hanging(before=before):
+                yield from before
+                gone.wait(lib.CALL_S)
+            found = self.refused(hanging(), "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", None)
+            self.assertEqual(found.metadata["limit"], "500")
+        gone.set()
+        self.nothing_of(data)
+        self.assertTrue(self.has_room(data))
+
+    def test_an_upload_that_is_slow_but_moves(self):
+        data, tick = noise(400), threading.Event()
+
+        def slow():
+            yield header(data)
+            for i in range(0, 400, 50):
+                tick.wait(0.15)
+                yield chunk(data[i:i + 50])
+        self.assertEqual(self.upload(slow()).size_bytes, 400)
+
+    def test_masks_that_nobody_reads(self):
+        self.cluster.worker("empty")
+        made = lib.create(self.stub, image=lib.png(2000, 2000), phrases=[f"noise {i}" for i in range(8)])
+        job = lib.wait(self.stub, made.name)
+        self.assertEqual(job.state, pb.STATE_SUCCEEDED)
+        fetch = pb.FetchMasksRequest(name=job.name, format=pb.MaskFormat(encoding=pb.MASK_ENCODING_FLOAT16))
+        idle = self.stub.FetchMasks(fetch)  # no deadline, and 64 MB of which not one byte is read
+        lib.until("the server hanging up", lambda: "stands still" in self.scheduler.log(), 10)
+        with self.assertRaises(lib.grpc.RpcError):
+            list(idle)
+        self.assertEqual(sum(len(m.mask.data) for m in self.stub.FetchMasks(fetch, timeout=lib.START_S)), 8 * 8000000)
 
 
 class Store(Images):

@@ -26,9 +26,10 @@ try:
 except ImportError as missing:
     print(f"skipped: {missing}")
     sys.exit(77)
-if not shutil.which("redis-server"):
-    print("skipped: no redis-server")
-    sys.exit(77)
+for tool in ("redis-server", "redis-cli", "setpriv"):
+    if not shutil.which(tool):
+        print(f"skipped: no {tool}")
+        sys.exit(77)
 
 BIN, DESCRIPTORS = pathlib.Path(sys.argv[1]), sys.argv[2]
 SCENE = pathlib.Path("docs/example/scene.png").read_bytes()  # 224 x 224

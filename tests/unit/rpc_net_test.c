@@ -15,6 +15,7 @@
 
 #include <sched.h>
 #include <stdatomic.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +63,7 @@ static void expect_listen(const char *address, pseg_reason reason, const char *w
 
 static void test_addresses(void **state)
 {
+    struct addrinfo *names = NULL;
     demo_server f;
     char address[128];
 
@@ -70,7 +72,12 @@ static void test_addresses(void **state)
     expect_listen(f.target, PSEG_R_ADDRESS_IN_USE, f.target);
     expect_listen(f.target, PSEG_R_ADDRESS_IN_USE, "choose another port");
     snprintf(address, sizeof address, "localhost:%d", f.port);
-    expect_listen(address, PSEG_R_ADDRESS_IN_USE, address);
+    /* A bare root made by debootstrap has no /etc/hosts. */
+    bool has_localhost = getaddrinfo("localhost", NULL, NULL, &names) == 0;
+    expect_listen(address, has_localhost ? PSEG_R_ADDRESS_IN_USE : PSEG_R_INVALID_ARGUMENT,
+                  address);
+    if (has_localhost)
+        freeaddrinfo(names);
     snprintf(address, sizeof address, "0.0.0.0:%d", f.port);
     expect_listen(address, PSEG_R_ADDRESS_IN_USE, address);
     demo_down(&f);

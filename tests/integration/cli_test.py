@@ -335,9 +335,10 @@ def test_no_server(tmp):
 
 
 @contextlib.contextmanager
-def process(argv, log):
+def process(argv, log, extra=None):
     with open(log, "ab") as f:
-        p = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=f, stderr=f, env=ENV)
+        p = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=f, stderr=f,
+                             env={**ENV, **(extra or {})})
     try:
         yield p
     finally:
@@ -483,6 +484,19 @@ def test_redis_down(tmp):
             assert worker.wait(30) == 0
         scheduler.send_signal(signal.SIGINT)
         assert scheduler.wait(30) == 0
+
+
+def test_worker_stopped_while_it_compiles(tmp):
+    log = tmp / "worker.log"
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        log.unlink(missing_ok=True)
+        with process([BIN / "pseg-worker", "--model", "scenes", "--cache", tmp / f"cache{sig}"], log,
+                     {"POCL_CACHE_DIR": str(tmp / f"pocl{sig}")}) as worker:
+            until(30, "the worker opening its model", lambda: "model opened" in log.read_text())
+            begin = time.monotonic()
+            worker.send_signal(sig)
+            assert worker.wait(20) == 0 and "stopped before it was ready" in log.read_text(), log.read_text()
+            assert time.monotonic() - begin < 3
 
 
 def main():

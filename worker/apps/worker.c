@@ -7,7 +7,9 @@
 #include "worker/apps/engine_options.h"
 #include "worker/serve/serve.h"
 
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -93,6 +95,44 @@ out:
     return rc;
 }
 
+/* While the engine opens, which takes a minute where kernels must be compiled, there is no job to
+ * hand back: a signal ends the process at once. */
+typedef struct early {
+    pthread_t thread;
+    bool runs;
+    _Atomic bool is_over;
+    const sigset_t *signals;
+    const pseg_log *log;
+} early;
+
+static void *end_early(void *arg)
+{
+    early *e = arg;
+    const struct timespec tick = {0, 20000000};
+
+    while (!atomic_load(&e->is_over)) {
+        int sig = sigtimedwait(e->signals, NULL, &tick);
+        if (sig == SIGTERM || sig == SIGINT) {
+            PSEG_INFO(e->log, "worker", "stopped before it was ready");
+            _exit(0);
+        }
+    }
+    return NULL;
+}
+
+static pseg_status open_engine(pseg_engine **out, const pseg_engine_options *o,
+                               const sigset_t *signals, const pseg_log *log, pseg_err *err)
+{
+    early e = {.signals = signals, .log = log};
+
+    e.runs = pthread_create(&e.thread, NULL, end_early, &e) == 0; /* else signals wait */
+    pseg_status rc = pseg_engine_open(out, o, err);
+    atomic_store(&e.is_over, true);
+    if (e.runs)
+        pthread_join(e.thread, NULL);
+    return rc;
+}
+
 static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log *log,
                        pseg_err *err)
 {
@@ -109,7 +149,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     PSEG_TRY(pseg_image_init(err));
     PSEG_TRY(engine_options_of(&eo, &folder, &c->engine, log, err));
     eo.worker = id;
-    PSEG_TRY(pseg_engine_open(&engine, &eo, err));
+    PSEG_TRY(open_engine(&engine, &eo, signals, log, err));
     PSEG_INFO(log, "worker", "model=%s digest=%.12s device=\"%s\" opened in %lld ms",
               pseg_engine_name(engine), pseg_engine_digest(engine), pseg_engine_device(engine),
               (long long)(pseg_clock_mono_ms() - begin));

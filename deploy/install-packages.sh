@@ -33,7 +33,7 @@ else
     echo "error: not root and no sudo; install these packages first:$missing$available" >&2
     exit 1
 fi
-echo "installing:$missing$available" >&2
+[ -z "$missing" ] || echo "installing:$missing" >&2
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 apt_install() {
@@ -52,6 +52,7 @@ if [ -n "$missing" ] && ! apt_install $missing; then
 fi
 for package in $optional; do
     if apt-cache show "$package" >/dev/null 2>&1; then
+        echo "installing: $package" >&2
         apt_install "$package" || echo "note: could not install $package; tests that need it are skipped" >&2
     fi
 done

@@ -29,9 +29,24 @@ const char *pseg_conf_variable(const pseg_conf_option *o, char out[80])
     return out;
 }
 
+enum { HELP_COLUMN = 35, LAST_COLUMN = 100 };
+
+/* Words from column *at on, wrapped into the column of the help. */
+static void print_words(FILE *f, size_t *at, const char *text)
+{
+    for (size_t n; *text; text += n + strspn(text + n, " ")) {
+        n = strcspn(text, " ");
+        if (*at > HELP_COLUMN && *at + 1 + n > LAST_COLUMN) {
+            fprintf(f, "\n%*s", HELP_COLUMN, "");
+            *at = HELP_COLUMN;
+        }
+        *at += (size_t)fprintf(f, "%s%.*s", *at > HELP_COLUMN ? " " : "", (int)n, text);
+    }
+}
+
 void pseg_conf_print_help(FILE *f, const pseg_conf_option *table)
 {
-    char flag[80], left[160];
+    char flag[80], left[160], value_default[256];
 
     for (const pseg_conf_option *o = table; o->name; o++) {
         const char *value = o->type == PSEG_CONF_BOOL   ? ""
@@ -39,13 +54,18 @@ void pseg_conf_print_help(FILE *f, const pseg_conf_option *table)
                             : o->type == PSEG_CONF_INT  ? "N"
                             : o->type == PSEG_CONF_REAL ? "X"
                                                         : "TEXT";
+        size_t at = HELP_COLUMN;
         if (o->letter)
             snprintf(left, sizeof left, "-%c, %s %s", o->letter, pseg_conf_flag(o, flag), value);
         else
             snprintf(left, sizeof left, "    %s %s", pseg_conf_flag(o, flag), value);
-        fprintf(f, "  %-32s %s", left, o->help ? o->help : "");
-        if (o->value_default && o->type != PSEG_CONF_BOOL)
-            fprintf(f, " [%s]", o->value_default);
+        if (fprintf(f, "  %-32s ", left) > HELP_COLUMN) /* too long to stand beside its help */
+            fprintf(f, "\n%*s", HELP_COLUMN, "");
+        print_words(f, &at, o->help ? o->help : "");
+        snprintf(value_default, sizeof value_default, "[%s]",
+                 o->value_default ? o->value_default : "");
+        if (o->value_default && *o->value_default && o->type != PSEG_CONF_BOOL)
+            print_words(f, &at, value_default);
         fputc('\n', f);
     }
 }

@@ -213,6 +213,31 @@ static void questions_win_over_mistakes_and_are_answered(void **state)
     pseg_conf_free(c);
 }
 
+static void help_keeps_to_the_width_of_a_screen(void **state)
+{
+    static const pseg_conf_option wide[] = {
+        {"size", PSEG_CONF_INT, 0, "4k", .unit = "bytes",
+         .help =
+             "a help that goes on and on, over the edge of the screen, and further still, until "
+             "it has gone twice around"},
+        {"an_option_with_a_rather_long_name", PSEG_CONF_STRING, 0, NULL, .unit = "FILE",
+         .help = "short"},
+        {0}};
+    char *text = NULL;
+    size_t n;
+    FILE *f = open_memstream(&text, &n);
+
+    (void)state;
+    pseg_conf_print_help(f, wide);
+    fclose(f);
+    for (const char *line = text; *line; line += strcspn(line, "\n") + 1)
+        assert_true(strcspn(line, "\n") <= 100);
+    assert_non_null(strstr(text, "\n                                   "));
+    assert_non_null(strstr(text, "around [4k]\n"));
+    assert_non_null(strstr(text, " FILE \n                                   short\n"));
+    free(text);
+}
+
 static void a_slip_is_recognised(void **state)
 {
     struct target t;
@@ -249,6 +274,7 @@ int main(void)
         cmocka_unit_test(flag_beats_environment_beats_file_beats_default),
         cmocka_unit_test(secrets_are_not_described),
         cmocka_unit_test(questions_win_over_mistakes_and_are_answered),
+        cmocka_unit_test(help_keeps_to_the_width_of_a_screen),
         cmocka_unit_test(a_slip_is_recognised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

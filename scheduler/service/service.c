@@ -59,9 +59,7 @@ void fail_job_not_found(pseg_rpc_call *c)
 
 int64_t deadline_margin_ms(int64_t left_ms)
 {
-    int64_t margin = left_ms / 10 < 10 ? 10 : left_ms / 10 > 200 ? 200 : left_ms / 10;
-
-    return left_ms < 3 * margin ? left_ms / 3 : margin;
+    return left_ms / 3 < 200 ? left_ms / 3 : 200;
 }
 
 /* A client whose deadline passes learns nothing; one that is told why can act on it. */

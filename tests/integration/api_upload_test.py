@@ -57,7 +57,7 @@ class Images(lib.Test):
         try:
             return self.upload(parts(data, n=MIB)).size_bytes == len(data)
         except lib.grpc.RpcError as e:
-            self.assertEqual(lib.Failure(e).reason, "SERVER_BUSY")
+            self.assertIn(lib.Failure(e).reason, ("SERVER_BUSY", "BROKER_UNAVAILABLE"))
             return False
 
 
@@ -201,7 +201,7 @@ class Uploads(Images):
             gone.set()
             self.assertTrue(call.cancelled())
             self.nothing_of(data)
-        lib.until("room", lambda: self.has_room(noise(8 * 10**6, 12)), 10)
+        lib.until("room", lambda: self.has_room(noise(8 * 10**6, 12)), 20)
 
     def test_uploads_under_way_are_bounded(self):
         gone = threading.Event()
@@ -229,12 +229,12 @@ class Uploads(Images):
             call.cancel()
         gone.set()
         del call, calls
-        lib.until("room for the third", lambda: self.has_room(third), 10)
+        lib.until("room for the third", lambda: self.has_room(third), 20)
 
 
 class Stalls(Images):
     """Clients that stand still hold memory that others need."""
-    options = ("--stall-ms", "500ms")
+    options = ("--stall-ms", "1500ms")
 
     def test_an_upload_that_stands_still(self):
         data, gone = noise(8 * 10**6), threading.Event()
@@ -243,7 +243,7 @@ class Stalls(Images):
                 yield from before
                 gone.wait(lib.CALL_S)
             found = self.refused(hanging(), "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", None)
-            self.assertEqual(found.metadata["limit"], "500")
+            self.assertEqual(found.metadata["limit"], "1500")
         gone.set()
         self.nothing_of(data)
         self.assertTrue(self.has_room(data))
@@ -254,7 +254,7 @@ class Stalls(Images):
         def slow():
             yield header(data)
             for i in range(0, 400, 50):
-                tick.wait(0.15)
+                tick.wait(0.3)
                 yield chunk(data[i:i + 50])
         self.assertEqual(self.upload(slow()).size_bytes, 400)
 

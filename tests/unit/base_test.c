@@ -55,11 +55,37 @@ static void message_is_text_whatever_was_put_into_it(void **state)
 
     (void)state;
     pseg_err_set(&e, PSEG_R_FILE_NOT_FOUND, 0, PSEG_HERE, "cannot open %s", "a\xff\xc3(\n\xc3\xa9");
-    assert_string_equal(e.msg, "cannot open a?" "?(?\xc3\xa9");
+    assert_string_equal(e.msg, "cannot open a?"
+                               "?(?\xc3\xa9");
     pseg_err_prefix(&e, "load \xe2\x82");
     pseg_err_field(&e, "x\xff[1]");
     assert_true(pseg_utf8_is_valid(e.msg, strlen(e.msg)));
     assert_string_equal(e.field, "x?[1]");
+}
+
+static void error_tells_programs_value_limit_and_resource(void **state)
+{
+    pseg_err e = PSEG_ERR_INIT;
+    char name[200];
+
+    (void)state;
+    pseg_err_value(&e, "ignored");
+    assert_string_equal(e.value, ""); /* no error, nothing to tell */
+    pseg_err_set(&e, PSEG_R_PROMPT_TOO_LONG, 0, PSEG_HERE, "too long");
+    pseg_err_value(&e, "%d\n", 2000);
+    pseg_err_limit(&e, "%d..%d", 1, 1024);
+    assert_string_equal(e.value, "2000?");
+    assert_string_equal(e.limit, "1..1024");
+    memset(name, 'x', sizeof name);
+    memcpy(name + 77, "\xe2\x82\xac", 4); /* does not fit whole */
+    pseg_err_resource(&e, "pseg.v1.Job", name);
+    assert_string_equal(e.resource, "pseg.v1.Job");
+    assert_true(pseg_utf8_is_valid(e.value, strlen(e.value)));
+    pseg_err_set(&e, PSEG_R_INTERNAL, 0, PSEG_HERE, "another");
+    assert_true(!e.value[0] && !e.limit[0] && !e.resource); /* they belong to one error */
+    pseg_err_value(NULL, "x");
+    pseg_err_limit(NULL, "x");
+    pseg_err_resource(NULL, "x", "y");
 }
 
 static void long_message_is_cut_at_a_character(void **state)
@@ -352,6 +378,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(error_carries_reason_origin_and_one_line),
         cmocka_unit_test(message_is_text_whatever_was_put_into_it),
+        cmocka_unit_test(error_tells_programs_value_limit_and_resource),
         cmocka_unit_test(long_message_is_cut_at_a_character),
         cmocka_unit_test(every_reason_has_a_name_and_a_failing_status),
         cmocka_unit_test(buffer_stops_at_its_maximum_unchanged),

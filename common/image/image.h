@@ -86,7 +86,8 @@ pseg_status pseg_image_resize(uint8_t *out, uint32_t out_w, uint32_t out_h, cons
 
 /* ---- pictures of results ---- */
 
-/* The photo with the mask (1 inside, of the photo's size) tinted and outlined. Caller frees. */
+/* The photo with the mask (1 inside, of the photo's size) tinted and outlined in white, and the
+ * rest dimmed. Time grows with the pixels alone. Caller frees. Errors: PSEG_R_OUT_OF_MEMORY. */
 pseg_status pseg_image_overlay(pseg_image **out, const pseg_image *photo, const uint8_t *mask,
                                pseg_err *err);
 /* Pictures of one size beside each other, with a gap. NULL entries are not allowed. */

@@ -23,39 +23,90 @@ out:
     return rc;
 }
 
-/* Is a pixel of the mask within `reach` of one outside it? */
-static bool is_outline(const uint8_t *mask, int64_t w, int64_t h, int64_t x, int64_t y,
-                       int64_t reach)
+/* near[x] = is a pixel of the row outside the mask, `reach` columns away or less? */
+static void near_outside(uint8_t *near, const uint8_t *row, int64_t w, int64_t reach)
 {
-    for (int64_t dy = -reach; dy <= reach; dy++)
-        for (int64_t dx = -reach; dx <= reach; dx++) {
-            int64_t px = x + dx, py = y + dy;
-            if (px >= 0 && py >= 0 && px < w && py < h && !mask[py * w + px])
-                return true;
-        }
-    return false;
+    int64_t next = 0; /* the first pixel outside at or behind x - reach */
+
+    for (int64_t x = 0; x < w; x++) {
+        while (next < w && (next < x - reach || row[next]))
+            next++;
+        near[x] = next < w && next <= x + reach;
+    }
+}
+
+/* The outline, without looking at reach^2 pixels for each: `nears` holds near_outside of the
+ * 2 reach + 1 rows around the present one, in turn, and counts[x] how many of them are set at x. */
+typedef struct outline {
+    const uint8_t *mask;
+    int64_t w, h, reach, last; /* the last row that was taken in */
+    uint8_t *nears;            /* [2 reach + 1, w] */
+    uint32_t *counts;          /* [w] */
+} outline;
+
+static pseg_status outline_init(outline *o, const uint8_t *mask, int64_t w, int64_t h,
+                                pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    int64_t reach = (w > h ? w : h) / 600 + 1;
+
+    *o = (outline){.mask = mask, .w = w, .h = h, .reach = reach, .last = -1};
+    o->nears = pseg_calloc((size_t)(2 * reach + 1), (size_t)w);
+    o->counts = pseg_calloc((size_t)w, sizeof *o->counts);
+    if (!o->nears || !o->counts)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for an outline");
+out:
+    return rc;
+}
+
+static void outline_deinit(outline *o)
+{
+    pseg_free(o->nears);
+    pseg_free(o->counts);
+}
+
+/* Rows are asked for in order. counts[x] > 0 then tells whether (x, y) has one outside in reach. */
+static void outline_row(outline *o, int64_t y)
+{
+    while (o->last < y + o->reach) {
+        uint8_t *near = o->nears + ++o->last % (2 * o->reach + 1) * o->w;
+
+        for (int64_t x = 0; x < o->w; x++)
+            o->counts[x] -= near[x]; /* the row that leaves the window, or zeros at first */
+        memset(near, 0, (size_t)o->w);
+        if (o->last < o->h)
+            near_outside(near, o->mask + o->last * o->w, o->w, o->reach);
+        for (int64_t x = 0; x < o->w; x++)
+            o->counts[x] += near[x];
+    }
 }
 
 pseg_status pseg_image_overlay(pseg_image **out, const pseg_image *photo, const uint8_t *mask,
                                pseg_err *err)
 {
     static const int tint[3] = {255, 40, 120};
-    int64_t w = photo->width, h = photo->height, reach = (w > h ? w : h) / 600 + 1;
-    pseg_status rc = image_new(out, photo->width, photo->height, err);
+    pseg_status rc = PSEG_OK;
+    int64_t w = photo->width, h = photo->height;
+    outline o = {0};
 
-    if (rc != PSEG_OK)
-        return rc;
-    for (int64_t y = 0; y < h; y++)
+    *out = NULL;
+    PSEG_TRY(outline_init(&o, mask, w, h, err));
+    PSEG_TRY(image_new(out, photo->width, photo->height, err));
+    for (int64_t y = 0; y < h; y++) {
+        outline_row(&o, y);
         for (int64_t x = 0; x < w; x++) {
             const uint8_t *p = photo->rgb + 3 * (y * w + x);
             uint8_t *q = (*out)->rgb + 3 * (y * w + x);
-            bool in = mask[y * w + x], edge = in && is_outline(mask, w, h, x, y, reach);
+            bool in = mask[y * w + x], edge = in && o.counts[x] > 0;
             int grey = (p[0] * 77 + p[1] * 150 + p[2] * 29) >> 8;
             for (int c = 0; c < 3; c++)
                 q[c] = (uint8_t)(edge ? 255
                                  : in ? (p[c] * 11 + tint[c] * 9) / 20
                                       : (p[c] * 2 + grey) / 4);
         }
+    }
+out:
+    outline_deinit(&o);
     return rc;
 }
 

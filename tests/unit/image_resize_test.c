@@ -1,0 +1,148 @@
+/* Resampling and the model's input, bit for bit what Pillow and numpy make (cases.h). */
+#include "tests/unit/image_support.h"
+
+#include "tests/unit/data/image/cases.h"
+
+#include <math.h>
+
+static void resize_is_pillows(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof resize_cases / sizeof *resize_cases; i++) {
+        const struct resize_case *c = &resize_cases[i];
+        uint8_t *in = noise(3 * (size_t)c->w * c->h, c->hard);
+        size_t n = 3 * (size_t)c->out_w * c->out_h;
+        uint8_t *out = pseg_malloc(n);
+        char digest[PSEG_SHA256_HEX + 1];
+
+        assert_non_null(out);
+        assert_int_equal(pseg_image_resize(out, c->out_w, c->out_h, in, c->w, c->h, NULL), PSEG_OK);
+        hex_digest(digest, out, n);
+        if (strcmp(digest, c->sha256) != 0)
+            fail_msg("%u x %u to %u x %u%s differs from Pillow", c->w, c->h, c->out_w, c->out_h,
+                     c->hard ? ", black and white" : "");
+        pseg_free(in);
+        pseg_free(out);
+    }
+}
+
+static void input_is_the_references(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof prepare_cases / sizeof *prepare_cases; i++) {
+        const struct prepare_case *c = &prepare_cases[i];
+        pseg_image photo = {noise(3 * (size_t)c->w * c->h, false), c->w, c->h};
+        size_t plane = (size_t)c->how.width * c->how.height;
+        float *chw = pseg_malloc(3 * plane * sizeof *chw), rect[4];
+        char digest[PSEG_SHA256_HEX + 1];
+
+        assert_non_null(chw);
+        assert_int_equal(pseg_image_preprocess(chw, rect, &photo, &c->how, NULL), PSEG_OK);
+        hex_digest(digest, chw, 3 * plane * sizeof *chw);
+        if (strcmp(digest, c->sha256) != 0)
+            fail_msg("case %zu, fit %d, %u x %u to %u x %u: the numbers differ; the first is %.9g, "
+                     "the reference's %.9g, the middle %.9g and %.9g",
+                     i, (int)c->how.fit, c->w, c->h, c->how.width, c->how.height, (double)chw[0],
+                     (double)c->first,
+                     (double)chw[c->how.height / 2 * c->how.width + c->how.width / 2],
+                     (double)c->middle);
+        for (int k = 0; k < 4; k++)
+            if (fabs(rect[k] - c->rect[k]) > 1e-4 * fmax(1, fabs(c->rect[k])))
+                fail_msg("case %zu, fit %d, %u x %u: rect[%d] is %g, the reference's %g", i,
+                         (int)c->how.fit, c->w, c->h, k, (double)rect[k], c->rect[k]);
+        pseg_free(photo.rgb);
+        pseg_free(chw);
+    }
+}
+
+/* By the definition: inside tinted, but white where a pixel outside is within reach (a pixel more
+ * for every 600 of the longer side; the picture's border is no outside), and outside dimmed. */
+static void check_overlay(uint32_t w, uint32_t h, int kind)
+{
+    size_t n = (size_t)w * h;
+    pseg_image photo = {noise(3 * n, false), w, h}, *shown;
+    uint8_t *mask = pseg_malloc(n), *dice = noise(n, false);
+    int64_t reach = (w > h ? w : h) / 600 + 1;
+    size_t n_wrong = 0;
+
+    assert_non_null(mask);
+    for (int64_t i = 0; i < (int64_t)n; i++) {
+        int64_t x = i % w - w / 2, y = i / w - h / 2;
+        mask[i] = kind == 0   ? x * x + y * y < (int64_t)(n / 9)
+                  : kind == 1 ? 0
+                  : kind == 2 ? 1
+                              : dice[i] > 6;
+    }
+    assert_int_equal(pseg_image_overlay(&shown, &photo, mask, NULL), PSEG_OK);
+    assert_int_equal(shown->width, w);
+    assert_int_equal(shown->height, h);
+    for (int64_t i = 0; i < (int64_t)n; i++) {
+        const uint8_t *p = photo.rgb + 3 * i, *q = shown->rgb + 3 * i;
+        bool is_edge = false;
+
+        for (int64_t y = i / w - reach; mask[i] && y <= i / w + reach; y++)
+            for (int64_t x = i % w - reach; x <= i % w + reach; x++)
+                is_edge |= x >= 0 && y >= 0 && x < w && y < h && !mask[y * w + x];
+        int grey = (p[0] * 77 + p[1] * 150 + p[2] * 29) >> 8;
+        const int tinted[3] = {(p[0] * 11 + 255 * 9) / 20, (p[1] * 11 + 40 * 9) / 20,
+                               (p[2] * 11 + 120 * 9) / 20};
+        for (int c = 0; c < 3; c++)
+            n_wrong += q[c] != (is_edge ? 255 : mask[i] ? tinted[c] : (p[c] * 2 + grey) / 4);
+    }
+    if (n_wrong)
+        fail_msg("%u x %u, mask %d: %zu channels differ from the definition", w, h, kind, n_wrong);
+    pseg_image_free(shown);
+    pseg_free(photo.rgb);
+    pseg_free(mask);
+    pseg_free(dice);
+}
+
+static void overlay_is_as_defined(void **state)
+{
+    static const uint32_t sizes[][2] = {{90, 60}, {1, 1}, {1, 40}, {37, 2}, {1300, 30}, {5, 1900}};
+
+    (void)state;
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int kind = 0; kind < 4; kind++)
+            check_overlay(sizes[s][0], sizes[s][1], kind);
+}
+
+static void pictures_are_put_beside_each_other(void **state)
+{
+    enum { W = 5, H = 4 };
+    pseg_image a = {noise(3 * W * H, false), W, H}, *mask, *both;
+    const uint8_t pixels[W * H] = {0, 1, 1, 0, 0, 0, 1};
+    const pseg_image *all[3];
+
+    (void)state;
+    assert_int_equal(pseg_image_of_mask(&mask, pixels, W, H, NULL), PSEG_OK);
+    for (size_t i = 0; i < W * H; i++)
+        for (size_t c = 0; c < 3; c++)
+            assert_int_equal(mask->rgb[3 * i + c], pixels[i] ? 255 : 0);
+    all[0] = &a;
+    all[1] = mask;
+    all[2] = &a;
+    assert_int_equal(pseg_image_beside(&both, all, 3, NULL), PSEG_OK);
+    assert_int_equal(both->height, H);
+    assert_true(both->width >= 3 * W);
+    uint32_t step = (both->width - W) / 2;
+    for (uint32_t y = 0; y < H; y++)
+        for (uint32_t k = 0; k < 3; k++)
+            assert_memory_equal(both->rgb + 3 * (y * both->width + k * step),
+                                all[k]->rgb + 3 * (y * W), 3 * W);
+    pseg_image_free(mask);
+    pseg_image_free(both);
+    pseg_free(a.rgb);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(resize_is_pillows),
+        cmocka_unit_test(input_is_the_references),
+        cmocka_unit_test(overlay_is_as_defined),
+        cmocka_unit_test(pictures_are_put_beside_each_other),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -2,6 +2,7 @@
 """Health and reflection, and what a Redis that is frozen or gone may not do to them: calls fail in time
 with a reason, health goes on, and nothing that was accepted is lost."""
 import hashlib
+import os
 import signal
 import time
 
@@ -125,8 +126,6 @@ class Broken(lib.Test):
         service = lib.SERVICE
         lib.until("serving", lambda: self.check(service) == SERVING)
         self.took = []
-        for _ in range(50):
-            self.check(service)
         watch = self.health.Watch(HealthRequest(service=service), timeout=lib.CALL_S)
         self.assertEqual(next(watch).status, SERVING)
         job = lib.create(self.stub)
@@ -156,10 +155,10 @@ class Broken(lib.Test):
         # A submit whose outcome was unknown is repeated safely.
         names = {lib.create(self.stub, request_id="f15").name for _ in range(3)}
         self.assertEqual(len(names), 1)
-        usual = sorted(self.took[:50])
-        took = sorted(self.took[50:])
-        self.assertLess(took[len(took) * 98 // 100], max(0.2, 5 * usual[-1]), "health never waits for Redis")
-        self.assertLess(took[-1], 2.0)
+        took = sorted(self.took)
+        slower = max(1.0, os.getloadavg()[0] / os.cpu_count())  # as many processes wait for each processor
+        self.assertLess(took[len(took) * 98 // 100], 0.2 * slower, "health never waits for Redis")
+        self.assertLess(took[-1], slower)
 
     def test_redis_is_frozen(self):
         redis = self.cluster.redis

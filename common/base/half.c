@@ -36,8 +36,10 @@ uint16_t pseg_half_from_float(float f)
     uint32_t u = bits_of(f), sign = u >> 16 & 0x8000;
 
     u &= 0x7FFFFFFF;
-    if (u > 0x7F800000)
-        return (uint16_t)(sign | 0x7E00);
+    if (u > 0x7F800000) {
+        uint32_t payload = u >> 13 & 0x3FF;
+        return (uint16_t)(sign | 0x7C00 | (payload ? payload : 1));
+    }
     if (u >= 0x47800000) /* 65536 and above */
         return (uint16_t)(sign | 0x7C00);
     if (u < 0x38800000) {

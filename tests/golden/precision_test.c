@@ -172,6 +172,10 @@ int main(int argc, char **argv)
     pseg_cl_close(gold_cl()); /* skips where there is no device */
     gold_must(n >= 1 && n <= MAX_SCENES, "scenes", NULL);
     answer_all(&exact, n, PSEG_PRECISION_FP32, 0);
+    /* docs/models.md promises 0.838 on other scenes; 24 of these have a standard error of 0.03. */
+    bool knows = mean(exact.iou, exact.n) > 0.75;
+    printf("%s mIoU in fp32 %.4f over %zu masks\n", knows ? "ok  " : "FAIL",
+           mean(exact.iou, exact.n), exact.n);
     uint32_t has = answer_all(&rough, n, PSEG_PRECISION_BF16, 0);
     good = compare(&exact, &rough,
                    has & PSEG_CL_AMX_BF16 ? "bf16, AMX"
@@ -189,5 +193,5 @@ int main(int argc, char **argv)
         answers_free(&rough);
     }
     answers_free(&exact);
-    return good ? 0 : 1;
+    return good && knows ? 0 : 1;
 }

@@ -52,7 +52,10 @@ pseg_status pseg_image_probe(pseg_image_info *out, const void *data, size_t len,
 
 /* Orientation applied, colours to sRGB by the embedded profile, CMYK and grey converted, 16 bit to
  * 8, transparency laid on white. A truncated file is an error, not half a picture. Caller frees
- * with pseg_image_free. Errors: those of pseg_image_probe, PSEG_R_OUT_OF_MEMORY. Any thread. */
+ * with pseg_image_free. Takes 3 bytes a pixel and what the format's decoder needs: a few rows, or
+ * for interlaced PNG, progressive JPEG, WebP and HEIF the whole picture once more. Errors: those of
+ * pseg_image_probe, PSEG_R_OUT_OF_MEMORY. Any thread; a damaged file is decoded a second time with
+ * no other decoding beside it, because libvips' messages are the process's. */
 pseg_status pseg_image_decode(pseg_image **out, const void *data, size_t len,
                               const pseg_image_limits *limits, pseg_err *err);
 void pseg_image_free(pseg_image *i);
@@ -74,13 +77,16 @@ typedef struct pseg_preprocess {
 
 /* chw: 3 * height * width floats, planar. rect: x0, y0, x1, y1 of the photo's part that the input
  * covers, in photo pixels (for pseg_mask_grid). Resampling is Pillow's BICUBIC, bit for bit, so
- * that the numbers are those of Hugging Face's processors. Errors: PSEG_R_OUT_OF_MEMORY. Any
- * thread. */
+ * that the numbers are those of Hugging Face's processors. Memory grows with the input and the
+ * photo's sides, whatever the photo's shape. Errors: PSEG_R_INVALID_ARGUMENT (a side or the edge is
+ * 0), PSEG_R_OUT_OF_MEMORY. Any thread. */
 pseg_status pseg_image_preprocess(float *chw, float rect[4], const pseg_image *photo,
                                   const pseg_preprocess *how, pseg_err *err);
 
 /* Pillow's resize(BICUBIC) of [h, w, 3] bytes (Pillow, Resample.c: coefficients in 22-bit fixed
- * point, rows first, rounded to bytes between the passes). out: [out_h, out_w, 3]. */
+ * point, across first, rounded to bytes between the passes). Pillow 13 goes down first where the
+ * height shrinks much more than the width, and is a few levels off there. out: [out_h, out_w, 3].
+ * Errors: PSEG_R_INVALID_ARGUMENT (a side of 0), PSEG_R_OUT_OF_MEMORY. Any thread. */
 pseg_status pseg_image_resize(uint8_t *out, uint32_t out_w, uint32_t out_h, const uint8_t *in,
                               uint32_t w, uint32_t h, pseg_err *err);
 

@@ -33,29 +33,31 @@ static void kernel_free(kernel *k)
     pseg_free(k->k);
 }
 
-static pseg_status kernel_make(kernel *k, uint32_t in, uint32_t out, pseg_err *err)
+/* For the n_out output positions from first_out on, of `in` pixels resized to `out`. */
+static pseg_status kernel_make(kernel *k, uint32_t in, uint32_t out, uint32_t first_out,
+                               uint32_t n_out, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     double scale = (double)in / out, filter_scale = scale < 1 ? 1 : scale,
-           support = 2 * filter_scale;
+           support = 2 * filter_scale, shrink = 1 / filter_scale;
     double *w = NULL;
 
     k->size = (uint32_t)ceil(support) * 2 + 1;
-    k->first = pseg_calloc(out, sizeof *k->first);
-    k->n = pseg_calloc(out, sizeof *k->n);
-    k->k = pseg_calloc((size_t)out * k->size, sizeof *k->k);
+    k->first = pseg_calloc(n_out, sizeof *k->first);
+    k->n = pseg_calloc(n_out, sizeof *k->n);
+    k->k = pseg_calloc((size_t)n_out * k->size, sizeof *k->k);
     w = pseg_calloc(k->size, sizeof *w);
     if (!k->first || !k->n || !k->k || !w)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to resize %u pixels to %u", in, out);
-    for (uint32_t i = 0; i < out; i++) {
-        double centre = (i + 0.5) * scale, sum = 0;
+    for (uint32_t i = 0; i < n_out; i++) {
+        double centre = ((double)first_out + i + 0.5) * scale, sum = 0;
         int64_t low = (int64_t)(centre - support + 0.5), high = (int64_t)(centre + support + 0.5);
         low = low < 0 ? 0 : low;
         high = high > in ? in : high;
         k->first[i] = (uint32_t)low;
         k->n[i] = (uint32_t)(high - low);
         for (uint32_t j = 0; j < k->n[i]; j++) {
-            w[j] = bicubic(((double)j + (double)low - centre + 0.5) / filter_scale);
+            w[j] = bicubic(((double)j + (double)low - centre + 0.5) * shrink);
             sum += w[j];
         }
         for (uint32_t j = 0; j < k->n[i]; j++) {
@@ -111,46 +113,48 @@ static void pass_down(uint8_t *out, const uint8_t *in, uint32_t stride, uint32_t
     }
 }
 
-pseg_status pseg_image_resize(uint8_t *out, uint32_t out_w, uint32_t out_h, const uint8_t *in,
-                              uint32_t w, uint32_t h, pseg_err *err)
+/* A part of a resized picture, in its pixels. */
+typedef struct window {
+    uint32_t x, y, w, h;
+} window;
+
+/* The window `part` of in[h, w] resized to rw x rh, without the rest: a line 1 pixel high would
+ * become gigabytes before its middle is cut out. A pass that keeps its size changes nothing (its
+ * one coefficient is 1), so both are always made. */
+static pseg_status resize_part(uint8_t *out, window part, uint32_t rw, uint32_t rh,
+                               const uint8_t *in, uint32_t w, uint32_t h, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     kernel across = {0}, down = {0};
     uint8_t *between = NULL;
     int32_t *sums = NULL;
 
-    PSEG_REQUIRE(w && h && out_w && out_h, "sizes");
-    PSEG_TRY(kernel_make(&across, w, out_w, err));
-    PSEG_TRY(kernel_make(&down, h, out_h, err));
+    PSEG_TRY(kernel_make(&across, w, rw, part.x, part.w, err));
+    PSEG_TRY(kernel_make(&down, h, rh, part.y, part.h, err));
     /* Only the rows that the second pass reads. */
-    uint32_t top = down.first[0], bottom = down.first[out_h - 1] + down.n[out_h - 1];
-    if (w == out_w && h == out_h) {
-        memcpy(out, in, 3 * (size_t)w * h);
-        goto out;
-    }
-    const uint8_t *rows = in + 3 * (size_t)w * top;
-    if (w != out_w) {
-        uint8_t *to = out;
-        if (h != out_h) {
-            between = pseg_malloc(3 * (size_t)out_w * (bottom - top));
-            if (!between)
-                PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to resize an image of %u x %u", w, h);
-            to = between;
-        }
-        pass_across(to, rows, w, bottom - top, out_w, &across);
-        rows = to;
-    }
-    if (h != out_h) {
-        sums = pseg_calloc(3 * (size_t)out_w, sizeof *sums);
-        if (!sums)
-            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to resize an image of %u x %u", w, h);
-        pass_down(out, rows, 3 * out_w, top, out_h, &down, sums);
-    }
+    uint32_t top = down.first[0], bottom = down.first[part.h - 1] + down.n[part.h - 1];
+    between = pseg_malloc(3 * (size_t)part.w * (bottom - top));
+    sums = pseg_calloc(3 * (size_t)part.w, sizeof *sums);
+    if (!between || !sums)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to resize an image of %u x %u", w, h);
+    pass_across(between, in + 3 * (size_t)w * top, w, bottom - top, part.w, &across);
+    pass_down(out, between, 3 * part.w, top, part.h, &down, sums);
 out:
     kernel_free(&across);
     kernel_free(&down);
     pseg_free(between);
     pseg_free(sums);
+    return rc;
+}
+
+pseg_status pseg_image_resize(uint8_t *out, uint32_t out_w, uint32_t out_h, const uint8_t *in,
+                              uint32_t w, uint32_t h, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    PSEG_REQUIRE(w && h && out_w && out_h, "sizes");
+    PSEG_TRY(resize_part(out, (window){0, 0, out_w, out_h}, out_w, out_h, in, w, h, err));
+out:
     return rc;
 }
 
@@ -192,12 +196,19 @@ pseg_status pseg_image_preprocess(float *chw, float rect[4], const pseg_image *p
     uint32_t rw, rh;
     int64_t left, top;
     size_t plane = (size_t)how->width * how->height;
+    uint8_t *seen = NULL;
 
+    PSEG_REQUIRE(photo->width && photo->height && how->width && how->height, "sizes");
+    PSEG_REQUIRE(how->fit != PSEG_IMAGE_CENTRE_CROP || how->resize_edge, "resize_edge");
     place(&rw, &rh, &left, &top, photo, how);
-    uint8_t *resized = pseg_malloc(3 * (size_t)rw * rh);
-    if (!resized)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to resize an image to %u x %u", rw, rh);
-    PSEG_TRY(pseg_image_resize(resized, rw, rh, photo->rgb, photo->width, photo->height, err));
+    window part = {.x = left < 0 ? (uint32_t)-left : 0, .y = top < 0 ? (uint32_t)-top : 0};
+    part.w = (uint32_t)(rw < how->width - left ? rw : how->width - left) - part.x;
+    part.h = (uint32_t)(rh < how->height - top ? rh : how->height - top) - part.y;
+    seen = pseg_malloc(3 * (size_t)part.w * part.h);
+    if (!seen)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to resize an image to %u x %u", part.w,
+                  part.h);
+    PSEG_TRY(resize_part(seen, part, rw, rh, photo->rgb, photo->width, photo->height, err));
     for (int c = 0; c < 3; c++) {
         /* Outside a letterbox is 0 after normalisation; outside a crop is black before it. */
         float table[256],
@@ -207,9 +218,9 @@ pseg_status pseg_image_preprocess(float *chw, float rect[4], const pseg_image *p
         float *out = chw + (size_t)c * plane;
         for (int64_t y = 0; y < how->height; y++)
             for (int64_t x = 0; x < how->width; x++) {
-                int64_t sx = x - left, sy = y - top;
-                bool in = sx >= 0 && sy >= 0 && sx < rw && sy < rh;
-                *out++ = in ? table[resized[3 * (sy * rw + sx) + c]] : outside;
+                int64_t sx = x - left - part.x, sy = y - top - part.y;
+                bool in = sx >= 0 && sy >= 0 && sx < part.w && sy < part.h;
+                *out++ = in ? table[seen[3 * (sy * part.w + sx) + c]] : outside;
             }
     }
     rect[0] = (float)(-(double)left * photo->width / rw);
@@ -217,6 +228,6 @@ pseg_status pseg_image_preprocess(float *chw, float rect[4], const pseg_image *p
     rect[2] = (float)(((double)how->width - (double)left) * photo->width / rw);
     rect[3] = (float)(((double)how->height - (double)top) * photo->height / rh);
 out:
-    pseg_free(resized);
+    pseg_free(seen);
     return rc;
 }

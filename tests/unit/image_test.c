@@ -180,9 +180,9 @@ static void other_formats_are_refused_by_name(void **state)
 {
     static const struct {
         const char *name, *part;
-    } cases[] = {{"still.gif", "GIF"},  {"animated.gif", "GIF"},  {"still.bmp", "BMP"},
-                 {"still.pdf", "PDF"},  {"drawing.svg", "SVG"},   {"declared.svg", "XML"},
-                 {"still.ico", "icon"}, {"hello.txt", "unknown"}, {"still.jp2", "unknown"}};
+    } cases[] = {{"still.gif", "GIF"},  {"animated.gif", "GIF"}, {"still.bmp", "BMP"},
+                 {"still.pdf", "PDF"},  {"drawing.svg", "SVG"},  {"declared.svg", "XML"},
+                 {"still.ico", "icon"}, {"hello.txt", "text"},   {"still.jp2", "unknown"}};
 
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -196,16 +196,8 @@ static void other_formats_are_refused_by_name(void **state)
 
 static void films_are_no_photos(void **state)
 {
-    pseg_err err = PSEG_ERR_INIT;
-    pseg_image *i;
-    size_t n;
-    uint8_t *file = read_fixture("film.mp4", &n);
-
     (void)state;
-    assert_int_not_equal(pseg_image_decode(&i, file, n, &usual, &err), PSEG_OK);
-    assert_true(err.reason == PSEG_R_IMAGE_UNDECODABLE ||
-                err.reason == PSEG_R_IMAGE_FORMAT_UNSUPPORTED);
-    pseg_free(file);
+    refused("film.mp4", &usual, PSEG_R_IMAGE_FORMAT_UNSUPPORTED, "the image is a video");
 }
 
 /* Each limit holds the image that just fits and refuses the next. */

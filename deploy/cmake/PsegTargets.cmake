@@ -37,6 +37,7 @@ endif()
 
 if(PSEG_FUZZ) # coverage of the libraries too guides libFuzzer
   add_compile_options(-fsanitize=fuzzer-no-link)
+  add_link_options(-fsanitize=fuzzer-no-link)
 endif()
 
 function(_pseg_common target)

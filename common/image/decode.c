@@ -205,12 +205,31 @@ out:
 
 typedef int (*step_fn)(VipsImage *in, VipsImage **out);
 
+/* libvips 8.14 converts the colours of a 16-bit picture by its profile to 8 bits, and leaves its
+ * alpha channel at 16: such a picture becomes one of 8 bits first. */
+static int alpha_fits(VipsImage *in, VipsImage **out)
+{
+    VipsInterpretation space = vips_image_get_interpretation(in);
+    VipsImage *eight = NULL;
+
+    if (!vips_image_hasalpha(in) || !vips_image_get_typeof(in, VIPS_META_ICC_NAME) ||
+        (space != VIPS_INTERPRETATION_RGB16 && space != VIPS_INTERPRETATION_GREY16))
+        return vips_copy(in, out, NULL);
+    space = space == VIPS_INTERPRETATION_RGB16 ? VIPS_INTERPRETATION_sRGB : VIPS_INTERPRETATION_B_W;
+    if (vips_cast(in, &eight, VIPS_FORMAT_UCHAR, "shift", TRUE, NULL))
+        return -1;
+    int rc = vips_copy(eight, out, "interpretation", space, NULL);
+    g_object_unref(eight);
+    return rc;
+}
+
 static int to_srgb(VipsImage *in, VipsImage **out)
 {
-    /* A profile that does not fit its pixels is worth less than none. */
+    /* A profile that does not fit its pixels is worth less than none. Depth: libvips 8.14 gives 8
+     * bits unless told, 8.16 what it got. */
     if (vips_image_get_typeof(in, VIPS_META_ICC_NAME) &&
         vips_icc_transform(in, out, "srgb", "embedded", TRUE, "intent", VIPS_INTENT_PERCEPTUAL,
-                           NULL) == 0)
+                           "depth", 8, NULL) == 0)
         return 0;
     vips_error_clear();
     return vips_colourspace(in, out, VIPS_INTERPRETATION_sRGB, NULL);
@@ -289,7 +308,7 @@ static int take_pixels(uint8_t *rgb, VipsImage *v, int orientation)
 
 static pseg_status decode(pseg_image **out, attempt *a, pseg_err *err)
 {
-    static const step_fn steps[] = {to_srgb, opaque, bytes};
+    static const step_fn steps[] = {alpha_fits, to_srgb, opaque, bytes};
     pseg_status rc = PSEG_OK;
     VipsImage *v = NULL, *next = NULL;
     pseg_image *i = NULL;

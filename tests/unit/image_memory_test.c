@@ -159,7 +159,7 @@ static void the_largest_allowed_decodes(void **state)
 
     (void)state;
     print_message("14112 x 14112, turned: %ld MiB, %lld ms\n", peak, (long long)ms);
-    assert_in_range(peak, 0, 570 + SPARE);
+    assert_in_range(peak, 0, 570 + 64 + SPARE);
     pseg_free(jpeg);
 }
 

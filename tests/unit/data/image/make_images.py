@@ -222,6 +222,9 @@ def make_profiles():
     expect("p3_alpha.png", on_white(rgb, ramp(8, 4)[..., 3], 255))
     save("p3_16.png", png(ramp(16, 3), 16, 2, [(b"iCCP", b"p\0\0" + zlib.compress(P3))]))
     expect("p3_16.png", managed(Image.fromarray(np.rint(ramp(16, 3) / 257).astype(np.uint8)), P3))
+    save("p3_alpha16.png", png(ramp(8, 4) * 257, 16, 6,
+                               [(b"iCCP", b"p\0\0" + zlib.compress(P3))]))
+    expect("p3_alpha16.png", on_white(rgb, ramp(8, 4)[..., 3], 255))
     grey = Image.fromarray(ramp(8, 1)[..., 0].astype(np.uint8))
     out = io.BytesIO()
     grey.save(out, "PNG", icc_profile=DARK_GREY)

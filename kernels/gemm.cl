@@ -39,11 +39,9 @@ typedef float w_t;
 #endif
 #define NR (16 * NV)
 
-static inline void store_row(float16 acc, gout *out, gcfloat *bias, gcfloat *res, gcfloat *scale,
-                             ulong out_row, ulong res_row, uint col, const pseg_gemm_params *p)
+static inline __attribute__((always_inline)) float16 epilogue(float16 acc, gcfloat *bias, gcfloat *res, gcfloat *scale,
+                               ulong res_row, uint col, uint n, const pseg_gemm_params *p)
 {
-    uint n = p->n - col;
-
     if (p->flags & HAS_BIAS)
         acc += fv_load(bias + p->bias_off + col, n);
     acc = fv_act(acc, p->act);
@@ -51,13 +49,27 @@ static inline void store_row(float16 acc, gout *out, gcfloat *bias, gcfloat *res
         acc *= fv_load(scale + p->scale_off + col, n);
     if (p->flags & HAS_RES)
         acc += fv_load(res + p->res_off + res_row + col, n);
-    out_store(acc, out + p->out_off + out_row + col, n);
+    return acc;
+}
+
+static inline void store_row(float16 acc, gout *out, gcfloat *bias, gcfloat *res, gcfloat *scale,
+                             ulong out_row, ulong res_row, uint col, const pseg_gemm_params *p)
+{
+    uint n = p->n - col;
+
+    out_store(epilogue(acc, bias, res, scale, res_row, col, n, p), out + p->out_off + out_row + col,
+              n);
 }
 
 #ifdef AMX
 
-/* The tile registers: 0 to 3 are 2 x 2 tiles of 16 x 16 sums, 4 and 5 two tiles of a, 6 and 7 two of
- * a panel. A configuration says how many rows each has (Intel, Architecture Instruction Set
+/* A block of up to BLOCK rows of a times a panel, K in one go. Tiles of sums: in a block of 32 rows or
+ * fewer registers 0 to 3 are 2 x 2 of them, 4 and 5 two tiles of a, 6 and 7 two of the panel. A block
+ * of 33 to 48 rows (257 tokens are eight blocks, if the last takes the odd row) is two columns of
+ * three tiles, 0 to 2; then 3 to 5 are of a and 6 of the panel. */
+#define BLOCK 48
+
+/* A configuration says how many rows each register has (Intel, Architecture Instruction Set
  * Extensions, "LDTILECFG"); a tile of a or of sums with fewer rows costs less. */
 static inline void configure(uint rows)
 {
@@ -67,100 +79,189 @@ static inline void configure(uint rows)
         c[i] = 0;
     c[0] = 1;
     for (int t = 0; t < 8; t++) {
-        bool is_lower = t == 2 || t == 3 || t == 5;
+        bool is_third = t % 3 == 2, is_lower = t == 2 || t == 3 || t == 5;
 
         c[16 + 2 * t] = 64;
-        c[48 + t] = t >= 6 ? 16 : is_lower ? max((int)rows - 16, 1) : min(rows, 16u);
+        if (t >= 6)
+            c[48 + t] = 16;
+        else if (rows > 32)
+            c[48 + t] = is_third ? rows - 32 : 16;
+        else
+            c[48 + t] = is_lower ? max((int)rows - 16, 1) : min(rows, 16u);
     }
     __asm__ volatile("ldtilecfg (%0)" : : "r"(c) : "memory");
 }
 
-/* sum[rows][32] (+)= a[rows][k] times k rows of a panel, rows up to 32 and as configured. With every
- * step, `ahead` is brought into the second-level cache, `lines` of 64 bytes of it. */
-static inline void multiply(float *sum, __global const ushort *a, __global const ushort *w,
-                            ulong a_stride, uint k, uint rows, bool is_first,
-                            __global const ushort *ahead, uint lines)
-{
-    __global const ushort *lower = rows > 16 ? a + 16 * a_stride : a;
-    float *below = rows > 16 ? sum + 16 * PANEL : sum;
-    ulong a_bytes = 2 * a_stride, row_bytes = 4 * PANEL;
+/* What a block still has to do when the next is multiplied: its rows are finished one by one between
+ * the next one's steps, where vector instructions cost nothing. */
+typedef struct rest {
+    const float *sum; /* of the next row to finish, PANEL to the row */
+    uint row, n, col; /* that row, rows left, first column */
+} rest;
 
-    if (is_first)
-        __asm__ volatile("tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3"
-                         :
-                         :
-                         : "memory");
-    else
-        __asm__ volatile("tileloadd (%0,%4,1), %%tmm0\n tileloadd (%1,%4,1), %%tmm1\n"
-                         "tileloadd (%2,%4,1), %%tmm2\n tileloadd (%3,%4,1), %%tmm3"
-                         :
-                         : "r"(sum), "r"(sum + 16), "r"(below), "r"(below + 16), "r"(row_bytes)
-                         : "memory");
-    for (uint at = 0; at < k; at += 32) {
-        for (uint i = 0; i < lines; i++)
-            __asm__ volatile("prefetcht1 (%0)" : : "r"(ahead + 32 * i));
-        ahead += 32 * lines;
-        __asm__ volatile("tileloadd (%2,%5,1), %%tmm6\n"
-                         "tileloadd (%0,%4,1), %%tmm4\n"
-                         "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n"
-                         "tileloadd (%3,%5,1), %%tmm7\n"
-                         "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
-                         "tileloadd (%1,%4,1), %%tmm5\n"
-                         "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
-                         "tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n"
-                         :
-                         : "r"(a + at), "r"(lower + at), "r"(w), "r"(w + 32), "r"(a_bytes),
-                           "r"(row_bytes)
-                         : "memory");
-        w += 32 * PANEL;
-    }
-    if (rows > 16)
-        __asm__ volatile("tilestored %%tmm2, (%0,%2,1)\n tilestored %%tmm3, (%1,%2,1)"
-                         :
-                         : "r"(below), "r"(below + 16), "r"(row_bytes)
-                         : "memory");
-    __asm__ volatile("tilestored %%tmm0, (%0,%2,1)\n tilestored %%tmm1, (%1,%2,1)"
-                     :
-                     : "r"(sum), "r"(sum + 16), "r"(row_bytes)
-                     : "memory");
+/* A whole line of bfloat16 at once: none of it is read before. */
+static inline __attribute__((always_inline)) void store_pair(float16 lo, float16 hi, gout *out)
+{
+#ifdef OUT_BF16
+    float16 both;
+
+    __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(both) : "v"(lo), "v"(hi));
+    __asm__ volatile("vmovups %1, (%0)" : : "r"(out), "v"(both) : "memory");
+#else
+    vstore16(lo, 0, out);
+    vstore16(hi, 1, out);
+#endif
 }
 
-/* K is taken in blocks, so that a panel's part of 16 KB stays in the first-level cache while rows of
- * a stream by; meanwhile the next part comes nearer. */
-#define KB 256
+static inline __attribute__((always_inline)) void finish(rest *r, uint n, gout *out, gcfloat *bias, gcfloat *res, gcfloat *scale,
+                          const pseg_gemm_params *p)
+{
+    for (n = min(n, r->n); n > 0; n--) {
+        ulong out_row = (ulong)r->row * p->out_stride, res_row = (ulong)r->row * p->res_stride;
+
+        if (r->col + PANEL <= p->n) {
+            float16 lo = epilogue(vload16(0, r->sum), bias, res, scale, res_row, r->col, 16, p);
+            float16 hi = epilogue(vload16(0, r->sum + 16), bias, res, scale, res_row, r->col + 16, 16, p);
+
+            store_pair(lo, hi, out + p->out_off + out_row + r->col);
+        } else {
+            for (uint j = 0; j < PANEL && r->col + j < p->n; j += 16)
+                store_row(vload16(0, r->sum + j), out, bias, res, scale, out_row, res_row, r->col + j, p);
+        }
+        r->sum += PANEL;
+        r->row++;
+        r->n--;
+    }
+}
+
+/* The part of w that comes next, brought into the second-level cache on the way. */
+typedef struct ahead {
+    gw *at;
+    uint lines, per_step; /* of 64 bytes: left, and to fetch at each step */
+} ahead;
+
+static inline __attribute__((always_inline)) void fetch(ahead *f)
+{
+    for (uint i = 0; i < f->per_step && f->lines > 0; i++) {
+        __asm__ volatile("prefetcht1 (%0)" : : "r"(f->at));
+        f->at += 32;
+        f->lines--;
+    }
+}
+
+/* A processor that has not stored a tile for 600 ns or so takes 250 cycles for the next one: during
+ * a long sum, one of the panel's tiles is stored now and then. */
+#define KEEP_AWAKE(k)                                                                         \
+    do {                                                                                      \
+        if (((k) & 255) == 224)                                                               \
+            __asm__ volatile("tilestored %%tmm6, (%0,%1,1)" : : "r"(scrap), "r"(64ul) : "memory"); \
+    } while (0)
 
 __kernel void gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat *scale,
                    const pseg_gemm_params p)
 {
-    float sum[AMX_ROWS * PANEL];
+    float sums[2 * BLOCK * PANEL] __attribute__((aligned(64)));
+    float scrap[256] __attribute__((aligned(64)));
     uint m0 = (uint)get_global_id(0) * p.tiles_per_item, m1 = min(m0 + p.tiles_per_item, p.m);
     uint n0 = (uint)get_global_id(1) * p.panels_per_item * PANEL;
-    uint n1 = min(n0 + p.panels_per_item * PANEL, p.n), set = 0, n_tiles = (m1 - m0 + 31) / 32;
+    uint n1 = min(n0 + p.panels_per_item * PANEL, p.n), set = 0, turn = 0;
+    ulong a_bytes = 2 * p.a_stride, w_bytes = 4 * PANEL, s_bytes = 4 * PANEL;
+    rest r = {sums, 0, 0, 0};
 
     if (m0 >= p.m || n0 >= p.n)
         return;
-    for (uint col = n0; col < n1; col += PANEL)
-        for (uint k0 = 0; k0 < p.k; k0 += KB) {
-            uint nk = min((uint)KB, p.k - k0), per_step = (32 + n_tiles - 1) / n_tiles;
-            gw *part = w + p.w_off + (size_t)col * p.k + k0 * PANEL, *next = part + nk * PANEL;
-            bool is_end = k0 + nk == p.k && col + PANEL >= n1;
+    uint n_steps = p.k / 32, n_blocks = max((m1 - m0) / 32, 1u);
+    a += p.a_off;
+    w += p.w_off;
+    for (uint col = n0; col < n1; col += PANEL) {
+        gw *panel = w + (size_t)col * p.k;
+        ahead f = {panel + (size_t)p.k * PANEL, col + PANEL < p.n ? p.k : 0,
+                   (32 + n_blocks - 1) / n_blocks};
 
-            for (uint m = m0; m < m1; m += 32) {
-                uint rows = min(32u, m1 - m), before = (m - m0) / 32 * nk / 32 * per_step;
-                bool is_done = is_end || before >= nk;
+        for (uint m = m0, rows; m < m1; m += rows) {
+            float *sum = sums + (turn++ % 2) * BLOCK * PANEL, *below = sum + 16 * PANEL;
+            uint left = m1 - m;
+            rows = left > BLOCK ? 32 : left;
+            uint each = (r.n * (rows > 32 ? 1 : 2) + 2 * n_steps - 1) / (2 * n_steps);
+            gw *upper = a + m * p.a_stride, *b = panel;
+            gw *lower = rows > 16 ? upper + 16 * p.a_stride : upper;
 
-                if (rows != set)
-                    configure(rows);
-                set = rows;
-                multiply(sum + (m - m0) * PANEL, a + p.a_off + m * p.a_stride + k0, part,
-                         p.a_stride, nk, rows, k0 == 0, next + (is_done ? 0 : 32 * before),
-                         is_done ? 0 : per_step);
-                for (uint i = 0; k0 + nk == p.k && i < rows; i++)
-                    for (uint j = 0; j < PANEL && col + j < p.n; j += 16)
-                        store_row(vload16(0, sum + (m - m0 + i) * PANEL + j), out, bias, res, scale,
-                                  (m + i) * p.out_stride, (m + i) * p.res_stride, col + j, &p);
+            if (rows != set)
+                configure(rows);
+            set = rows;
+            if (rows <= 32) {
+                each = (r.n + n_steps - 1) / n_steps;
+                __asm__ volatile("tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n"
+                                 "tilezero %%tmm3"
+                                 :
+                                 :
+                                 : "memory");
+                for (uint k = 0; k < p.k; k += 32) {
+                    fetch(&f);
+                    __asm__ volatile("tileloadd (%2,%5,1), %%tmm6\n"
+                                     "tileloadd (%0,%4,1), %%tmm4\n"
+                                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n"
+                                     "tileloadd (%3,%5,1), %%tmm7\n"
+                                     "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
+                                     "tileloadd (%1,%4,1), %%tmm5\n"
+                                     "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
+                                     "tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n"
+                                     :
+                                     : "r"(upper + k), "r"(lower + k), "r"(b), "r"(b + 32),
+                                       "r"(a_bytes), "r"(w_bytes)
+                                     : "memory");
+                    b += 32 * PANEL;
+                    KEEP_AWAKE(k);
+                    finish(&r, each, out, bias, res, scale, &p);
+                }
+                if (rows > 16)
+                    __asm__ volatile("tilestored %%tmm2, (%0,%2,1)\n tilestored %%tmm3, (%1,%2,1)"
+                                     :
+                                     : "r"(below), "r"(below + 16), "r"(s_bytes)
+                                     : "memory");
+                __asm__ volatile("tilestored %%tmm0, (%0,%2,1)\n tilestored %%tmm1, (%1,%2,1)"
+                                 :
+                                 : "r"(sum), "r"(sum + 16), "r"(s_bytes)
+                                 : "memory");
+            } else {
+                gw *third = lower + 16 * p.a_stride;
+
+                for (uint side = 0; side < 2; side++) {
+                    b = panel + 32 * side;
+                    __asm__ volatile("tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2"
+                                     :
+                                     :
+                                     : "memory");
+                    for (uint k = 0; k < p.k; k += 32) {
+                        fetch(&f);
+                        __asm__ volatile("tileloadd (%3,%5,1), %%tmm6\n"
+                                         "tileloadd (%0,%4,1), %%tmm3\n"
+                                         "tdpbf16ps %%tmm6, %%tmm3, %%tmm0\n"
+                                         "tileloadd (%1,%4,1), %%tmm4\n"
+                                         "tdpbf16ps %%tmm6, %%tmm4, %%tmm1\n"
+                                         "tileloadd (%2,%4,1), %%tmm5\n"
+                                         "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
+                                         :
+                                         : "r"(upper + k), "r"(lower + k), "r"(third + k), "r"(b),
+                                           "r"(a_bytes), "r"(w_bytes)
+                                         : "memory");
+                        b += 32 * PANEL;
+                        KEEP_AWAKE(k);
+                        finish(&r, each, out, bias, res, scale, &p);
+                    }
+                    __asm__ volatile("tilestored %%tmm0, (%0,%3,1)\n tilestored %%tmm1, (%1,%3,1)\n"
+                                     "tilestored %%tmm2, (%2,%3,1)"
+                                     :
+                                     : "r"(sum + 16 * side), "r"(below + 16 * side),
+                                       "r"(below + 16 * PANEL + 16 * side), "r"(s_bytes)
+                                     : "memory");
+                }
             }
+            finish(&r, r.n, out, bias, res, scale, &p);
+            r = (rest){sum, m, rows, col};
         }
+    }
+    finish(&r, r.n, out, bias, res, scale, &p);
     __asm__ volatile("tilerelease" : : : "memory");
 }
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 typedef struct args {
-    const char *device, *only;
+    const char *device, *only, *pick;
     double seconds;
     bool all, json;
 } args;
@@ -14,6 +14,8 @@ typedef struct args {
 static const pseg_conf_option options[] = {
     {"only", PSEG_CONF_STRING, offsetof(args, only), "", .unit = "NAME",
      .help = "this operation alone"},
+    {"case", PSEG_CONF_STRING, offsetof(args, pick), "", .unit = "TEXT",
+     .help = "cases whose names hold this text"},
     {"all", PSEG_CONF_BOOL, offsetof(args, all), "false", .help = "all cases, also the odd ones"},
     {"seconds", PSEG_CONF_REAL, offsetof(args, seconds), "0.3", .min = 0.01, .max = 60,
      .help = "for each case"},
@@ -30,7 +32,7 @@ static pseg_status run_op(const args *a, pseg_stream *s, const pseg_op *op, json
     for (size_t i = 0; i < op->n_cases; i++) {
         const pseg_op_case *c = &op->cases[i];
         pseg_op_timing t;
-        if (!a->all && !(c->flags & PSEG_CASE_REAL))
+        if ((!a->all && !(c->flags & PSEG_CASE_REAL)) || !strstr(c->name, a->pick))
             continue;
         PSEG_TRY(pseg_ops_bench(&t, s, op, c, a->seconds * 1e3, err));
         json_array_append_new(list,

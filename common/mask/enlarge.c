@@ -143,18 +143,29 @@ static bool fill_row(uint8_t *row, const enlarger *e, float limit)
     return any;
 }
 
+/* The logit above which a pixel is inside. */
+static pseg_status limit_of(float *out, float threshold, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    if (!(threshold > 0 && threshold < 1))
+        PSEG_FAIL(PSEG_R_THRESHOLD_OUT_OF_RANGE, 0, "threshold %g is not between 0 and 1",
+                  threshold);
+    *out = (float)log((double)threshold / (1 - (double)threshold));
+out:
+    return rc;
+}
+
 pseg_status pseg_mask_make(pseg_mask **out, const pseg_mask_grid *g, float threshold, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_mask *m = NULL;
+    float limit = 0;
     enlarger e;
 
     *out = NULL;
     PSEG_TRY(enlarger_make(&e, g, err));
-    if (!(threshold > 0 && threshold < 1))
-        PSEG_FAIL(PSEG_R_THRESHOLD_OUT_OF_RANGE, 0, "threshold %g is not between 0 and 1",
-                  threshold);
-    float limit = (float)log((double)threshold / (1 - (double)threshold));
+    PSEG_TRY(limit_of(&limit, threshold, err));
     PSEG_TRY(mask_new(&m, g->width, g->height, err));
     for (size_t k = 0; k < e.y.n_cells; k++)
         for (uint32_t y = e.y.cells[k].begin; y < e.y.cells[k].end; y++) {
@@ -170,35 +181,126 @@ out:
     return rc;
 }
 
-static void probabilities_row(uint8_t *row, const enlarger *e)
+static void logits_row(float *out, const enlarger *e)
 {
     for (size_t k = 0; k < e->x.n_cells; k++) {
         const cell *c = &e->x.cells[k];
         float p = e->blend[c->low], d = e->blend[c->high] - p;
-        for (uint32_t x = c->begin; x < c->end; x++) {
-            uint16_t h = pseg_half_from_float(1 / (1 + expf(-(p + e->x.weight[x] * d))));
-            row[2 * (size_t)x] = (uint8_t)h;
-            row[2 * (size_t)x + 1] = (uint8_t)(h >> 8);
-        }
+        for (uint32_t x = c->begin; x < c->end; x++)
+            out[x] = p + e->x.weight[x] * d;
     }
+}
+
+/* What lies above the limit in a row: pixels, the first of them, and the end of the last. */
+typedef struct span {
+    uint32_t n, begin, end;
+} span;
+
+static span measure_row(const enlarger *e, float limit)
+{
+    span s = {0};
+
+    for (size_t k = 0; k < e->x.n_cells; k++) {
+        const cell *c = &e->x.cells[k];
+        float p = e->blend[c->low], d = e->blend[c->high] - p;
+        bool left = p > limit, right = e->blend[c->high] > limit;
+        uint32_t n = 0, begin = c->begin, end = c->end;
+        if (!left && !right)
+            continue;
+        if (left && right) {
+            n = end - begin;
+        } else {
+            /* Along the cell the logits rise or fall, so those inside are at one of its ends; but
+             * rounding could make one beyond step back. */
+            const float *weight = e->x.weight;
+            for (uint32_t x = c->begin; x < c->end; x++)
+                n += p + weight[x] * d > limit;
+            while (begin < end && !(p + weight[begin] * d > limit))
+                begin++;
+            while (begin < end && !(p + weight[end - 1] * d > limit))
+                end--;
+        }
+        if (n == 0)
+            continue;
+        if (s.n == 0)
+            s.begin = begin;
+        s.end = end;
+        s.n += n;
+    }
+    return s;
+}
+
+pseg_status pseg_mask_measure(pseg_mask *out, const pseg_mask_grid *g, float threshold,
+                              pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    float limit = 0;
+    enlarger e;
+
+    *out = (pseg_mask){.width = g->width, .height = g->height};
+    PSEG_TRY(enlarger_make(&e, g, err));
+    PSEG_TRY(limit_of(&limit, threshold, err));
+    uint32_t box_end = 0;
+    for (size_t k = 0; k < e.y.n_cells; k++)
+        for (uint32_t y = e.y.cells[k].begin; y < e.y.cells[k].end; y++) {
+            blend_row(&e, &e.y.cells[k], y);
+            span s = measure_row(&e, limit);
+            if (s.n == 0)
+                continue;
+            if (out->area == 0)
+                out->box_y = y;
+            if (out->area == 0 || s.begin < out->box_x)
+                out->box_x = s.begin;
+            box_end = s.end > box_end ? s.end : box_end;
+            out->box_height = y + 1 - out->box_y;
+            out->area += s.n;
+        }
+    out->box_width = box_end - out->box_x;
+out:
+    enlarger_free(&e);
+    return rc;
 }
 
 pseg_status pseg_mask_probabilities(pseg_buf *out, const pseg_mask_grid *g, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     size_t stride = (size_t)g->width * 2;
+    uint16_t *halves = NULL;
+    float *logits = NULL;
     uint8_t *at;
     enlarger e;
 
     PSEG_TRY(enlarger_make(&e, g, err));
+    halves = pseg_calloc(g->width, sizeof *halves);
+    logits = pseg_calloc(g->width, sizeof *logits);
+    if (!halves || !logits)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to enlarge a mask to %u x %u", g->width,
+                  g->height);
     PSEG_TRY(pseg_buf_extend(&at, out, stride * g->height, err));
-    memset(at, 0, stride * g->height);
-    for (size_t k = 0; k < e.y.n_cells; k++)
-        for (uint32_t y = e.y.cells[k].begin; y < e.y.cells[k].end; y++) {
-            blend_row(&e, &e.y.cells[k], y);
-            probabilities_row(at + y * stride, &e);
+    if (e.x.n_cells == 0)
+        e.y.n_cells = 0; /* the grid lies beside the photo */
+    uint32_t x0 = e.x.n_cells ? e.x.cells[0].begin : 0, y = 0;
+    uint32_t x1 = e.x.n_cells ? e.x.cells[e.x.n_cells - 1].end : 0;
+    size_t row_zeros = stride - 2 * (size_t)(x1 - x0), left_zeros = 2 * (size_t)x0;
+    for (size_t k = 0; k < e.y.n_cells; k++) {
+        const cell *rows = &e.y.cells[k];
+        for (; y < rows->begin; y++)
+            memset(at + y * stride, 0, stride);
+        for (; y < rows->end; y++) {
+            uint8_t *row = at + y * stride;
+            blend_row(&e, rows, y);
+            logits_row(logits, &e);
+            mask_sigmoid_halves(halves, logits + x0, x1 - x0);
+            memset(row, 0, left_zeros);
+            memcpy(row + left_zeros, halves, 2 * (size_t)(x1 - x0));
+            memset(row + 2 * (size_t)x1, 0, row_zeros - left_zeros);
         }
+    }
+    for (; y < g->height; y++)
+        memset(at + y * stride, 0, stride);
 out:
     enlarger_free(&e);
+    pseg_free(halves);
+    pseg_free(logits);
     return rc;
 }

@@ -42,6 +42,10 @@ typedef struct pseg_mask {
  * PSEG_R_THRESHOLD_OUT_OF_RANGE, PSEG_R_OUT_OF_MEMORY. */
 pseg_status pseg_mask_make(pseg_mask **out, const pseg_mask_grid *g, float threshold,
                            pseg_err *err);
+/* Area and box of the mask that pseg_mask_make would make, without making it: out->data is NULL.
+ * Errors: as pseg_mask_make. */
+pseg_status pseg_mask_measure(pseg_mask *out, const pseg_mask_grid *g, float threshold,
+                              pseg_err *err);
 /* From pixels (0: outside), copied. */
 pseg_status pseg_mask_from_pixels(pseg_mask **out, const uint8_t *pixels, uint32_t width,
                                   uint32_t height, pseg_err *err);

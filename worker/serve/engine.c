@@ -269,7 +269,7 @@ static pseg_status finish_one(pseg_engine *e, pseg_work *w, size_t i,
 {
     pseg_status rc = PSEG_OK;
     size_t n = grid_elems(e);
-    pseg_mask *m = NULL;
+    pseg_mask m;
     uint16_t *half = pseg_arena_alloc(w->arena, n * sizeof *half);
 
     if (!half)
@@ -287,12 +287,12 @@ static pseg_status finish_one(pseg_engine *e, pseg_work *w, size_t i,
                                    .y1 = w->rect[3]};
     pseg__internal__v1__prompt_result__init(r);
     if (e->model) {
-        PSEG_TRY(pseg_mask_make(&m, &w->grids[i], w->threshold, err));
-        r->area_px = m->area;
-        r->box_x = m->box_x;
-        r->box_y = m->box_y;
-        r->box_width = m->box_width;
-        r->box_height = m->box_height;
+        PSEG_TRY(pseg_mask_measure(&m, &w->grids[i], w->threshold, err));
+        r->area_px = m.area;
+        r->box_x = m.box_x;
+        r->box_y = m.box_y;
+        r->box_width = m.box_width;
+        r->box_height = m.box_height;
     }
     r->predicted_iou = w->iou[i];
     r->truncated = w->truncated[i];
@@ -303,7 +303,6 @@ static pseg_status finish_one(pseg_engine *e, pseg_work *w, size_t i,
     r->x1 = w->rect[2];
     r->y1 = w->rect[3];
 out:
-    pseg_mask_free(m);
     return rc;
 }
 

@@ -1,4 +1,5 @@
 /* Resampling and the model's input, bit for bit what Pillow and numpy make (cases.h). */
+#include "common/image/resample.h"
 #include "tests/unit/image_support.h"
 
 #include "tests/unit/data/image/cases.h"
@@ -24,6 +25,52 @@ static void resize_is_pillows(void **state)
         pseg_free(in);
         pseg_free(out);
     }
+}
+
+/* Each variant of the inner loops that this processor can run, rows in disorder, parts of the
+ * picture, and a box that ends within the last pixel. */
+static void variants_agree(void **state)
+{
+    static const resample_plan plans[] = {
+        {333, 61, 333, 61, 40, 20, {0, 0, 40, 20}},   {333, 61, 332.25, 60.5, 47, 9, {3, 2, 41, 6}},
+        {5, 3, 5, 3, 37, 31, {11, 0, 17, 31}},        {1, 1, 1, 1, 8, 8, {0, 0, 8, 8}},
+        {4000, 2, 4000, 2, 3, 1, {0, 0, 3, 1}},       {18, 50, 17.5, 49.25, 18, 7, {0, 0, 18, 7}},
+        {2, 3000, 2, 3000, 2, 224, {1, 100, 1, 100}},
+    };
+    size_t n_variants, n_run = 0;
+    const resample_ops *const *all = resample_variants(&n_variants);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof plans / sizeof *plans; i++)
+        for (int hard = 0; hard < 2; hard++) {
+            const resample_plan *p = &plans[i];
+            size_t n = 3 * (size_t)p->part.w * p->part.h;
+            uint8_t *in = noise(3 * (size_t)p->w * p->h, hard), *want = pseg_calloc(n, 1);
+            assert_non_null(want);
+            for (size_t v = 0; v < n_variants; v++) {
+                resampler r;
+                uint8_t *out = v ? pseg_calloc(n, 1) : want;
+
+                if (!all[v]->is_usable())
+                    continue;
+                assert_int_equal(resampler_init(&r, p, all[v], NULL), PSEG_OK);
+                for (uint32_t y = 0; y < p->h; y++) {
+                    uint32_t row = v ? p->h - 1 - y : y;
+                    resampler_take_row(&r, row, in + 3 * (size_t)p->w * row);
+                }
+                resampler_finish(&r, out);
+                if (v && memcmp(out, want, n) != 0)
+                    fail_msg("plan %zu: %s differs from %s", i, all[v]->name, all[0]->name);
+                resampler_deinit(&r);
+                n_run += v;
+                if (v)
+                    pseg_free(out);
+            }
+            pseg_free(in);
+            pseg_free(want);
+        }
+    print_message("%zu of %zu variants compared\n", n_run / (2 * sizeof plans / sizeof *plans),
+                  n_variants - 1);
 }
 
 static void input_is_the_references(void **state)
@@ -139,6 +186,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(resize_is_pillows),
+        cmocka_unit_test(variants_agree),
         cmocka_unit_test(input_is_the_references),
         cmocka_unit_test(overlay_is_as_defined),
         cmocka_unit_test(pictures_are_put_beside_each_other),

@@ -15,6 +15,7 @@
 #include "common/base/buf.h"
 #include "common/base/err.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Once per process and before it has threads that use this module; pseg_image_shutdown at its end.
@@ -54,8 +55,9 @@ pseg_status pseg_image_probe(pseg_image_info *out, const void *data, size_t len,
  * 8, transparency laid on white. A truncated file is an error, not half a picture. Caller frees
  * with pseg_image_free. Takes 3 bytes a pixel and what the format's decoder needs: a few rows, or
  * for interlaced PNG, progressive JPEG, WebP and HEIF the whole picture once more. Errors: those of
- * pseg_image_probe, PSEG_R_OUT_OF_MEMORY. Any thread; a damaged file is decoded a second time with
- * no other decoding beside it, because libvips' messages are the process's. */
+ * pseg_image_probe, PSEG_R_OUT_OF_MEMORY. Any thread; a damaged file beside which
+ * another was decoded is decoded a second time alone, because libvips' messages are the process's.
+ */
 pseg_status pseg_image_decode(pseg_image **out, const void *data, size_t len,
                               const pseg_image_limits *limits, pseg_err *err);
 void pseg_image_free(pseg_image *i);
@@ -73,6 +75,7 @@ typedef struct pseg_preprocess {
     uint32_t width, height; /* of the model's input */
     uint32_t resize_edge;   /* CENTRE_CROP only */
     float mean[3], std[3];  /* a channel's number is (value / 255 - mean) / std */
+    bool may_shrink;        /* pseg_image_prepare: see there */
 } pseg_preprocess;
 
 /* chw: 3 * height * width floats, planar. rect: x0, y0, x1, y1 of the photo's part that the input
@@ -82,6 +85,30 @@ typedef struct pseg_preprocess {
  * 0), PSEG_R_OUT_OF_MEMORY. Any thread. */
 pseg_status pseg_image_preprocess(float *chw, float rect[4], const pseg_image *photo,
                                   const pseg_preprocess *how, pseg_err *err);
+
+typedef struct pseg_image_file {
+    const void *data; /* borrowed for the call */
+    size_t len;
+} pseg_image_file;
+
+typedef struct pseg_image_prepared {
+    uint32_t width, height;       /* of the photo, upright */
+    float rect[4];                /* as of pseg_image_preprocess */
+    uint32_t shrink;              /* 1; 2, 4 or 8 if the decoder shrank the photo */
+    int64_t decode_us, resize_us; /* what the two took */
+} pseg_image_prepared;
+
+/* pseg_image_decode and pseg_image_preprocess in one: the same numbers, but rows are resampled as
+ * they are decoded, so that the photo is never whole in memory (unless its EXIF orientation makes
+ * columns of its rows, or its format's decoder holds it whole).
+ * With how->may_shrink, a JPEG that is much larger than the input is decoded to 1/2, 1/4 or 1/8 of
+ * its sides, still at least twice what it is resized to: several times as fast, and the numbers are
+ * near those of the exact way but not the same (docs/modules/image.md has figures). Limits are held
+ * against the header all the same. Errors: those of pseg_image_decode and pseg_image_preprocess.
+ * Any thread. */
+pseg_status pseg_image_prepare(pseg_image_prepared *out, float *chw, pseg_image_file file,
+                               const pseg_image_limits *limits, const pseg_preprocess *how,
+                               pseg_err *err);
 
 /* Pillow's resize(BICUBIC) of [h, w, 3] bytes (Pillow, Resample.c: coefficients in 22-bit fixed
  * point, across first, rounded to bytes between the passes). Pillow 13 goes down first where the

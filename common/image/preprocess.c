@@ -12,7 +12,7 @@ pseg_status pseg_image_resize(uint8_t *out, uint32_t out_w, uint32_t out_h, cons
     resampler r = {0};
 
     PSEG_REQUIRE(w && h && out_w && out_h, "sizes");
-    resample_plan plan = {w, h, w, h, out_w, out_h, {0, 0, out_w, out_h}};
+    resample_plan plan = {w, h, 0, 0, w, h, out_w, out_h, {0, 0, out_w, out_h}};
     PSEG_TRY(resampler_init(&r, &plan, NULL, err));
     for (uint32_t y = 0; y < h; y++)
         resampler_take_row(&r, y, in + 3 * (size_t)w * y);
@@ -53,19 +53,36 @@ static void place(uint32_t *rw, uint32_t *rh, int64_t *left, int64_t *top, uint3
     }
 }
 
-pseg_status preparer_init(preparer *p, uint32_t width, uint32_t height, uint32_t shrink,
-                          const pseg_preprocess *how, pseg_err *err)
+uint32_t preparer_shrink(uint32_t width, uint32_t height, const pseg_preprocess *how)
+{
+    uint32_t rw, rh, shrink = 8;
+    int64_t left, top;
+
+    if (width == 0 || height == 0 || (how->fit == PSEG_IMAGE_CENTRE_CROP && !how->resize_edge))
+        return 1;
+    place(&rw, &rh, &left, &top, width, height, how);
+    while (shrink > 1 && (width < (uint64_t)2 * rw * shrink || height < (uint64_t)2 * rh * shrink))
+        shrink /= 2;
+    return shrink;
+}
+
+pseg_status preparer_init(preparer *p, const preparer_photo *photo, const pseg_preprocess *how,
+                          pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
-    *p = (preparer){.how = how, .width = width, .height = height};
-    PSEG_REQUIRE(width && height && how->width && how->height, "sizes");
+    *p = (preparer){.how = how, .width = photo->width, .height = photo->height};
+    PSEG_REQUIRE(photo->w && photo->h && how->width && how->height, "sizes");
     PSEG_REQUIRE(how->fit != PSEG_IMAGE_CENTRE_CROP || how->resize_edge, "resize_edge");
-    resample_plan plan = {.w = (width + shrink - 1) / shrink,
-                          .h = (height + shrink - 1) / shrink,
-                          .box_w = (double)width / shrink,
-                          .box_h = (double)height / shrink};
-    place(&plan.out_w, &plan.out_h, &p->left, &p->top, width, height, how);
+    resample_plan plan = {.w = (double)photo->width / photo->shrink,
+                          .h = photo->h,
+                          .box_w = (double)photo->width / photo->shrink,
+                          .box_h = (double)photo->height / photo->shrink};
+    if (photo->is_first_column_partial)
+        plan.box_x = photo->w - plan.box_w;
+    if (photo->is_first_row_partial)
+        plan.box_y = photo->h - plan.box_h;
+    place(&plan.out_w, &plan.out_h, &p->left, &p->top, photo->width, photo->height, how);
     /* Only the part that the model sees: a line 1 pixel high would become gigabytes before its
      * middle is cut out. */
     plan.part.x = p->left < 0 ? (uint32_t)-p->left : 0;
@@ -133,7 +150,9 @@ pseg_status pseg_image_preprocess(float *chw, float rect[4], const pseg_image *p
     pseg_status rc = PSEG_OK;
     preparer p;
 
-    PSEG_TRY(preparer_init(&p, photo->width, photo->height, 1, how, err));
+    preparer_photo whole = {photo->width, photo->height, photo->width, photo->height, 1,
+                            false,        false};
+    PSEG_TRY(preparer_init(&p, &whole, how, err));
     for (uint32_t y = 0; y < photo->height; y++)
         resampler_take_row(&p.resampler, y, photo->rgb + 3 * (size_t)photo->width * y);
     PSEG_TRY(preparer_finish(&p, chw, rect, err));

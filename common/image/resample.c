@@ -28,13 +28,20 @@ static void axis_free(resample_axis *a)
     pseg_free(a->low);
 }
 
-/* For the n_out output positions from first_out on, of `in` pixels that show `box`, to `out`. */
-static pseg_status axis_make(resample_axis *a, uint32_t in, double box, uint32_t out,
-                             uint32_t first_out, uint32_t n_out, pseg_err *err)
+/* One direction of a plan: `in` pixels, of which those from `begin` on, `box` long, become `out`.
+ */
+typedef struct direction {
+    uint32_t in, out;
+    double begin, box;
+} direction;
+
+/* For the n_out output positions from first_out on. */
+static pseg_status axis_make(resample_axis *a, const direction *d, uint32_t first_out,
+                             uint32_t n_out, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    double scale = box / out, filter_scale = scale < 1 ? 1 : scale, support = 2 * filter_scale,
-           shrink = 1 / filter_scale;
+    double scale = d->box / d->out, filter_scale = scale < 1 ? 1 : scale,
+           support = 2 * filter_scale, shrink = 1 / filter_scale;
     double *w = NULL;
 
     a->size = (size_t)ceil(support) * 2 + 1;
@@ -43,12 +50,12 @@ static pseg_status axis_make(resample_axis *a, uint32_t in, double box, uint32_t
     a->k = pseg_calloc((size_t)n_out * a->size, sizeof *a->k);
     w = pseg_calloc(a->size, sizeof *w);
     if (!a->first || !a->n || !a->k || !w)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to resize %u pixels to %u", in, out);
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to resize %u pixels to %u", d->in, d->out);
     for (uint32_t i = 0; i < n_out; i++) {
-        double centre = ((double)first_out + i + 0.5) * scale, sum = 0;
+        double centre = d->begin + ((double)first_out + i + 0.5) * scale, sum = 0;
         int64_t low = (int64_t)(centre - support + 0.5), high = (int64_t)(centre + support + 0.5);
         low = low < 0 ? 0 : low;
-        high = high > in ? in : high;
+        high = high > d->in ? d->in : high;
         a->first[i] = (uint32_t)low;
         a->n[i] = (uint32_t)(high - low);
         for (uint32_t j = 0; j < a->n[i]; j++) {
@@ -165,9 +172,11 @@ pseg_status resampler_init(resampler *r, const resample_plan *plan, const resamp
 
     *r = (resampler){.plan = *plan, .ops = ops ? ops : fastest()};
     /* A pass that keeps its size changes nothing (its one coefficient is 1), so both are made. */
-    PSEG_TRY(axis_make(&r->across, plan->w, plan->box_w, plan->out_w, plan->part.x, nx, err));
+    direction x = {plan->w, plan->out_w, plan->box_x, plan->box_w};
+    direction y = {plan->h, plan->out_h, plan->box_y, plan->box_h};
+    PSEG_TRY(axis_make(&r->across, &x, plan->part.x, nx, err));
     PSEG_TRY(axis_split(&r->across, nx, err));
-    PSEG_TRY(axis_make(&r->down, plan->h, plan->box_h, plan->out_h, plan->part.y, ny, err));
+    PSEG_TRY(axis_make(&r->down, &y, plan->part.y, ny, err));
     r->left = r->across.first[0];
     r->right = r->across.first[nx - 1] + r->across.n[nx - 1];
     r->top = r->down.first[0];

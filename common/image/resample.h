@@ -14,12 +14,12 @@
 
 enum { PSEG_RESAMPLE_BITS = 32 - 8 - 2, PSEG_RESAMPLE_STEP = 16 };
 
-/* What is made of what. The input of w x h pixels shows a picture of box_w x box_h of its pixels,
- * from its corner on (Pillow's `box`): the same number unless the last column or row of a shrunk
- * picture is but partly covered. It is resized to out_w x out_h, of which the part is wanted. */
+/* What is made of what. Of the input of w x h pixels the box (Pillow's) is resized to out_w x
+ * out_h, of which the part is wanted. The box is the whole input, unless an outer column or row of
+ * a shrunk picture is but partly covered. */
 typedef struct resample_plan {
     uint32_t w, h;
-    double box_w, box_h;
+    double box_x, box_y, box_w, box_h;
     uint32_t out_w, out_h;
     struct {
         uint32_t x, y, w, h;

@@ -342,17 +342,21 @@ static int fail_each_allocation(void *ud)
     const file *f = ud;
     static const pseg_preprocess how = {PSEG_IMAGE_CENTRE_CROP, 28, 28, 32, {0}, {1, 1, 1}};
     static float chw[3 * 28 * 28];
+    pseg_image_prepared prepared;
     float rect[4];
     pseg_status rc = PSEG_ENOMEM;
     uint64_t nth = 0;
 
-    while (rc == PSEG_ENOMEM && nth < 100) {
+    while (rc == PSEG_ENOMEM && nth < 200) {
         pseg_image *i, *shown = NULL;
         static const uint8_t mask[100 * 100];
         pseg_alloc_fail_nth(++nth);
         rc = pseg_image_decode(&i, f->data, f->len, &usual, NULL);
         if (rc == PSEG_OK)
             rc = pseg_image_preprocess(chw, rect, i, &how, NULL);
+        if (rc == PSEG_OK)
+            rc = pseg_image_prepare(&prepared, chw, (pseg_image_file){f->data, f->len}, &usual,
+                                    &how, NULL);
         if (rc == PSEG_OK)
             rc = pseg_image_overlay(&shown, i, mask, NULL);
         pseg_alloc_fail_nth(0);

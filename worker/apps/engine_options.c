@@ -72,6 +72,9 @@ pseg_status engine_options_of(pseg_engine_options *o, char **folder, const engin
     o->cl.log = log;
     o->model.log = log;
     PSEG_TRY(precision_of(&o->model.precision, a->precision, err));
+    if (strcmp(a->decode, "fast") != 0 && strcmp(a->decode, "exact") != 0)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--decode \"%s\" is neither exact nor fast", a->decode);
+    o->shrink_on_load = strcmp(a->decode, "fast") == 0;
     o->limits.max_pixels = (uint64_t)a->max_pixels;
     o->source.vision = a->vision;
     o->source.text = a->text;

@@ -6,7 +6,7 @@
 #include "worker/serve/engine.h"
 
 typedef struct engine_args {
-    const char *model, *vision, *text, *decoder, *name, *device, *cache, *precision;
+    const char *model, *vision, *text, *decoder, *name, *device, *cache, *precision, *decode;
     int64_t image_size, max_pixels;
 } engine_args;
 
@@ -61,6 +61,13 @@ typedef struct engine_args {
          .unit = "NAME",                                                                          \
          .help =                                                                                  \
              "fp32, or bf16: several times as fast where the processor has it (docs/speed.md)"},  \
+        {"decode",                                                                                \
+         PSEG_CONF_STRING,                                                                        \
+         offsetof(type, member.decode),                                                           \
+         "exact",                                                                                 \
+         .unit = "NAME",                                                                          \
+         .help = "exact, or fast: large JPEGs are shrunk while they are decoded "                 \
+                 "(docs/modules/image.md)"},                                                      \
         {"cache", PSEG_CONF_STRING, offsetof(type, member.cache),                                 \
          NULL,    .unit = "DIR",    .help = "compiled kernels; default ~/.cache/pseg"},           \
     {                                                                                             \

@@ -80,7 +80,8 @@ static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg
     e->how = (pseg_preprocess){.fit = (pseg_image_fit)e->info->fit,
                                .width = e->info->width,
                                .height = e->info->height,
-                               .resize_edge = e->info->resize_edge};
+                               .resize_edge = e->info->resize_edge,
+                               .may_shrink = o->shrink_on_load};
     memcpy(e->how.mean, e->info->mean, sizeof e->how.mean);
     memcpy(e->how.std, e->info->std, sizeof e->how.std);
     PSEG_TRY(pseg_cl_kernel_digest(e->kernel_digest, e->cl, err));
@@ -124,6 +125,46 @@ void pseg_engine_close(pseg_engine *e)
     pseg_free(e);
 }
 
+/* Decodes for the model alone. */
+static pseg_status prepare_file(pseg_engine *e, pseg_work *w, pseg_bytes image, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_image_prepared p;
+
+    PSEG_TRY(pseg_image_prepare(&p, w->chw, (pseg_image_file){image.data, image.len}, &e->limits,
+                                &e->how, err));
+    w->width = p.width;
+    w->height = p.height;
+    memcpy(w->rect, p.rect, sizeof w->rect);
+    pseg_work_stage(w,
+                    p.shrink == 8   ? "decode_image_eighth"
+                    : p.shrink == 4 ? "decode_image_quarter"
+                    : p.shrink == 2 ? "decode_image_half"
+                                    : "decode_image",
+                    p.decode_us);
+    pseg_work_stage(w, "preprocess", p.resize_us);
+out:
+    return rc;
+}
+
+/* From a photo that the caller wants too, whose decoding began at begin_us. */
+static pseg_status prepare_photo(pseg_engine *e, pseg_work *w, const pseg_image *i,
+                                 int64_t begin_us, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    int64_t decoded = pseg_clock_mono_us();
+
+    w->width = i->width;
+    w->height = i->height;
+    pseg_work_stage(w, "decode_image", decoded - begin_us);
+    if (e->model) {
+        PSEG_TRY(pseg_image_preprocess(w->chw, w->rect, i, &e->how, err));
+        pseg_work_stage(w, "preprocess", pseg_clock_mono_us() - decoded);
+    }
+out:
+    return rc;
+}
+
 pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, pseg_bytes image, pseg_image **photo,
                                 pseg_err *err)
 {
@@ -139,19 +180,15 @@ pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, pseg_bytes image, 
         w->height = info.height;
         goto out;
     }
-    PSEG_TRY(pseg_image_decode(&i, image.data, image.len, &e->limits, err));
-    int64_t decoded = pseg_clock_mono_us();
-    w->width = i->width;
-    w->height = i->height;
-    pseg_work_stage(w, "decode_image", decoded - begin);
     if (e->model) {
         w->chw = pseg_aligned_alloc(3 * sizeof(float) * e->how.width * e->how.height);
         if (!w->chw)
-            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to prepare an image of %u x %u", i->width,
-                      i->height);
-        PSEG_TRY(pseg_image_preprocess(w->chw, w->rect, i, &e->how, err));
-        pseg_work_stage(w, "preprocess", pseg_clock_mono_us() - decoded);
+            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to prepare an image");
     }
+    if (photo)
+        PSEG_TRY(pseg_image_decode(&i, image.data, image.len, &e->limits, err));
+    PSEG_TRY(e->model && (!photo || e->how.may_shrink) ? prepare_file(e, w, image, err)
+                                                       : prepare_photo(e, w, i, begin, err));
     if (photo) {
         *photo = i;
         i = NULL;

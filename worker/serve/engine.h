@@ -29,7 +29,8 @@ typedef struct pseg_engine_options {
     pseg_cl_options cl;
     pseg_model_options model;
     pseg_image_limits limits;
-    const char *worker; /* id, for receipts */
+    bool shrink_on_load; /* pseg_preprocess.may_shrink; the job's stages then say by how much */
+    const char *worker;  /* id, for receipts */
     const pseg_log *log;
 } pseg_engine_options;
 

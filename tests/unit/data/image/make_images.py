@@ -266,6 +266,15 @@ def make_turned():
         seen = np.asarray(ImageOps.exif_transpose(Image.open(out)).convert("RGB"))
         assert abs(seen.astype(int) - smooth()).max() < 12, tag
         expect(f"turn{tag}.jpg", seen)
+    # Sides that 2, 4 and 8 do not divide, for decoding to a part of them.
+    odd = Image.fromarray(smooth(61, 45))
+    for tag in (1, 3, 6):
+        exif = Image.Exif()
+        exif[0x112] = tag
+        stored = odd.transpose(STORED[tag]) if STORED.get(tag) is not None else odd
+        out = io.BytesIO()
+        stored.save(out, "JPEG", quality=95, exif=exif)
+        save(f"odd{tag}.jpg", out.getvalue())
     exif = Image.Exif()
     exif[0x112] = 6
     stored = upright.transpose(Image.ROTATE_90)

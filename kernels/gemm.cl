@@ -8,6 +8,12 @@
  * With the option BF16, a and w are bfloat16 and K is a multiple of 32; the panels hold pairs of k,
  * [ceil(N/32)][K/2][32][2], and a pair is one word to the instructions that multiply them.
  *
+ * With the option PARTS, numbers are sums of two bfloat16, hi + lo, good to 17 bits; a was split by
+ * split() before. Both lie in groups of 32 of k, first hi, then lo: a row of a is [K/32][2][32], a
+ * panel [K/32][2][16][32][2]. Where the processor multiplies tiles, hi hi + hi lo + lo hi is summed
+ * (lo lo is below what a float keeps); elsewhere the numbers are put together again. Sizes and
+ * strides of a count whole numbers.
+ *
  * Epilogue: t = act(sum + bias[n]); t *= scale[n]; out = res + t.
  *
  * CPU: dimension 1 counts panels (of NV vectors), dimension 0 runs of `tiles_per_item` tiles of MR
@@ -22,12 +28,38 @@
  * Portable: a work-group of 16 x 16 makes a tile of 64 x 64, an item 4 x 4 of it, with both operands
  * staged in local memory 16 of K at a time. */
 
-#ifdef BF16
+#if defined(BF16) || defined(PARTS)
 typedef ushort w_t;
 #else
 typedef float w_t;
 #endif
 #define gw __global const w_t
+
+#ifdef PARTS
+#define N_PARTS 2
+#else
+#define N_PARTS 1
+#endif
+
+/* out[m][k/32][part][32] of x[m][k], zeros past k; a number that is not finite has no second part. */
+__kernel void split(__global ushort *out, gcfloat *x, const pseg_split_params p)
+{
+    uint kp = (p.k + 31) / 32 * 32;
+
+    for (uint r = get_global_id(1); r < p.m; r += (uint)get_global_size(1)) {
+        gcfloat *from = x + p.x_off + (ulong)r * p.x_stride;
+        __global ushort *to = out + (ulong)r * 2 * kp;
+
+        for (uint c = (uint)get_global_id(0) * FV; c < kp; c += (uint)get_global_size(0) * FV) {
+            fv v = c < p.k ? fv_load(from + c, p.k - c) : (fv)(0.0f);
+            fv hi = bf_round(v), lo = select(v - hi, (fv)(0.0f), isnan(hi - hi));
+            __global ushort *at = to + c / 32 * 64 + c % 32;
+
+            bf_store(hi, at, FV);
+            bf_store(lo, at + 32, FV);
+        }
+    }
+}
 
 #if PSEG_CPU
 
@@ -157,6 +189,72 @@ static inline __attribute__((always_inline)) void fetch(ahead *f)
             __asm__ volatile("tilestored %%tmm6, (%0,%1,1)" : : "r"(scrap), "r"(64ul) : "memory"); \
     } while (0)
 
+/* One step of 32 of k. In parts, products of one sum stand apart, since each waits for the one
+ * before. */
+static inline void multiply_square(gw *upper, gw *lower, gw *b, ulong a_bytes)
+{
+#ifdef PARTS
+    __asm__ volatile("tileloadd (%0,%4,1), %%tmm4\n tileloadd (%2,%5,1), %%tmm6\n"
+                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n"
+                     "tileloadd (%3,%5,1), %%tmm7\n"
+                     "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
+                     "tileloadd (%1,%4,1), %%tmm5\n"
+                     "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
+                     "tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n"
+                     "tileloadd 2048(%2,%5,1), %%tmm6\n"
+                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n"
+                     "tileloadd 2048(%3,%5,1), %%tmm7\n"
+                     "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
+                     "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
+                     "tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n"
+                     "tileloadd 64(%0,%4,1), %%tmm4\n tileloadd (%2,%5,1), %%tmm6\n"
+                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n"
+                     "tileloadd (%3,%5,1), %%tmm7\n"
+                     "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
+                     "tileloadd 64(%1,%4,1), %%tmm5\n"
+                     "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
+                     "tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n"
+#else
+    __asm__ volatile("tileloadd (%2,%5,1), %%tmm6\n"
+                     "tileloadd (%0,%4,1), %%tmm4\n"
+                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n"
+                     "tileloadd (%3,%5,1), %%tmm7\n"
+                     "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
+                     "tileloadd (%1,%4,1), %%tmm5\n"
+                     "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
+                     "tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n"
+#endif
+                     :
+                     : "r"(upper), "r"(lower), "r"(b), "r"(b + 32), "r"(a_bytes), "r"(4ul * PANEL)
+                     : "memory");
+}
+
+static inline void multiply_column(gw *upper, gw *lower, gw *third, gw *b, ulong a_bytes)
+{
+    __asm__ volatile("tileloadd (%3,%5,1), %%tmm6\n"
+                     "tileloadd (%0,%4,1), %%tmm3\n"
+                     "tdpbf16ps %%tmm6, %%tmm3, %%tmm0\n"
+                     "tileloadd (%1,%4,1), %%tmm4\n"
+                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm1\n"
+                     "tileloadd (%2,%4,1), %%tmm5\n"
+                     "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
+#ifdef PARTS
+                     "tileloadd 2048(%3,%5,1), %%tmm7\n"
+                     "tdpbf16ps %%tmm7, %%tmm3, %%tmm0\n"
+                     "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
+                     "tdpbf16ps %%tmm7, %%tmm5, %%tmm2\n"
+                     "tileloadd 64(%0,%4,1), %%tmm3\n"
+                     "tdpbf16ps %%tmm6, %%tmm3, %%tmm0\n"
+                     "tileloadd 64(%1,%4,1), %%tmm4\n"
+                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm1\n"
+                     "tileloadd 64(%2,%4,1), %%tmm5\n"
+                     "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
+#endif
+                     :
+                     : "r"(upper), "r"(lower), "r"(third), "r"(b), "r"(a_bytes), "r"(4ul * PANEL)
+                     : "memory");
+}
+
 __kernel void gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat *scale,
                    const pseg_gemm_params p)
 {
@@ -165,26 +263,26 @@ __kernel void gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat
     uint m0 = (uint)get_global_id(0) * p.tiles_per_item, m1 = min(m0 + p.tiles_per_item, p.m);
     uint n0 = (uint)get_global_id(1) * p.panels_per_item * PANEL;
     uint n1 = min(n0 + p.panels_per_item * PANEL, p.n), set = 0, turn = 0;
-    ulong a_bytes = 2 * p.a_stride, w_bytes = 4 * PANEL, s_bytes = 4 * PANEL;
+    ulong a_row = N_PARTS * p.a_stride, a_bytes = 2 * a_row, s_bytes = 4 * PANEL;
     rest r = {sums, 0, 0, 0};
 
     if (m0 >= p.m || n0 >= p.n)
         return;
     uint n_steps = p.k / 32, n_blocks = max((m1 - m0) / 32, 1u);
-    a += p.a_off;
-    w += p.w_off;
+    a += N_PARTS * p.a_off;
+    w += N_PARTS * p.w_off;
     for (uint col = n0; col < n1; col += PANEL) {
-        gw *panel = w + (size_t)col * p.k;
-        ahead f = {panel + (size_t)p.k * PANEL, col + PANEL < p.n ? p.k : 0,
-                   (32 + n_blocks - 1) / n_blocks};
+        gw *panel = w + (size_t)col * p.k * N_PARTS;
+        ahead f = {panel + (size_t)p.k * PANEL * N_PARTS, col + PANEL < p.n ? p.k * N_PARTS : 0,
+                   (32 * N_PARTS + n_blocks - 1) / n_blocks};
 
         for (uint m = m0, rows; m < m1; m += rows) {
             float *sum = sums + (turn++ % 2) * BLOCK * PANEL, *below = sum + 16 * PANEL;
             uint left = m1 - m;
             rows = left > BLOCK ? 32 : left;
             uint each = (r.n * (rows > 32 ? 1 : 2) + 2 * n_steps - 1) / (2 * n_steps);
-            gw *upper = a + m * p.a_stride, *b = panel;
-            gw *lower = rows > 16 ? upper + 16 * p.a_stride : upper;
+            gw *upper = a + m * a_row, *b = panel;
+            gw *lower = rows > 16 ? upper + 16 * a_row : upper;
 
             if (rows != set)
                 configure(rows);
@@ -198,19 +296,8 @@ __kernel void gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat
                                  : "memory");
                 for (uint k = 0; k < p.k; k += 32) {
                     fetch(&f);
-                    __asm__ volatile("tileloadd (%2,%5,1), %%tmm6\n"
-                                     "tileloadd (%0,%4,1), %%tmm4\n"
-                                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n"
-                                     "tileloadd (%3,%5,1), %%tmm7\n"
-                                     "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
-                                     "tileloadd (%1,%4,1), %%tmm5\n"
-                                     "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
-                                     "tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n"
-                                     :
-                                     : "r"(upper + k), "r"(lower + k), "r"(b), "r"(b + 32),
-                                       "r"(a_bytes), "r"(w_bytes)
-                                     : "memory");
-                    b += 32 * PANEL;
+                    multiply_square(upper + N_PARTS * k, lower + N_PARTS * k, b, a_bytes);
+                    b += N_PARTS * 32 * PANEL;
                     KEEP_AWAKE(k);
                     finish(&r, each, out, bias, res, scale, &p);
                 }
@@ -224,7 +311,7 @@ __kernel void gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat
                                  : "r"(sum), "r"(sum + 16), "r"(s_bytes)
                                  : "memory");
             } else {
-                gw *third = lower + 16 * p.a_stride;
+                gw *third = lower + 16 * a_row;
 
                 for (uint side = 0; side < 2; side++) {
                     b = panel + 32 * side;
@@ -234,18 +321,9 @@ __kernel void gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat
                                      : "memory");
                     for (uint k = 0; k < p.k; k += 32) {
                         fetch(&f);
-                        __asm__ volatile("tileloadd (%3,%5,1), %%tmm6\n"
-                                         "tileloadd (%0,%4,1), %%tmm3\n"
-                                         "tdpbf16ps %%tmm6, %%tmm3, %%tmm0\n"
-                                         "tileloadd (%1,%4,1), %%tmm4\n"
-                                         "tdpbf16ps %%tmm6, %%tmm4, %%tmm1\n"
-                                         "tileloadd (%2,%4,1), %%tmm5\n"
-                                         "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
-                                         :
-                                         : "r"(upper + k), "r"(lower + k), "r"(third + k), "r"(b),
-                                           "r"(a_bytes), "r"(w_bytes)
-                                         : "memory");
-                        b += 32 * PANEL;
+                        multiply_column(upper + N_PARTS * k, lower + N_PARTS * k, third + N_PARTS * k,
+                                        b, a_bytes);
+                        b += N_PARTS * 32 * PANEL;
                         KEEP_AWAKE(k);
                         finish(&r, each, out, bias, res, scale, &p);
                     }
@@ -267,7 +345,7 @@ __kernel void gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat
 
 #else
 
-#ifdef BF16
+#if defined(BF16) || defined(PARTS)
 #define STEP 2 /* of k in a step */
 typedef uint16 bv_t;
 #define B_LOAD(p) as_uint16(vload16(0, (__global const uint *)(p)))
@@ -277,10 +355,19 @@ typedef float16 bv_t;
 #define B_LOAD(p) vload16(0, (p))
 #endif
 
-/* acc += what lies at a, one number or a pair, times b. */
-static inline float16 accumulate(float16 acc, gw *a, bv_t b)
+/* Where k lies in a row of a and in a panel: with PARTS in groups of hi and lo. */
+#define GROUPED(k) ((k) / 32 * 32 * N_PARTS + (k) % 32)
+
+/* acc += what lies at a, one number or a pair, times b; lo: of b, in parts. */
+static inline float16 accumulate(float16 acc, gw *a, bv_t b, bv_t lo)
 {
-#if defined(BF16) && defined(DOT)
+#ifdef PARTS
+    acc += (as_float((uint)a[0] << 16) + as_float((uint)a[32] << 16)) *
+           (as_float16(b << 16) + as_float16(lo << 16));
+    acc += (as_float((uint)a[1] << 16) + as_float((uint)a[33] << 16)) *
+           (as_float16(b & 0xffff0000u) + as_float16(lo & 0xffff0000u));
+    return acc;
+#elif defined(BF16) && defined(DOT)
     uint16 av = (uint16)((uint)a[0] | (uint)a[1] << 16);
 
     __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(av), "v"(b));
@@ -305,24 +392,31 @@ static inline void tile(gout *out, gw *a, gw *b, gcfloat *bias, gcfloat *res, gc
 
 #pragma unroll
     for (int i = 0; i < MR; i++) {
-        row[i] = is_whole ? (size_t)i * p->a_stride
-                          : (size_t)min((uint)i, p->m - 1 - m0) * p->a_stride;
+        row[i] = (is_whole ? (size_t)i : (size_t)min((uint)i, p->m - 1 - m0)) * p->a_stride * N_PARTS;
 #pragma unroll
         for (int j = 0; j < NV; j++)
             acc[i][j] = (float16)(0.0f);
     }
-    a += p->a_off + m0 * p->a_stride;
+    a += N_PARTS * (p->a_off + m0 * p->a_stride);
     for (uint k = 0; k < p->k; k += STEP) {
-        bv_t bv[NV];
+        bv_t bv[NV], lo[NV];
 
 #pragma unroll
-        for (int j = 0; j < NV; j++)
-            bv[j] = B_LOAD(b + (size_t)k * PANEL + 16 * STEP * j);
+        for (int j = 0; j < NV; j++) {
+            gw *at = b + (size_t)GROUPED(k) * PANEL + 16 * STEP * j;
+
+            bv[j] = B_LOAD(at);
+#ifdef PARTS
+            lo[j] = B_LOAD(at + 32 * PANEL);
+#else
+            lo[j] = bv[j];
+#endif
+        }
 #pragma unroll
         for (int i = 0; i < MR; i++)
 #pragma unroll
             for (int j = 0; j < NV; j++)
-                acc[i][j] = accumulate(acc[i][j], a + row[i] + k, bv[j]);
+                acc[i][j] = accumulate(acc[i][j], a + row[i] + GROUPED(k), bv[j], lo[j]);
     }
 #pragma unroll
     for (int i = 0; i < MR; i++) {
@@ -345,7 +439,7 @@ __kernel void gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat
 
     if (col >= p.n)
         return;
-    gw *b = w + p.w_off + (size_t)(col / PANEL) * p.k * PANEL + col % PANEL * STEP;
+    gw *b = w + N_PARTS * (p.w_off + (size_t)(col / PANEL) * p.k * PANEL) + col % PANEL * STEP;
     for (uint t = t0; t < t0 + p.tiles_per_item && (ulong)t * MR < p.m; t++) {
         uint m0 = t * MR;
 
@@ -360,12 +454,21 @@ __kernel void gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat
 
 #else
 
-#ifdef BF16
-#define VALUE(x)    as_float((uint)(x) << 16)
-#define W_AT(n, ka) (((size_t)((n) / PANEL) * p.k + (ka) / 2 * 2) * PANEL + (n) % PANEL * 2 + (ka) % 2)
+#ifdef PARTS
+#define VALUE(at, lo) (as_float((uint)*(at) << 16) + as_float((uint)(at)[lo] << 16))
+#define A_AT(m, ka)   (2 * (p.a_off + (m) * p.a_stride + (ka) / 32 * 32) + (ka) % 32)
+#define W_AT(n, ka)                                                                           \
+    (2 * (p.w_off + (size_t)((n) / PANEL) * p.k * PANEL + (ka) / 32 * 32 * PANEL) +           \
+     (ka) % 32 / 2 * 2 * PANEL + (n) % PANEL * 2 + (ka) % 2)
+#elif defined(BF16)
+#define VALUE(at, lo) as_float((uint)*(at) << 16)
+#define A_AT(m, ka)   (p.a_off + (m) * p.a_stride + (ka))
+#define W_AT(n, ka)                                                                           \
+    (p.w_off + ((size_t)((n) / PANEL) * p.k + (ka) / 2 * 2) * PANEL + (n) % PANEL * 2 + (ka) % 2)
 #else
-#define VALUE(x)    (x)
-#define W_AT(n, ka) (((size_t)((n) / PANEL) * p.k + (ka)) * PANEL + (n) % PANEL)
+#define VALUE(at, lo) (*(at))
+#define A_AT(m, ka)   (p.a_off + (m) * p.a_stride + (ka))
+#define W_AT(n, ka)   (p.w_off + ((size_t)((n) / PANEL) * p.k + (ka)) * PANEL + (n) % PANEL)
 #endif
 
 #define TILE 64
@@ -390,9 +493,9 @@ gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat *scale,
             uint m = m0 + e / KT, ka = k0 + e % KT;     /* consecutive items along K of a */
             uint n = n0 + e % TILE, kb = k0 + e / TILE; /* and along N of a panel */
 
-            la[e % KT][e / KT] = m < p.m && ka < p.k ? VALUE(a[p.a_off + m * p.a_stride + ka]) : 0.0f;
+            la[e % KT][e / KT] = m < p.m && ka < p.k ? VALUE(a + A_AT(m, ka), 32) : 0.0f;
             lb[e / TILE][e % TILE] =
-                n < p.n && kb < p.k ? VALUE(w[p.w_off + W_AT(n, kb)]) : 0.0f;
+                n < p.n && kb < p.k ? VALUE(w + W_AT(n, kb), 32 * PANEL) : 0.0f;
         }
         barrier(CLK_LOCAL_MEM_FENCE);
         for (uint k = 0; k < KT; k++)

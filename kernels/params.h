@@ -28,9 +28,6 @@ typedef float pseg_f32;
 /* Outputs of a panel of packed weights. */
 #define PANEL 32
 
-/* Rows that an item of the AMX gemm takes at most. */
-#define AMX_ROWS 512
-
 /* Bits of flags: which optional tensors are there. */
 #define HAS_BIAS  1u
 #define HAS_RES   2u
@@ -42,6 +39,12 @@ typedef struct pseg_gemm_params {
     pseg_u32 m, n, k, act, flags, tiles_per_item, panels_per_item, pad;
 } pseg_gemm_params;
 PSEG_SIZE_IS(pseg_gemm_params, 104);
+
+typedef struct pseg_split_params {
+    pseg_u64 x_off, x_stride;
+    pseg_u32 m, k;
+} pseg_split_params;
+PSEG_SIZE_IS(pseg_split_params, 24);
 
 #define HAS_AFFINE 1u
 

@@ -13,6 +13,7 @@
 #include <string.h>
 
 static pseg_cl *cl;
+static pseg_dtype weights; /* of the runs */
 static pseg_stream *stream;
 static bool all_good = true;
 
@@ -73,6 +74,7 @@ static void run_vision(gold *g, const char *prefix, const pseg_vit_config *c, ps
     char key[96];
 
     must(pseg_store_new(&store, cl, &err), prefix, &err);
+    pseg_store_set_type(store, weights);
     must(pseg_vit_new(&v, store, w, names, c, &tap, 1, true, gh, gw, batch, &err), prefix, &err);
     must(pseg_store_scratch(&in, store, n, &err), prefix, &err);
     must(pseg_mem_write(stream, in.mem, 0, pixels, n * sizeof *pixels, &err), prefix, &err);
@@ -297,6 +299,7 @@ static void test_text(const char *name, const char *folder, const char *const *c
     }
     must(pseg_weights_check(w, &specs, &err), name, &err);
     must(pseg_store_new(&store, cl, &err), name, &err);
+    pseg_store_set_type(store, weights);
     must(pseg_text_new(&text, store, w, prefix, &c, c.max_pos, 1, &err), name, &err);
     for (; *cases; cases++)
         run_text(&g, *cases, text, &c, eos);
@@ -319,16 +322,21 @@ int main(void)
     test_pos_embed();
     cl = gold_cl();
     must(pseg_stream_open(&stream, cl, &err), "stream", &err);
-    test_vision_folder("dinov2_tiny", 0);
-    test_vision_folder("dinov2_reg_tiny", 0);
-    test_vision_folder("dinov2_swiglu_tiny", 0);
-    test_vision_folder("vit_tiny_hf", 0);
-    test_vision_folder("dinov2_d64", 0);
-    test_text("clip_text_tiny.stages", GOLD_DATA "models/clip_text_tiny", tiny, 577);
-    test_text("clip_legacy_tiny.stages", GOLD_DATA "models/clip_legacy_tiny", legacy, 577);
-    test_vit_tiny_real();
-    test_dinov2_base();
-    test_text("clip_base.sampled", NULL, base, 49407);
+    static const pseg_dtype types[] = {PSEG_F32, PSEG_BF16X2};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        weights = types[i];
+        printf("weights in %s\n", weights == PSEG_F32 ? "float32" : "two bfloat16");
+        test_vision_folder("dinov2_tiny", 0);
+        test_vision_folder("dinov2_reg_tiny", 0);
+        test_vision_folder("dinov2_swiglu_tiny", 0);
+        test_vision_folder("vit_tiny_hf", 0);
+        test_vision_folder("dinov2_d64", 0);
+        test_text("clip_text_tiny.stages", GOLD_DATA "models/clip_text_tiny", tiny, 577);
+        test_text("clip_legacy_tiny.stages", GOLD_DATA "models/clip_legacy_tiny", legacy, 577);
+        test_vit_tiny_real();
+        test_dinov2_base();
+        test_text("clip_base.sampled", NULL, base, 49407);
+    }
     pseg_stream_close(stream);
     pseg_cl_close(cl);
     return all_good ? 0 : 1;

@@ -17,6 +17,7 @@ typedef struct gold {
     bool *is_seen; /* of each tensor */
     unsigned n_compared, n_failed;
     double worst;
+    double allowance; /* factor of the tolerances; gold_open sets 1 */
     char worst_at[128];
 } gold;
 

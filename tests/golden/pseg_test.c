@@ -18,6 +18,14 @@
 #define PHRASES 3
 
 static pseg_cl *cl;
+static pseg_precision precision; /* of the runs */
+
+/* In 17 bits the encoders keep float32's tolerance (encoders_test.c); logits, small sums of large
+ * terms, are off by 5e-9 at most. */
+static double allowance(void)
+{
+    return precision == PSEG_PRECISION_BF16X3 ? 10 : 1;
+}
 static bool all_good = true;
 
 static void must(pseg_status rc, const char *what, const pseg_err *err)
@@ -196,8 +204,10 @@ static void test_folder(const char *name, uint32_t max_images, uint32_t max_phra
 
     snprintf(path, sizeof path, "%s.stages", name);
     gold_open(&g, path);
+    g.allowance = allowance();
     snprintf(path, sizeof path, GOLD_DATA "models/%s", name);
     src.folder = path;
+    o.precision = precision;
     o.max_images = max_images;
     o.max_phrases = max_phrases;
     must(pseg_model_open(&m, cl, &src, &o, &err), name, &err);
@@ -253,6 +263,7 @@ static void test_head(void)
     gold g;
 
     gold_open(&g, "pseg1.sampled");
+    g.allowance = allowance();
     pseg_head_config_default(&c);
     must(pseg_neck_specs(&specs, &c, &err), "head", &err);
     must(pseg_decoder_specs(&specs, &c, &err), "head", &err);
@@ -261,6 +272,8 @@ static void test_head(void)
     must(pseg_stream_open(&s, cl, &err), "stream", &err);
     must(pseg_weights_from_fn(&w, gold_fill, &f, &err), "head", &err);
     must(pseg_store_new(&store, cl, &err), "head", &err);
+    if (precision == PSEG_PRECISION_BF16X3)
+        pseg_store_set_type(store, PSEG_BF16X2);
     must(pseg_neck_new(&neck, store, w, &c, 16, 16, 1, &err), "head", &err);
     pseg_decoder_limits limits = {16, 16, 1, 1};
     must(pseg_decoder_new(&d, store, w, &c, &limits, &err), "head", &err);
@@ -356,10 +369,15 @@ int main(void)
     must(pseg_image_init(&err), "images", &err);
     cl = gold_cl();
     test_sam();
-    test_head();
-    test_folder("pseg_pooled", 2, 3);
-    test_folder("pseg_tokens", 2, 3);
-    test_folder("pseg_crop", 4, 8);
+    static const pseg_precision precisions[] = {PSEG_PRECISION_FP32, PSEG_PRECISION_BF16X3};
+    for (size_t i = 0; i < sizeof precisions / sizeof *precisions; i++) {
+        precision = precisions[i];
+        printf("precision %s\n", pseg_precision_name(precision));
+        test_head();
+        test_folder("pseg_pooled", 2, 3);
+        test_folder("pseg_tokens", 2, 3);
+        test_folder("pseg_crop", 4, 8);
+    }
     pseg_cl_close(cl);
     pseg_image_shutdown();
     return all_good ? 0 : 1;

@@ -49,6 +49,43 @@ static void case_free(case_data *d)
     memset(d, 0, sizeof *d);
 }
 
+/* Words of a packed matrix to the device in two parts, between words as they are. */
+static pseg_status put_parts(pseg_stream *s, const slot_data *t, pseg_err *err)
+{
+    size_t words = t->n + 2 * MARGIN;
+    uint32_t *w = malloc(words * sizeof *w);
+
+    if (!w)
+        exit(1);
+    memcpy(w, t->host, words * sizeof *w);
+    pseg_to_bf16x2((uint16_t *)(w + MARGIN), (const float *)(t->host + MARGIN), t->n);
+    pseg_status rc = pseg_mem_write(s, t->mem, 0, w, words * 4, err);
+    if (rc == PSEG_OK)
+        rc = pseg_stream_finish(s, err);
+    free(w);
+    return rc;
+}
+
+/* And back, which is exact, since the numbers of a case are. */
+static void join_parts(uint32_t *words, size_t n)
+{
+    float group[1024];
+
+    for (size_t k = 0; k < n; k += 1024) {
+        const uint16_t *at = (const uint16_t *)(words + MARGIN + k);
+
+        for (size_t i = 0; i < 1024; i++) {
+            uint32_t hi = (uint32_t)at[i] << 16, lo = (uint32_t)at[1024 + i] << 16;
+            float a, b;
+
+            memcpy(&a, &hi, sizeof a);
+            memcpy(&b, &lo, sizeof b);
+            group[i] = a + b;
+        }
+        memcpy(words + MARGIN + k, group, sizeof group);
+    }
+}
+
 /* Host words to the device and back, in the slot's type: half of a word that BF16 can hold, and of
  * the canary, is lost without loss. */
 static pseg_status put(pseg_stream *s, const case_data *d, size_t i, pseg_err *err)
@@ -57,6 +94,10 @@ static pseg_status put(pseg_stream *s, const case_data *d, size_t i, pseg_err *e
     size_t words = t->n + 2 * MARGIN;
     pseg_status rc;
 
+    if (d->args.t[i].type == PSEG_BF16X2) {
+        rc = put_parts(s, t, err);
+        return rc;
+    }
     if (d->args.t[i].type != PSEG_BF16)
         return pseg_mem_write(s, t->mem, 0, t->host, words * 4, err);
     uint16_t *half = malloc(words * sizeof *half);
@@ -86,6 +127,8 @@ static pseg_status get(uint32_t *words, pseg_stream *s, const case_data *d, size
         memcpy(&half, (unsigned char *)words + 2 * k, sizeof half);
         words[k] = (uint32_t)half << 16;
     }
+    if (d->args.t[i].type == PSEG_BF16X2)
+        join_parts(words, t->n);
     return rc;
 }
 
@@ -682,7 +725,7 @@ static uint32_t run_device(const char *id, pseg_cl_variant variant, const char *
 
                 if ((only && strcmp(only, pseg_ops[i]->name) != 0) ||
                     (is_small && (k->flags & PSEG_CASE_BIG)) || (k->flags & PSEG_CASE_SLOW) ||
-                    (without && !k->bf16))
+                    (without && !k->bf16 && !k->bf16x2))
                     continue;
                 run_case(s, pseg_ops[i], k, variant_name);
             }

@@ -7,6 +7,7 @@ rc=0
 n=0
 for file in *.cl; do
     for options in "-DPSEG_CPU=0" "-DPSEG_CPU=1" "-DPSEG_CPU=1 -DMR=1 -DNV=1 -DQV=1 -DDMAX=64 -DGV=8" "-DPSEG_CPU=1 -DGV=4" \
+        "-DPSEG_CPU=0 -DPARTS" "-DPSEG_CPU=1 -DPARTS" "-DPSEG_CPU=1 -DPARTS -DAMX -DIN_BF16 -DOUT_BF16" \
         "-DPSEG_CPU=0 -DBF16 -DIN_BF16 -DOUT_BF16" "-DPSEG_CPU=1 -DBF16 -DIN_BF16 -DOUT_BF16" \
         "-DPSEG_CPU=1 -DBF16 -DIN_BF16 -DOUT_BF16 -DDOT" "-DPSEG_CPU=1 -DBF16 -DIN_BF16 -DOUT_BF16 -DAMX"; do
         case $options in # inline assembly is x86-64's

@@ -32,7 +32,7 @@ static const pseg_conf_option options[] = {
     {"device", PSEG_CONF_STRING, offsetof(args, device), "auto", .unit = "NAME", .letter = 'd',
      .help = "as for the worker"},
     {"precision", PSEG_CONF_STRING, offsetof(args, precision), "fp32", .unit = "NAME",
-     .help = "fp32 or bf16"},
+     .help = "fp32, bf16x3 or bf16"},
     {"profile", PSEG_CONF_BOOL, offsetof(args, profile), "false",
      .help = "device time and rates of each operation instead"},
     {"trace", PSEG_CONF_STRING, offsetof(args, trace), NULL, .unit = "FILE",

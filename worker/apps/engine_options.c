@@ -46,12 +46,12 @@ pseg_status precision_of(pseg_precision *out, const char *name, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
-    for (int p = PSEG_PRECISION_FP32; p <= PSEG_PRECISION_BF16; p++)
+    for (int p = 0; p < PSEG_N_PRECISIONS; p++)
         if (strcmp(name, pseg_precision_name((pseg_precision)p)) == 0) {
             *out = (pseg_precision)p;
             goto out;
         }
-    PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--precision \"%s\" is neither fp32 nor bf16", name);
+    PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--precision \"%s\" is not fp32, bf16x3 or bf16", name);
 out:
     return rc;
 }

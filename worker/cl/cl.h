@@ -107,6 +107,10 @@ pseg_status pseg_stream_flush(pseg_stream *s, pseg_err *err);
  * seen by the lease of the job, not by this call. */
 pseg_status pseg_stream_finish(pseg_stream *s, pseg_err *err);
 
+/* At least `bytes` of memory for what one launch hands to the next; its contents are lost at the
+ * next call. The stream's. */
+pseg_status pseg_stream_scratch(pseg_mem **out, pseg_stream *s, size_t bytes, pseg_err *err);
+
 /* ---- programs and launches ---------------------------------------------------------------- */
 
 /* A kernel of the embedded sources. Its address is its identity, so it has static lifetime. */

@@ -28,6 +28,7 @@ struct pseg_stream {
     pending_event *pending; /* NULL unless profiling */
     size_t n_pending;
     size_t last; /* kernel of the last launch */
+    pseg_mem *scratch;
     pseg_trace_fn *trace;
     void *trace_ud;
 };
@@ -97,9 +98,25 @@ void pseg_stream_close(pseg_stream *s)
         clReleaseKernel(s->kernels[i].kernel);
     if (s->queue)
         clReleaseCommandQueue(s->queue);
+    pseg_mem_free(s->scratch);
     pseg_free(s->pending);
     pseg_free(s->kernels);
     pseg_free(s);
+}
+
+pseg_status pseg_stream_scratch(pseg_mem **out, pseg_stream *s, size_t bytes, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    if (!s->scratch || pseg_mem_size(s->scratch) < bytes) {
+        /* OpenCL keeps the old one until what is enqueued has used it. */
+        pseg_mem_free(s->scratch);
+        s->scratch = NULL;
+        PSEG_TRY(pseg_mem_new(&s->scratch, s->cl, bytes, err));
+    }
+    *out = s->scratch;
+out:
+    return rc;
 }
 
 pseg_cl *pseg_stream_cl(const pseg_stream *s)

@@ -18,7 +18,7 @@ static pseg_status plan(pseg_decoder *d, pseg_store *store, pseg_err *err)
     pseg_status rc = PSEG_OK;
     size_t c = d->c.dim, batch = d->limits.max_batch;
     size_t tokens = batch * (2 + (size_t)d->limits.max_prompt), keys = batch * d->places;
-    pseg_dtype type = pseg_store_type(store);
+    pseg_dtype type = pseg_store_input_type(store);
 
     const struct {
         pseg_view *out;

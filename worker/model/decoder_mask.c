@@ -21,10 +21,10 @@ pseg_status pseg_decoder_plan_mask(pseg_decoder *d, pseg_store *store, pseg_err 
     size_t batch = d->limits.max_batch, last = d->c.upsample[d->c.n_upsample - 1];
     size_t pixels = (batch * d->places) << (2 * d->c.n_upsample);
 
-    PSEG_TRY(
-        pseg_store_scratch_of(&d->up[0], store, pseg_store_type(store), stage_elems(d, 0), err));
-    PSEG_TRY(
-        pseg_store_scratch_of(&d->up[1], store, pseg_store_type(store), stage_elems(d, 1), err));
+    PSEG_TRY(pseg_store_scratch_of(&d->up[0], store, pseg_store_input_type(store),
+                                   stage_elems(d, 0), err));
+    PSEG_TRY(pseg_store_scratch_of(&d->up[1], store, pseg_store_input_type(store),
+                                   stage_elems(d, 1), err));
     PSEG_TRY(pseg_store_scratch(&d->subpixels, store, pixels, err));
     PSEG_TRY(pseg_store_scratch(&d->logits, store, pixels, err));
     PSEG_TRY(pseg_store_scratch(&d->small[0], store, batch * d->c.dim, err));

@@ -98,7 +98,7 @@ pseg_status pseg_neck_new(pseg_neck **out, pseg_store *store, pseg_weights *w,
         PSEG_TRY(pseg_store_scratch(&n->level[i], store, map, err));
     }
     PSEG_TRY(load_unit(&n->fuse, store, w, "fuse", -1, c->dim, c->dim, true, err));
-    PSEG_TRY(pseg_store_scratch_of(&n->cols, store, pseg_store_type(store), 9 * map, err));
+    PSEG_TRY(pseg_store_scratch_of(&n->cols, store, pseg_store_input_type(store), 9 * map, err));
     PSEG_TRY(pseg_store_scratch(&n->one, store, map, err));
     PSEG_TRY(pseg_store_scratch(&n->sum, store, map, err));
     PSEG_TRY(pseg_store_scratch(&n->out, store, map, err));

@@ -7,7 +7,7 @@
 
 const char *pseg_precision_name(pseg_precision p)
 {
-    return p == PSEG_PRECISION_BF16 ? "bf16" : "fp32";
+    return p == PSEG_PRECISION_BF16 ? "bf16" : p == PSEG_PRECISION_BF16X3 ? "bf16x3" : "fp32";
 }
 
 const pseg_model_info *pseg_model_get_info(const pseg_model *m)

@@ -40,9 +40,11 @@ typedef enum pseg_model_fit {
  */
 typedef enum pseg_precision {
     PSEG_PRECISION_FP32,
-    PSEG_PRECISION_BF16, /* operands rounded to bfloat16 */
+    PSEG_PRECISION_BF16,   /* operands rounded to bfloat16 */
+    PSEG_PRECISION_BF16X3, /* operands split in two bfloat16, 17 bits; attention in float32 */
 } pseg_precision;
-/* Static: "fp32", "bf16". */
+#define PSEG_N_PRECISIONS 3
+/* Static: "fp32", "bf16", "bf16x3". */
 const char *pseg_precision_name(pseg_precision p);
 
 typedef struct pseg_model_info {

@@ -123,6 +123,8 @@ static pseg_status make_parts(pseg_model *m, const plan *p, pseg_weights *const 
                           "of %d; use fp32",
                           p->head.upsample[i], PSEG_BF16_STEP);
         pseg_store_set_type(m->store, PSEG_BF16);
+    } else if (o->precision == PSEG_PRECISION_BF16X3) {
+        pseg_store_set_type(m->store, PSEG_BF16X2);
     }
     m->has_word_tokens = p->head.has_word_tokens;
     m->max_prompt = limits.max_prompt = m->has_word_tokens ? p->clip.max_pos : 1;

@@ -79,6 +79,11 @@ pseg_dtype pseg_store_type(const pseg_store *s)
     return s->type;
 }
 
+pseg_dtype pseg_store_input_type(const pseg_store *s)
+{
+    return s->type == PSEG_BF16 ? PSEG_BF16 : PSEG_F32;
+}
+
 static size_t size_of(pseg_dtype type)
 {
     return type == PSEG_BF16 ? sizeof(uint16_t) : sizeof(float);
@@ -176,8 +181,7 @@ static pseg_status packed_new(void **out, size_t *elems, const pseg_store *s, si
     pseg_status rc = PSEG_OK;
     size_t bytes = 0;
 
-    *elems =
-        s->type == PSEG_BF16 ? pseg_gemm_packed_bf16_elems(n, k) : pseg_gemm_packed_elems(n, k);
+    *elems = s->type != PSEG_F32 ? pseg_gemm_packed_bf16_elems(n, k) : pseg_gemm_packed_elems(n, k);
     *out = NULL;
     if (!*elems || !pseg_mul_size(&bytes, *elems, size_of(s->type)) ||
         !(*out = pseg_aligned_alloc(bytes)))
@@ -192,6 +196,8 @@ static void pack_rows(void *out, const pseg_store *s, size_t row, const void *da
 {
     if (s->type == PSEG_BF16)
         pseg_gemm_pack_bf16_rows(out, row, data, type, n, k);
+    else if (s->type == PSEG_BF16X2)
+        pseg_gemm_pack_bf16x2_rows(out, row, data, type, n, k);
     else
         pseg_gemm_pack_rows(out, row, data, type, n, k);
 }

@@ -150,7 +150,7 @@ static pseg_status plan(pseg_text *t, pseg_store *store, pseg_err *err)
     const pseg_clip_config *c = &t->c;
     size_t rows = (size_t)t->max_batch * t->max_tokens;
     size_t wide = 3 * (size_t)c->hidden > c->mlp ? 3 * (size_t)c->hidden : c->mlp;
-    pseg_dtype type = pseg_store_type(store);
+    pseg_dtype type = pseg_store_input_type(store);
 
     t->staging = pseg_calloc(rows, c->hidden * sizeof *t->staging);
     t->rows = pseg_calloc(t->max_batch, sizeof *t->rows);

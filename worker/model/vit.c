@@ -288,7 +288,7 @@ static pseg_status plan(pseg_vit *v, pseg_store *store, pseg_err *err)
     size_t rows = places + (size_t)v->max_batch * (1 + c->n_regs);
     size_t inner = c->has_swiglu ? 2 * (size_t)c->mlp : c->mlp;
     size_t wide = max_size(rows * max_size(3 * (size_t)c->hidden, inner), places * v->patch.k);
-    pseg_dtype type = pseg_store_type(store);
+    pseg_dtype type = pseg_store_input_type(store);
 
     PSEG_TRY(pseg_store_scratch(&v->x, store, rows * c->hidden, err));
     PSEG_TRY(pseg_store_scratch_of(&v->y, store, type, rows * c->hidden, err));

@@ -92,10 +92,11 @@ pseg_status pseg_store_scratch(pseg_view *out, pseg_store *s, size_t n, pseg_err
 /* n elements of type F32 or BF16. */
 pseg_status pseg_store_scratch_of(pseg_view *out, pseg_store *s, pseg_dtype type, size_t n,
                                   pseg_err *err);
-/* The type of the matrices that are loaded from now on: F32, as it is at first, or BF16. What is
- * multiplied by them has the same type. */
+/* The type of the matrices that are loaded from now on: F32, as it is at first, BF16 or BF16X2. */
 void pseg_store_set_type(pseg_store *s, pseg_dtype type);
 pseg_dtype pseg_store_type(const pseg_store *s);
+/* The type of what is multiplied by them: BF16 for BF16, else F32. */
+pseg_dtype pseg_store_input_type(const pseg_store *s);
 
 /* From w to the device. A vector [n]. */
 pseg_status pseg_load_vector(pseg_view *out, pseg_store *s, pseg_weights *w, size_t n,

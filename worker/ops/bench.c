@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define MAX_RUNS 200u
 #define MIN_RUNS 5u
@@ -48,6 +49,13 @@ static pseg_status case_memory(pseg_mem *m[PSEG_OP_MAX_SLOTS], pseg_op_args *a, 
         pseg_op_fill(host, op, a, i, n, &seed);
         if (pseg_is_bf16(a, i)) /* in place: an element is read before it is written over */
             pseg_to_bf16(host, host, n);
+        else if (a->t[i].type == PSEG_BF16X2)
+            for (size_t k = 0; k < n; k += 1024) {
+                float group[1024];
+
+                memcpy(group, (float *)host + k, sizeof group);
+                pseg_to_bf16x2((uint16_t *)host + 2 * k, group, 1024);
+            }
         PSEG_TRY(pseg_mem_write(s, m[i], 0, host, bytes, err));
         PSEG_TRY(pseg_stream_finish(s, err));
         pseg_free(host);

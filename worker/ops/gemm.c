@@ -6,10 +6,21 @@ enum { OUT, A, W, BIAS, RES, SCALE };
 enum { M, N, K, A_STRIDE, OUT_STRIDE, RES_STRIDE, ACT };
 
 static const pseg_op_slot slots[] = {
-    {"out", PSEG_F32, true, false, true},  {"a", PSEG_F32, false, false, true},
-    {"w", PSEG_F32, false, false, true},   {"bias", PSEG_F32, false, true, false},
-    {"res", PSEG_F32, false, true, false}, {"scale", PSEG_F32, false, true, false},
+    {"out", PSEG_F32, true, false, true},      {"a", PSEG_F32, false, false, true},
+    {"w", PSEG_F32, false, false, true, true}, {"bias", PSEG_F32, false, true, false},
+    {"res", PSEG_F32, false, true, false},     {"scale", PSEG_F32, false, true, false},
 };
+
+static bool is_parts(const pseg_op_args *a)
+{
+    return a->t[W].type == PSEG_BF16X2;
+}
+
+/* K as the kernel sees it. */
+static int64_t steps_of(const pseg_op_args *a)
+{
+    return is_parts(a) ? (a->i[K] + PSEG_BF16_STEP - 1) / PSEG_BF16_STEP * PSEG_BF16_STEP : a->i[K];
+}
 
 static pseg_status check(const pseg_op_args *a, pseg_err *err)
 {
@@ -22,7 +33,10 @@ static pseg_status check(const pseg_op_args *a, pseg_err *err)
     PSEG_REQUIRE(i[OUT_STRIDE] >= i[N] && i[OUT_STRIDE] <= MAX_STRIDE, "out's row stride");
     PSEG_REQUIRE(!pseg_has(a, RES) || (i[RES_STRIDE] >= i[N] && i[RES_STRIDE] <= MAX_STRIDE),
                  "res's row stride");
-    PSEG_REQUIRE(pseg_is_bf16(a, A) == pseg_is_bf16(a, W), "a and w of one type");
+    if (is_parts(a))
+        PSEG_REQUIRE(a->t[A].type == PSEG_F32, "a in float32 beside weights in parts");
+    else
+        PSEG_REQUIRE(pseg_is_bf16(a, A) == pseg_is_bf16(a, W), "a and w of one type");
     if (pseg_is_bf16(a, A)) {
         PSEG_REQUIRE(i[K] % PSEG_BF16_STEP == 0, "k, in BF16, a multiple of 32");
     } else {
@@ -43,7 +57,7 @@ static size_t extent(const pseg_op_args *a, size_t slot)
     case A:
         return pseg_extent_rows(i[M], i[A_STRIDE], i[K]);
     case W:
-        return PSEG_PRODUCT((i[N] + PSEG_PANEL - 1) / PSEG_PANEL, i[K], PSEG_PANEL);
+        return PSEG_PRODUCT((i[N] + PSEG_PANEL - 1) / PSEG_PANEL, steps_of(a), PSEG_PANEL);
     case RES:
         return pseg_extent_rows(i[M], i[RES_STRIDE], i[N]);
     default:
@@ -63,13 +77,14 @@ static void ref(const pseg_op_args *a)
 
     for (int64_t m = 0; m < i[M]; m++)
         for (int64_t n0 = 0; n0 < i[N]; n0 += PSEG_PANEL) {
-            const float *panel = w + n0 * i[K];
+            const float *panel = w + n0 * steps_of(a);
             double sum[PSEG_PANEL] = {0};
 
             for (int64_t k = 0; k < i[K]; k++)
                 for (int j = 0; j < PSEG_PANEL; j++)
-                    sum[j] += (double)x[m * i[A_STRIDE] + k] *
-                              (pseg_is_bf16(a, W) ? panel[k / 2 * 2 * PSEG_PANEL + 2 * j + k % 2]
+                    sum[j] +=
+                        (double)x[m * i[A_STRIDE] + k] *
+                        (a->t[W].type != PSEG_F32 ? panel[k / 2 * 2 * PSEG_PANEL + 2 * j + k % 2]
                                                   : panel[k * PSEG_PANEL + j]);
             for (int64_t n = n0; n < i[N] && n < n0 + PSEG_PANEL; n++) {
                 double v = sum[n - n0];
@@ -112,6 +127,13 @@ static const variant bf16[2][3] = {BF16_ROW("-DBF16"), BF16_ROW("-DBF16 -DOUT_BF
 static const variant dot[2][3] = {BF16_ROW("-DBF16 -DDOT"), BF16_ROW("-DBF16 -DDOT -DOUT_BF16")};
 static const pseg_kernel amx[2] = {{"gemm.cl", "gemm", "-DBF16 -DAMX"},
                                    {"gemm.cl", "gemm", "-DBF16 -DAMX -DOUT_BF16"}};
+static const pseg_kernel amx_parts = {"gemm.cl", "gemm", "-DPARTS -DAMX"};
+static const variant parts[] = {{{"gemm.cl", "gemm", "-DPARTS -DMR=6 -DNV=1"}, 6, 1},
+                                {{"gemm.cl", "gemm", "-DPARTS -DMR=3 -DNV=1"}, 3, 1},
+                                {{"gemm.cl", "gemm", "-DPARTS -DMR=1 -DNV=1"}, 1, 1}};
+static const pseg_kernel portable_parts = {"gemm.cl", "gemm", "-DPARTS"};
+static const pseg_kernel split = {"gemm.cl", "split", NULL};
+static const pseg_kernel split_amx = {"gemm.cl", "split", "-DAMX"};
 static const pseg_kernel portable = {"gemm.cl", "gemm", NULL};
 static const pseg_kernel portable_bf16[2] = {{"gemm.cl", "gemm", "-DBF16"},
                                              {"gemm.cl", "gemm", "-DBF16 -DOUT_BF16"}};
@@ -123,7 +145,9 @@ static const variant *choose(const pseg_cl *cl, const pseg_op_args *a)
     int64_t m = a->i[M];
     size_t i = 0;
 
-    if (pseg_is_bf16(a, A))
+    if (is_parts(a))
+        v = parts;
+    else if (pseg_is_bf16(a, A))
         v = pseg_cl_features(cl) & PSEG_CL_AVX512_BF16 ? dot[pseg_is_bf16(a, OUT)]
                                                        : bf16[pseg_is_bf16(a, OUT)];
 
@@ -138,10 +162,10 @@ static pseg_status launch_amx(pseg_stream *s, const pseg_op_args *a, pseg_gemm_p
                               pseg_arg *args, size_t n_args, pseg_err *err)
 {
     uint64_t units = pseg_cl_device(pseg_stream_cl(s))->compute_units;
-    uint64_t rows = ((uint64_t)768 << 10) / (2 * (uint64_t)p->k) / 32 * 32;
+    uint64_t rows = ((uint64_t)768 << 10) / ((is_parts(a) ? 4 : 2) * (uint64_t)p->k) / 32 * 32;
     uint64_t panels = ((uint64_t)p->n + PSEG_PANEL - 1) / PSEG_PANEL;
 
-    rows = rows < 64 ? 64 : rows > AMX_ROWS ? AMX_ROWS : rows;
+    rows = rows < 64 ? 64 : rows;
     uint64_t runs = (p->m + rows - 1) / rows;
     /* Runs of one length, so that none is left with a row or two. */
     rows = ((p->m + runs - 1) / runs + 31) / 32 * 32;
@@ -152,11 +176,35 @@ static pseg_status launch_amx(pseg_stream *s, const pseg_op_args *a, pseg_gemm_p
     p->panels_per_item = (uint32_t)((panels + splits - 1) / splits);
     size_t global[2] = {runs, (panels + p->panels_per_item - 1) / p->panels_per_item};
     size_t local[2] = {1, 1};
-    return pseg_launch(s, &amx[pseg_is_bf16(a, OUT)], 2, global, local, args, n_args, err);
+    return pseg_launch(s, is_parts(a) ? &amx_parts : &amx[pseg_is_bf16(a, OUT)], 2, global, local,
+                       args, n_args, err);
+}
+
+/* a in parts, in the stream's scratch memory, which stands in for it from now on. */
+static pseg_status split_a(pseg_stream *s, const pseg_op_args *a, pseg_gemm_params *p,
+                           pseg_arg *arg, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_split_params sp = {
+        .x_off = p->a_off, .x_stride = p->a_stride, .m = p->m, .k = (uint32_t)a->i[K]};
+    pseg_mem *mem = NULL;
+
+    PSEG_TRY(pseg_stream_scratch(&mem, s, (size_t)p->m * p->k * 2 * sizeof(uint16_t), err));
+    pseg_arg args[] = {PSEG_ARG_MEM(mem), *arg, PSEG_ARG_VALUE(sp)};
+    PSEG_TRY(pseg_launch_rows(
+        s, pseg_cl_features(pseg_stream_cl(s)) & PSEG_CL_AMX_BF16 ? &split_amx : &split, p->m, p->k,
+        args, N_OF(args), err));
+    pseg_stream_credit(s, 0, 8.0 * p->m * p->k);
+    *arg = PSEG_ARG_MEM(mem);
+    p->a_off = 0;
+    p->a_stride = p->k;
+out:
+    return rc;
 }
 
 static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
+    pseg_status rc = PSEG_OK;
     const int64_t *i = a->i;
     const pseg_cl *cl = pseg_stream_cl(s);
     pseg_gemm_params p = {
@@ -171,7 +219,7 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
         .res_stride = (uint64_t)i[RES_STRIDE],
         .m = (uint32_t)i[M],
         .n = (uint32_t)i[N],
-        .k = (uint32_t)i[K],
+        .k = (uint32_t)steps_of(a),
         .act = (uint32_t)i[ACT],
         .flags = (pseg_has(a, BIAS) ? HAS_BIAS : 0) | (pseg_has(a, RES) ? HAS_RES : 0) |
                  (pseg_has(a, SCALE) ? HAS_SCALE : 0),
@@ -179,19 +227,22 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
     };
     pseg_arg args[] = {pseg_arg_of(a, OUT),  pseg_arg_of(a, A),   pseg_arg_of(a, W),
                        pseg_arg_of(a, BIAS), pseg_arg_of(a, RES), pseg_arg_of(a, SCALE),
-                       PSEG_ARG_VALUE(p)};
+                       PSEG_ARG_VALUE(p)}; /* p's address: what is set in it below is seen */
 
+    if (is_parts(a))
+        PSEG_TRY(split_a(s, a, &p, &args[A], err));
     if (pseg_cl_variant_of(cl) == PSEG_CL_PORTABLE) {
         size_t global[2] = {((size_t)i[N] + 63) / 64 * 16, ((size_t)i[M] + 63) / 64 * 16};
         size_t local[2] = {16, 16};
 
-        return pseg_launch(s, pseg_is_bf16(a, A) ? &portable_bf16[pseg_is_bf16(a, OUT)] : &portable,
+        return pseg_launch(s,
+                           is_parts(a)          ? &portable_parts
+                           : pseg_is_bf16(a, A) ? &portable_bf16[pseg_is_bf16(a, OUT)]
+                                                : &portable,
                            2, global, local, args, N_OF(args), err);
     }
-    if (pseg_is_bf16(a, A) && (pseg_cl_features(cl) & PSEG_CL_AMX_BF16)) {
-        /* PSEG_ARG_VALUE holds p's address, so that it sees what is set here. */
+    if (a->t[W].type != PSEG_F32 && (pseg_cl_features(cl) & PSEG_CL_AMX_BF16))
         return launch_amx(s, a, &p, args, N_OF(args), err);
-    }
     const variant *v = choose(cl, a);
     uint64_t tiles = ((uint64_t)i[M] + v->mr - 1) / v->mr;
     uint64_t columns = ((uint64_t)i[N] + 16 * v->nv - 1) / (16 * v->nv);
@@ -203,7 +254,9 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
     p.tiles_per_item = (uint32_t)(per < 1 ? 1 : per > tiles ? tiles : per);
     size_t global[2] = {(tiles + p.tiles_per_item - 1) / p.tiles_per_item, columns};
     size_t local[2] = {1, 1};
-    return pseg_launch(s, &v->kernel, 2, global, local, args, N_OF(args), err);
+    PSEG_TRY(pseg_launch(s, &v->kernel, 2, global, local, args, N_OF(args), err));
+out:
+    return rc;
 }
 
 static double flops(const pseg_op_args *a)
@@ -309,6 +362,41 @@ static const pseg_op_case cases[] = {
      1u << RES,
      REAL | PSEG_CASE_SLOW,
      IN_BF16},
+    {"parts, one", {1, 1, 1, 1, 1, 1, PSEG_ACT_NONE}, {0}, BARE, 0, 0, 0, 1u << W},
+    {"parts, rows and panels",
+     {35, 65, 64, 64, 65, 65, PSEG_ACT_GELU},
+     {0},
+     ONLY_BIAS,
+     0,
+     0,
+     0,
+     1u << W},
+    {"parts, strides", {18, 48, 75, 80, 50, 48, PSEG_ACT_NONE}, {0}, 0, 0, 0, 0, 1u << W},
+    {"parts, in place", {49, 70, 33, 33, 70, 70, PSEG_ACT_NONE}, {0}, 0, 1u << RES, 0, 0, 1u << W},
+    {"parts, qkv",
+     {257, 2304, 768, 768, 2304, 2304, PSEG_ACT_NONE},
+     {0},
+     ONLY_BIAS,
+     0,
+     REAL,
+     0,
+     1u << W},
+    {"parts, fc2",
+     {257, 768, 3072, 3072, 768, 768, PSEG_ACT_NONE},
+     {0},
+     0,
+     1u << RES,
+     REAL,
+     0,
+     1u << W},
+    {"parts, batch 8 fc1",
+     {2056, 3072, 768, 768, 3072, 3072, PSEG_ACT_GELU},
+     {0},
+     ONLY_BIAS,
+     0,
+     REAL | PSEG_CASE_SLOW,
+     0,
+     1u << W},
     {"conv 3x3", {256, 256, 2304, 2304, 256, 256, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, REAL},
     {"decoder mlp", {3, 2048, 256, 256, 2048, 2048, PSEG_ACT_RELU}, {0}, ONLY_BIAS, 0, REAL},
 };

@@ -19,12 +19,13 @@
 
 #include <stdint.h>
 
-typedef enum pseg_dtype { PSEG_F32, PSEG_F16, PSEG_BF16, PSEG_I32 } pseg_dtype;
+/* BF16X2: a number is the sum of two BF16, good to 17 bits, in 4 bytes; only weights are. */
+typedef enum pseg_dtype { PSEG_F32, PSEG_F16, PSEG_BF16, PSEG_I32, PSEG_BF16X2 } pseg_dtype;
 
 typedef struct pseg_view {
     pseg_mem *mem;
     size_t off;      /* elements */
-    pseg_dtype type; /* PSEG_F32 or PSEG_BF16; of indices: ignored */
+    pseg_dtype type; /* PSEG_F32, PSEG_BF16 or PSEG_BF16X2; of indices: ignored */
 } pseg_view;
 
 static inline pseg_view pseg_view_of(pseg_mem *mem, size_t off)
@@ -64,6 +65,11 @@ void pseg_gemm_pack_rows(float *out, size_t row, const void *w, pseg_dtype type,
 size_t pseg_gemm_packed_bf16_elems(size_t n, size_t k); /* 0 on overflow */
 void pseg_gemm_pack_bf16_rows(uint16_t *out, size_t row, const void *w, pseg_dtype type, size_t n,
                               size_t k);
+/* The same matrix in BF16X2: as BF16, but each 32 of k is there twice, first the rounded numbers,
+ * then the rounded remainders, [ceil(n/32)][kp/32][2][16][32][2]. elems counts whole numbers, of 4
+ * bytes: those of BF16. */
+void pseg_gemm_pack_bf16x2_rows(uint16_t *out, size_t row, const void *w, pseg_dtype type, size_t n,
+                                size_t k);
 /* A convolution's weight [cout, cin, 3, 3] for im2col3 + gemm: [cout, 9*cin], column
  * (ky*3+kx)*cin+c. */
 void pseg_conv3_weight(float *out, const float *w, size_t cout, size_t cin);
@@ -75,6 +81,8 @@ void pseg_convt2_bias(float *out, const float *bias, size_t cout);
 void pseg_to_f32(float *out, const void *src, pseg_dtype type, size_t n);
 /* n floats to BF16, to nearest even; NaN stays NaN. */
 void pseg_to_bf16(uint16_t *out, const float *src, size_t n);
+/* n floats, in groups of 1024 as a packed matrix has them, to BF16X2; n a multiple of 1024. */
+void pseg_to_bf16x2(uint16_t *out, const float *src, size_t n);
 
 /* ---- operations ---------------------------------------------------------------------------- */
 
@@ -82,7 +90,8 @@ void pseg_to_bf16(uint16_t *out, const float *src, size_t n);
  * w: packed [N,K]. bias, scale: [N], optional. scale without res: out = scale * act(...).
  * Row strides 0 mean dense (K, N, N). out may be res (same view and stride), nothing else.
  * a and w may be BF16, both, with K a multiple of 32 (zeros may fill a up); then out may be BF16
- * too, unless there is a res, and GELU is good to 3e-4. */
+ * too, unless there is a res, and GELU is good to 3e-4. w may be BF16X2 beside an a of float32,
+ * which is split likewise on the way: the error is that of rounding both to 17 bits. */
 typedef struct pseg_gemm {
     pseg_view out, a, w, bias, res, scale;
     size_t m, n, k, a_stride, out_stride, res_stride;

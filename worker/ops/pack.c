@@ -4,6 +4,7 @@
 #include "common/base/alloc.h"
 #include "common/base/half.h"
 
+#include <math.h>
 #include <string.h>
 
 static float bf16_to_f32(uint16_t h)
@@ -112,6 +113,43 @@ void pseg_gemm_pack_bf16_rows(uint16_t *out, size_t row, const void *w, pseg_dty
             pseg_to_f32(values, (const unsigned char *)w + (r * k + k0) * width, type, nk);
             for (size_t i = 0; i < nk; i++)
                 to[i / 2 * 2 * PSEG_PANEL + i % 2] = to_bf16(values[i]);
+        }
+    }
+}
+
+static void to_parts(uint16_t *hi, uint16_t *lo, float f)
+{
+    *hi = to_bf16(f);
+    float rest = f - bf16_to_f32(*hi);
+    *lo = isfinite(rest) ? to_bf16(rest) : 0;
+}
+
+void pseg_to_bf16x2(uint16_t *out, const float *src, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        to_parts(&out[i / 1024 * 2048 + i % 1024], &out[i / 1024 * 2048 + 1024 + i % 1024], src[i]);
+}
+
+void pseg_gemm_pack_bf16x2_rows(uint16_t *out, size_t row, const void *w, pseg_dtype type, size_t n,
+                                size_t k)
+{
+    size_t width = type == PSEG_F32 ? sizeof(float) : sizeof(uint16_t);
+    size_t kp = (k + PSEG_BF16_STEP - 1) / PSEG_BF16_STEP * PSEG_BF16_STEP;
+    float values[PSEG_BF16_STEP];
+
+    for (size_t k0 = 0; k0 < k; k0 += PSEG_BF16_STEP) {
+        size_t nk = k - k0 < PSEG_BF16_STEP ? k - k0 : PSEG_BF16_STEP;
+
+        for (size_t r = 0; r < n; r++) {
+            size_t at = row + r;
+            uint16_t *to = out + (at / PSEG_PANEL * kp + k0) * 2 * PSEG_PANEL + at % PSEG_PANEL * 2;
+
+            pseg_to_f32(values, (const unsigned char *)w + (r * k + k0) * width, type, nk);
+            for (size_t i = 0; i < nk; i++) {
+                uint16_t *hi = to + i / 2 * 2 * PSEG_PANEL + i % 2;
+
+                to_parts(hi, hi + PSEG_BF16_STEP * PSEG_PANEL, values[i]);
+            }
         }
     }
 }

@@ -110,7 +110,8 @@ pseg_status pseg_op_check(const pseg_op *op, const pseg_op_args *a, pseg_err *er
                           op->slots[i].name);
             continue;
         }
-        if (t->type == PSEG_F16 || (t->type == PSEG_BF16 && !op->slots[i].may_be_bf16))
+        if (t->type == PSEG_F16 || (t->type == PSEG_BF16 && !op->slots[i].may_be_bf16) ||
+            (t->type == PSEG_BF16X2 && !op->slots[i].may_be_bf16x2))
             PSEG_FAIL(PSEG_R_INVALID_ARGUMENT, 0, "%s: tensor %s cannot be of type %d", op->name,
                       op->slots[i].name, (int)t->type);
         extent[i] = op->extent(a, i);
@@ -217,7 +218,7 @@ void pseg_op_case_args(pseg_op_args *out, const pseg_op_case *c)
     memcpy(out->i, c->i, sizeof out->i);
     memcpy(out->f, c->f, sizeof out->f);
     for (size_t i = 0; i < PSEG_OP_MAX_SLOTS; i++)
-        out->t[i].type = c->bf16 >> i & 1 ? PSEG_BF16 : PSEG_F32;
+        out->t[i].type = c->bf16 >> i & 1 ? PSEG_BF16 : c->bf16x2 >> i & 1 ? PSEG_BF16X2 : PSEG_F32;
 }
 
 pseg_op_tol pseg_op_case_tol(const pseg_op *op, const pseg_op_case *c)
@@ -229,6 +230,8 @@ pseg_op_tol pseg_op_case_tol(const pseg_op *op, const pseg_op_case *c)
         t.rel += 0x1p-8;
         t.nmse += 1e-5;
     }
+    if (c->bf16x2)
+        t.nmse += 1e-10; /* 2^-17 each way, at random: 5e-11 */
     return t;
 }
 
@@ -259,8 +262,11 @@ void pseg_op_fill(void *out, const pseg_op *op, const pseg_op_args *a, size_t sl
                 lo + (int32_t)(next_random(seed) % (uint64_t)((int64_t)hi - lo + 1));
         return;
     }
-    for (size_t i = 0; i < n; i++)
-        ((float *)out)[i] = pseg_is_bf16(a, slot)
-                                ? (float)(next_random(seed) >> 56) * 0x1p-7f - 1.0f
-                                : (float)(next_random(seed) >> 40) * 0x1p-23f - 1.0f;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t r = next_random(seed);
+
+        ((float *)out)[i] = pseg_is_bf16(a, slot)            ? (float)(r >> 56) * 0x1p-7f - 1.0f
+                            : a->t[slot].type == PSEG_BF16X2 ? (float)(r >> 49) * 0x1p-14f - 1.0f
+                                                             : (float)(r >> 40) * 0x1p-23f - 1.0f;
+    }
 }

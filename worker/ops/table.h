@@ -31,7 +31,7 @@ typedef struct pseg_op_args {
 typedef struct pseg_op_slot {
     const char *name;
     pseg_dtype type; /* F32 or I32 */
-    bool is_out, is_optional, may_be_bf16;
+    bool is_out, is_optional, may_be_bf16, may_be_bf16x2;
 } pseg_op_slot;
 
 typedef struct pseg_op_tol {
@@ -49,7 +49,8 @@ typedef struct pseg_op_case {
     uint32_t absent;   /* bit n: optional slot n is left out */
     uint32_t in_place; /* bit n: slot n is the same memory as slot 0 */
     uint32_t flags;
-    uint32_t bf16; /* bit n: slot n is BF16 */
+    uint32_t bf16;   /* bit n: slot n is BF16 */
+    uint32_t bf16x2; /* bit n: slot n is BF16X2 */
 } pseg_op_case;
 
 typedef struct pseg_op {
@@ -87,7 +88,8 @@ pseg_status pseg_op_check(const pseg_op *op, const pseg_op_args *a, pseg_err *er
 pseg_status pseg_op_run(pseg_stream *s, const pseg_op *op, const pseg_op_args *a, pseg_err *err);
 
 /* What a case's output may be off by: op->tol, and where the output is BF16 its rounding and that
- * of a probability (2^-9 each), and of the cheaper GELU. */
+ * of a probability (2^-9 each), and of the cheaper GELU; where weights are BF16X2 what rounding
+ * them and what they are multiplied with to 17 bits does. */
 pseg_op_tol pseg_op_case_tol(const pseg_op *op, const pseg_op_case *c);
 /* The numbers and types of a case; tensors all absent. */
 void pseg_op_case_args(pseg_op_args *out, const pseg_op_case *c);

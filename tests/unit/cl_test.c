@@ -134,7 +134,16 @@ static void listed_devices_are_described(void **state)
         assert_string_not_equal(pseg_device_type_name(list[i].type), "");
     }
     pseg_free(list);
-    assert_string_equal(getenv("POCL_AFFINITY"), "1");
+}
+
+static void threads_are_chosen_before_drivers_start(void **state)
+{
+    pseg_err err = PSEG_ERR_INIT;
+
+    (void)state;
+    assert_int_equal(pseg_device_set_threads(0, &err), PSEG_OK);
+    assert_int_equal(pseg_device_set_threads(3, &err), PSEG_EINTERNAL);
+    assert_null(getenv("POCL_AFFINITY")); /* which would put thread i on CPU i of the machine */
 }
 
 /* ---- memory ------------------------------------------------------------------------------- */
@@ -630,6 +639,7 @@ int main(void)
         cmocka_unit_test(no_device_names_the_remedy),
         cmocka_unit_test(unknown_device_is_refused_on_opening),
         cmocka_unit_test(listed_devices_are_described),
+        cmocka_unit_test(threads_are_chosen_before_drivers_start),
         cmocka_unit_test(memory_is_written_copied_zeroed_and_read),
         cmocka_unit_test(wrapped_memory_holds_the_bytes_and_is_read_only),
         cmocka_unit_test(too_much_memory_is_its_own_error),

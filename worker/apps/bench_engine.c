@@ -15,6 +15,7 @@ enum { MAX_RUNS = 200, MAX_PHRASES = 32 };
 typedef struct args {
     const char *preset, *model, *device, *precision, *trace;
     pseg_conf_list batches;
+    int64_t threads;
     double seconds;
     bool profile, json;
 } args;
@@ -31,6 +32,8 @@ static const pseg_conf_option options[] = {
      .help = "for each measurement"},
     {"device", PSEG_CONF_STRING, offsetof(args, device), "auto", .unit = "NAME", .letter = 'd',
      .help = "as for the worker"},
+    {"threads", PSEG_CONF_INT, offsetof(args, threads), "0", .min = 0, .max = 4096,
+     .help = THREADS_HELP},
     {"precision", PSEG_CONF_STRING, offsetof(args, precision), "fp32", .unit = "NAME",
      .help = "fp32, bf16x3 or bf16"},
     {"profile", PSEG_CONF_BOOL, offsetof(args, profile), "false",
@@ -291,6 +294,7 @@ static pseg_status run(const args *a, json_t *out, pseg_err *err)
     unsigned built, cached;
     int64_t begin = pseg_clock_mono_us();
 
+    PSEG_TRY(pseg_device_set_threads((unsigned)a->threads, err));
     mo.max_images = 8;
     mo.max_phrases = MAX_PHRASES;
     co.device = a->device;

@@ -1,5 +1,6 @@
 /* Every operation of the table at the shapes of real models. */
 #include "worker/apps/bench.h"
+#include "worker/apps/engine_options.h"
 #include "worker/ops/table.h"
 
 #include <stdio.h>
@@ -7,6 +8,7 @@
 
 typedef struct args {
     const char *device, *only, *pick;
+    int64_t threads;
     double seconds;
     bool all, json;
 } args;
@@ -21,6 +23,8 @@ static const pseg_conf_option options[] = {
      .help = "for each case"},
     {"device", PSEG_CONF_STRING, offsetof(args, device), "auto", .unit = "NAME", .letter = 'd',
      .help = "as for the worker"},
+    {"threads", PSEG_CONF_INT, offsetof(args, threads), "0", .min = 0, .max = 4096,
+     .help = THREADS_HELP},
     {"json", PSEG_CONF_BOOL, offsetof(args, json), "false", .help = "print JSON"},
     {0}};
 
@@ -59,6 +63,7 @@ static pseg_status run(const args *a, json_t *out, pseg_err *err)
     co.device = a->device;
     if (*a->only && !pseg_op_find(a->only))
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--only \"%s\" is no operation", a->only);
+    PSEG_TRY(pseg_device_set_threads((unsigned)a->threads, err));
     PSEG_TRY(pseg_cl_open(&cl, &co, err));
     PSEG_TRY(pseg_stream_open(&s, cl, err));
     json_object_set_new(out, "device", json_string(pseg_cl_device(cl)->name));

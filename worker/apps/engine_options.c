@@ -62,6 +62,7 @@ pseg_status engine_options_of(pseg_engine_options *o, char **folder, const engin
     pseg_status rc = PSEG_OK;
 
     *folder = NULL;
+    PSEG_TRY(pseg_device_set_threads((unsigned)a->threads, err));
     *o = (pseg_engine_options){.cl = PSEG_CL_OPTIONS_DEFAULT,
                                .model = PSEG_MODEL_OPTIONS_DEFAULT,
                                .limits = PSEG_IMAGE_LIMITS_DEFAULT,

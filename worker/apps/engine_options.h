@@ -7,8 +7,10 @@
 
 typedef struct engine_args {
     const char *model, *vision, *text, *decoder, *name, *device, *cache, *precision, *decode;
-    int64_t image_size, max_pixels;
+    int64_t image_size, max_pixels, threads;
 } engine_args;
+
+#define THREADS_HELP "of CPU devices; 0: as many as there are CPUs for this process"
 
 #define ENGINE_OPTIONS(type, member)                                                              \
     {"model",                                                                                     \
@@ -54,6 +56,8 @@ typedef struct engine_args {
          .unit = "NAME",                                                                          \
          .letter = 'd',                                                                           \
          .help = "auto, cpu, gpu, P:D or part of a name; `pseg devices` lists them"},             \
+        {"threads",   PSEG_CONF_INT,       offsetof(type, member.threads), "0", .min = 0,         \
+         .max = 4096, .help = THREADS_HELP},                                                      \
         {"precision",                                                                             \
          PSEG_CONF_STRING,                                                                        \
          offsetof(type, member.precision),                                                        \

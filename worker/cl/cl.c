@@ -123,9 +123,10 @@ pseg_status pseg_cl_open(pseg_cl **out, const pseg_cl_options *o, pseg_err *err)
     PSEG_CL_TRY(clCreateContext, code);
     cl->none = clCreateBuffer(cl->context, CL_MEM_READ_WRITE, 64, NULL, &code);
     PSEG_CL_TRY(clCreateBuffer, code);
-    PSEG_INFO(cl->log, "cl", "device opened id=%s type=%s name=\"%s\" driver=\"%s\" cache=%s",
+    PSEG_INFO(cl->log, "cl",
+              "device opened id=%s type=%s name=\"%s\" driver=\"%s\" units=%u cache=%s",
               cl->info.id, pseg_device_type_name(cl->info.type), cl->info.name, cl->info.driver,
-              cl->cache_dir ? cl->cache_dir : "off");
+              cl->info.compute_units, cl->cache_dir ? cl->cache_dir : "off");
     *out = cl;
     cl = NULL;
 out:

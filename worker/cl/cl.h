@@ -52,9 +52,9 @@ typedef struct pseg_cl_options {
         NULL, NULL, NULL, false, false, PSEG_CL_AUTO, 0, NULL, \
     }
 
-/* Strings in o are borrowed during the call only. Sets POCL_AFFINITY=1 unless the user set it:
- * without it PoCL's threads share a core at random and every figure halves.
- * Errors: PSEG_R_DEVICE_NOT_FOUND, device errors. */
+/* Strings in o are borrowed during the call only. PoCL's threads get a CPU each where they are as
+ * many as this process may use, unless the user set POCL_AFFINITY: otherwise they share one at
+ * random and every figure halves. Errors: PSEG_R_DEVICE_NOT_FOUND, device errors. */
 pseg_status pseg_cl_open(pseg_cl **out, const pseg_cl_options *o, pseg_err *err);
 /* After all its streams and memory are freed. NULL: nothing happens. */
 void pseg_cl_close(pseg_cl *cl);

@@ -1,38 +1,13 @@
 #include "worker/cl/internal.h"
 
 #include "common/base/alloc.h"
-#include "common/base/conf.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#define MAX_PLATFORMS 16u
-#define MAX_DEVICES   64u
+#define MAX_DEVICES 64u
 /* From cl_khr_icd; cl.h does not define it. */
 #define NO_PLATFORM (-1001)
-
-static pthread_once_t environment_once = PTHREAD_ONCE_INIT;
-
-static void set_environment(void)
-{
-    setenv("POCL_AFFINITY", "1", 0);
-    /* PoCL asks hwloc what the machine is, and aborts the process when hwloc cannot tell, as in a
-     * container or chroot without /sys. There it is told what the kernel says otherwise. */
-    if (access("/sys/devices/system/cpu", F_OK) != 0) {
-        char machine[96];
-        long long bytes = (long long)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
-        snprintf(machine, sizeof machine, "NUMANode:1(memory=%lld) pu:%ld", bytes,
-                 sysconf(_SC_NPROCESSORS_ONLN));
-        setenv("HWLOC_SYNTHETIC", machine, 0);
-    }
-}
-
-void pseg_cl_set_environment(void)
-{
-    pthread_once(&environment_once, set_environment);
-}
 
 bool pseg_device_takes_assembly(const pseg_device_info *d)
 {
@@ -138,16 +113,16 @@ static void describe(pseg_device_info *o, cl_platform_id p, cl_device_id d, unsi
 static pseg_status enumerate(cl_device_id *ids, pseg_device_info *infos, unsigned *n, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    cl_platform_id platforms[MAX_PLATFORMS];
+    cl_platform_id platforms[PSEG_CL_MAX_PLATFORMS];
     cl_uint n_platforms = 0;
 
     *n = 0;
-    pseg_cl_set_environment();
-    cl_int code = clGetPlatformIDs(MAX_PLATFORMS, platforms, &n_platforms);
+    pseg_cl_start_drivers();
+    cl_int code = clGetPlatformIDs(PSEG_CL_MAX_PLATFORMS, platforms, &n_platforms);
     if (code == NO_PLATFORM)
         return PSEG_OK;
     PSEG_CL_TRY(clGetPlatformIDs, code);
-    for (cl_uint p = 0; p < n_platforms && p < MAX_PLATFORMS; p++) {
+    for (cl_uint p = 0; p < n_platforms && p < PSEG_CL_MAX_PLATFORMS; p++) {
         cl_device_id found[MAX_DEVICES];
         cl_uint n_found = 0;
 

@@ -38,6 +38,13 @@ typedef struct pseg_device_info {
 /* Static: "cpu", "gpu", "accelerator", "other". */
 const char *pseg_device_type_name(pseg_device_type t);
 
+/* How many threads the CPU devices of this process get; 0, as without this call: as many as it may
+ * use CPUs, by its affinity and the quota of its control group, or what the user's
+ * POCL_MAX_PTHREAD_COUNT or CL_CONFIG_CPU_TBB_NUM_WORKERS says. To be called before any other
+ * function that looks for devices: that starts the threads. Any thread. Errors: PSEG_R_INTERNAL
+ * (called too late). */
+pseg_status pseg_device_set_threads(unsigned n, pseg_err *err);
+
 /* All devices of all platforms; caller frees *out with pseg_free. No platform, no driver or no
  * device at all is success with *n = 0. Any thread. Errors: PSEG_R_OUT_OF_MEMORY,
  * PSEG_R_DEVICE_FAILED. */

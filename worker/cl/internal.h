@@ -59,8 +59,11 @@ const char *pseg_cl_code_name(cl_int code);
  */
 uint32_t pseg_cpu_features(void);
 
-/* To be called before any other OpenCL call. */
-void pseg_cl_set_environment(void);
+#define PSEG_CL_MAX_PLATFORMS 16u
+
+/* To be called before any other OpenCL call: once, sets how many threads CPU devices have, makes
+ * the drivers start them, and pins them. Any thread. */
+void pseg_cl_start_drivers(void);
 
 /* Device number `index` of pseg_device_list's order. */
 pseg_status pseg_device_open(cl_device_id *out, pseg_device_info *info, const char *which,

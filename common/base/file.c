@@ -134,13 +134,40 @@ out:
     return rc;
 }
 
+static int64_t ns_of(struct timespec t)
+{
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static pseg_file_id id_of(const struct stat *st)
+{
+    return (pseg_file_id){.device = st->st_dev,
+                          .inode = st->st_ino,
+                          .size = (uint64_t)st->st_size,
+                          .written_ns = ns_of(st->st_mtim),
+                          .changed_ns = ns_of(st->st_ctim)};
+}
+
+pseg_status pseg_file_identify(pseg_file_id *out, const char *path, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    struct stat st;
+
+    *out = (pseg_file_id){0};
+    if (stat(path, &st))
+        PSEG_FAIL(reason_of(errno), errno, "cannot look at %s: %s", path, strerror(errno));
+    *out = id_of(&st);
+out:
+    return rc;
+}
+
 pseg_status pseg_map_open(pseg_map *out, const char *path, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
 
-    *out = (pseg_map){NULL, 0};
+    *out = (pseg_map){0};
     if (fd < 0 || fstat(fd, &st))
         PSEG_FAIL(reason_of(errno), errno, "cannot open %s: %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode))
@@ -149,8 +176,9 @@ pseg_status pseg_map_open(pseg_map *out, const char *path, pseg_err *err)
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED)
             PSEG_FAIL(reason_of(errno), errno, "cannot map %s: %s", path, strerror(errno));
-        *out = (pseg_map){p, (size_t)st.st_size};
+        *out = (pseg_map){.data = p, .size = (size_t)st.st_size};
     }
+    out->id = id_of(&st);
 out:
     if (fd >= 0)
         close(fd);
@@ -161,7 +189,16 @@ void pseg_map_close(pseg_map *m)
 {
     if (m->data)
         munmap((void *)(uintptr_t)m->data, m->size);
-    *m = (pseg_map){NULL, 0};
+    *m = (pseg_map){0};
+}
+
+void pseg_map_drop(const void *data, size_t n)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)data;
+    const uintptr_t from = (at + page - 1) / page * page, to = (at + n) / page * page;
+
+    if (to > from)
+        madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
 bool pseg_file_exists(const char *path)

@@ -17,3 +17,5 @@ pseg_add_fuzz(NAME tokenizer SOURCES ${here}/tokenizer_fuzz.c LIBS pseg_text pse
   CORPUS ${here}/tokenizer_corpus MAX_BYTES 65536)
 pseg_add_fuzz(NAME utf8 SOURCES ${here}/config_utf8_fuzz.c LIBS pseg_base CORPUS ${here}/config_utf8_corpus
   MAX_BYTES 4096)
+pseg_add_fuzz(NAME packed SOURCES ${here}/packed_fuzz.c LIBS pseg_model pseg_base CORPUS ${here}/packed_corpus
+  MAX_BYTES 65536)

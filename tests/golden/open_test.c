@@ -224,15 +224,16 @@ static void test_phrases(void)
     all_good &= good;
 }
 
-/* Some of the allocations fail: an error each time, nothing leaks (the sanitizer build tells). */
+/* Some of the allocations fail: an error each time, nothing leaks (the sanitizer build tells). A
+ * few only cost time, such as one to look up the digest: so it is three successes that end it. */
 static void test_failing_allocations(void)
 {
     pseg_model_options o = {.max_images = 1, .max_phrases = 1};
     pseg_model_source src = {.folder = GOLD_DATA "models/pseg_pooled"};
-    unsigned n_failed = 0;
-    bool good = true, is_done = false;
+    unsigned n_failed = 0, n_opened = 0;
+    bool good = true;
 
-    for (uint64_t i = 1; !is_done; i += 13) {
+    for (uint64_t i = 1; good && n_opened < 3; i += 13) {
         pseg_err err = PSEG_ERR_INIT;
         pseg_model *m;
         pseg_alloc_fail_nth(i);
@@ -240,13 +241,12 @@ static void test_failing_allocations(void)
         pseg_alloc_fail_nth(0);
         good &= rc == PSEG_OK || (rc == PSEG_ENOMEM && !m);
         n_failed += rc != PSEG_OK;
-        is_done = rc == PSEG_OK;
+        n_opened = rc == PSEG_OK ? n_opened + 1 : 0;
         pseg_model_close(m);
         good &= i < 100000;
-        is_done |= !good;
     }
-    printf("%s failing allocations: %u\n", good && n_failed > 50 ? "ok  " : "FAIL", n_failed);
-    all_good &= good && n_failed > 50;
+    printf("%s failing allocations: %u\n", good && n_failed > 30 ? "ok  " : "FAIL", n_failed);
+    all_good &= good && n_failed > 30;
 }
 
 int main(void)

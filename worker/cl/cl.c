@@ -164,6 +164,11 @@ uint32_t pseg_cl_features(const pseg_cl *cl)
     return cl->features;
 }
 
+const char *pseg_cl_cache_dir(const pseg_cl *cl)
+{
+    return cl->cache_dir;
+}
+
 uint64_t pseg_cl_mem_used(const pseg_cl *cl)
 {
     return atomic_load(&cl->mem_used);

@@ -64,6 +64,8 @@ uint32_t pseg_cl_features(const pseg_cl *cl);
 pseg_cl_variant pseg_cl_variant_of(const pseg_cl *cl); /* in force: never PSEG_CL_AUTO */
 /* Bytes in all pseg_mem of this context that the device had to allocate. Any thread. */
 uint64_t pseg_cl_mem_used(const pseg_cl *cl);
+/* Where compiled programs are kept; NULL: nowhere. Borrowed until pseg_cl_close. Any thread. */
+const char *pseg_cl_cache_dir(const pseg_cl *cl);
 /* SHA-256, as hex, over names and texts of all kernel sources in use: the embedded ones, or those
  * of kernel_dir as they are now. Errors: those of reading kernel_dir. Any thread. */
 pseg_status pseg_cl_kernel_digest(char out[65], const pseg_cl *cl, pseg_err *err);

@@ -62,6 +62,9 @@ typedef struct pseg_model_info {
     float threshold;                         /* that the model was made for, on sigmoid(logit) */
     bool is_pos_resized;                     /* run at another grid than it was trained for */
     uint64_t weight_bytes, activation_bytes; /* device memory */
+    /* Of weight_bytes, what lies in the file of packed weights, where the system keeps it once for
+     * all processes of the machine; 0 on a device with memory of its own. */
+    uint64_t shared_bytes;
 } pseg_model_info;
 
 /* folder: a PSEG folder with pseg.json. Or the parts, each alone or in place of the folder's:
@@ -84,9 +87,10 @@ typedef struct pseg_model_options {
         8, 16, PSEG_PRECISION_FP32, NULL, \
     }
 
-/* Reads, checks and places all weights, and plans all memory for the largest batch. cl is borrowed
- * until pseg_model_close. Errors: PSEG_R_MODEL_MISSING (folder or file), PSEG_R_MODEL_CORRUPT,
- * PSEG_R_MODEL_MISMATCH (which tensor, which shape was expected and found),
+/* Reads, checks and places all weights, from the file of packed weights in cl's cache folder if
+ * there is one for them, which is made otherwise, and plans all memory for the largest batch. cl is
+ * borrowed until pseg_model_close. Errors: PSEG_R_MODEL_MISSING (folder or file),
+ * PSEG_R_MODEL_CORRUPT, PSEG_R_MODEL_MISMATCH (which tensor, which shape was expected and found),
  * PSEG_R_MODEL_UNSUPPORTED (also BF16 with a width that is no multiple of 32), device errors. */
 pseg_status pseg_model_open(pseg_model **out, pseg_cl *cl, const pseg_model_source *src,
                             const pseg_model_options *o, pseg_err *err);

@@ -1,5 +1,7 @@
 #include "common/base/file.h"
 #include "common/base/alloc.h"
+#include "common/base/clock.h"
+#include "worker/model/packed_cache.h"
 #include "worker/model/pseg_parts.h"
 
 #include <stdio.h>
@@ -25,37 +27,68 @@ static bool feed_file(pseg_sha256 *h, const char *folder, const char *name)
     return good;
 }
 
-/* Of every file that decides what the model answers, in a fixed order: part, name, size, bytes. */
-void *pseg_digest_run(void *ud)
+/* Of every file that decides what the model answers, in a fixed order: part, name, size, bytes. Of
+ * tensors, with changed_ns, what tells their files apart without reading them. */
+static bool feed_all(const pseg_digest_job *j, pseg_sha256 *h, int64_t *changed_ns)
 {
-    pseg_digest_job *j = ud;
     static const char *const vision[] = {"config.json", "preprocessor_config.json"};
     static const char *const text[] = {"config.json", "tokenizer.json", "merges.txt", "vocab.json",
                                        "bpe_simple_vocab_16e6.txt.gz"};
-    uint8_t sum[PSEG_SHA256_BYTES];
-    pseg_sha256 *h = pseg_sha256_new();
+    const pseg_tensors *const tensors[] = {j->m->vision_file, j->m->text_file, j->m->head_file,
+                                           j->m->sam ? pseg_sam_tensors(j->m->sam) : NULL};
+    static const char *const titles[] = {"vision\n", "text\n", "decoder\n", ""};
+    bool good = true;
 
-    bool good = h;
-
-    if (!h)
-        return NULL;
     if (j->folder)
         good &= feed_file(h, j->folder, "pseg.json");
-    pseg_sha256_update(h, "vision\n", 7);
-    for (size_t i = 0; i < sizeof vision / sizeof *vision; i++)
-        good &= feed_file(h, j->vision, vision[i]);
-    pseg_tensors_digest(j->m->vision_file, h);
-    pseg_sha256_update(h, "text\n", 5);
-    for (size_t i = 0; i < sizeof text / sizeof *text; i++)
-        good &= feed_file(h, j->text, text[i]);
-    pseg_tensors_digest(j->m->text_file, h);
-    pseg_sha256_update(h, "decoder\n", 8);
-    pseg_tensors_digest(j->m->head_file, h);
-    if (j->m->sam)
-        pseg_tensors_digest(pseg_sam_tensors(j->m->sam), h);
-    pseg_sha256_finish(h, sum);
+    for (size_t k = 0; k < sizeof tensors / sizeof *tensors; k++) {
+        pseg_sha256_update(h, titles[k], strlen(titles[k]));
+        for (size_t i = 0; k == 0 && i < sizeof vision / sizeof *vision; i++)
+            good &= feed_file(h, j->vision, vision[i]);
+        for (size_t i = 0; k == 1 && i < sizeof text / sizeof *text; i++)
+            good &= feed_file(h, j->text, text[i]);
+        if (tensors[k] && changed_ns)
+            pseg_tensors_identify(tensors[k], h, changed_ns);
+        else if (tensors[k])
+            pseg_tensors_digest(tensors[k], h);
+    }
+    return good;
+}
+
+/* False if a file could not be read or memory was short. */
+static bool sum_all(uint8_t sum[PSEG_SHA256_BYTES], const pseg_digest_job *j, int64_t *changed_ns)
+{
+    pseg_sha256 *h = pseg_sha256_new();
+    bool good = h && feed_all(j, h, changed_ns);
+
     if (good)
-        pseg_hex(j->hex, sum, sizeof sum);
+        pseg_sha256_finish(h, sum);
     pseg_sha256_free(h);
+    return good;
+}
+
+void *pseg_digest_run(void *ud)
+{
+    pseg_digest_job *j = ud;
+    uint8_t sum[PSEG_SHA256_BYTES];
+
+    if (sum_all(sum, j, NULL))
+        pseg_hex(j->hex, sum, sizeof sum);
     return NULL;
+}
+
+void pseg_digest_find(pseg_digest_job *j, const char *dir)
+{
+    int64_t now_ns = pseg_clock_unix_us() * 1000, changed_ns = 0;
+    uint8_t id[PSEG_SHA256_BYTES], sum[PSEG_SHA256_BYTES];
+    bool has_id = sum_all(id, j, &changed_ns);
+
+    if (has_id && pseg_sum_recall(sum, dir, id, changed_ns)) {
+        pseg_hex(j->hex, sum, sizeof sum);
+    } else if (sum_all(sum, j, NULL)) {
+        pseg_hex(j->hex, sum, sizeof sum);
+        /* A folder that cannot be written to is told of when the packed weights meet it. */
+        if (has_id)
+            pseg_sum_remember(dir, id, sum, now_ns, NULL);
+    }
 }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define MAX_SIDE   8192
 #define MAX_PLACES (1u << 20)
@@ -66,8 +67,13 @@ static void fill_info(pseg_model *m, const plan *p)
     i->precision = m->options.precision;
     i->threshold = p->head.threshold;
     i->is_pos_resized = p->gh != p->head.gh || p->gw != p->head.gw;
-    i->weight_bytes = pseg_store_weight_bytes(m->store);
-    i->activation_bytes = pseg_store_activation_bytes(m->store);
+}
+
+static void fill_memory(pseg_model *m)
+{
+    m->info.weight_bytes = pseg_store_weight_bytes(m->store);
+    m->info.shared_bytes = pseg_store_shared_bytes(m->store);
+    m->info.activation_bytes = pseg_store_activation_bytes(m->store);
 }
 
 /* ---- parts ----------------------------------------------------------------------------------- */
@@ -146,6 +152,24 @@ out:
     return rc;
 }
 
+void pseg_parts_free(pseg_model *m)
+{
+    pseg_vit_free(m->vit);
+    pseg_text_free(m->text);
+    pseg_neck_free(m->neck);
+    pseg_decoder_free(m->decoder);
+    pseg_free(m->ids);
+    pseg_free(m->lens);
+    pseg_free(m->inputs);
+    m->vit = NULL;
+    m->text = NULL;
+    m->neck = NULL;
+    m->decoder = NULL;
+    m->ids = NULL;
+    m->lens = NULL;
+    m->inputs = NULL;
+}
+
 static pseg_status model_new(pseg_model **out, pseg_cl *cl, const pseg_model_options *o,
                              pseg_err *err)
 {
@@ -187,19 +211,13 @@ void pseg_model_close(pseg_model *m)
         pseg_mem_free(p->mem);
         pseg_free(p);
     }
-    pseg_vit_free(m->vit);
-    pseg_text_free(m->text);
-    pseg_neck_free(m->neck);
-    pseg_decoder_free(m->decoder);
+    pseg_parts_free(m);
     pseg_store_free(m->store);
     pseg_tokenizer_free(m->tokenizer);
     pseg_tensors_close(m->vision_file);
     pseg_tensors_close(m->text_file);
     pseg_tensors_close(m->head_file);
     pseg_sam_close(m->sam);
-    pseg_free(m->ids);
-    pseg_free(m->lens);
-    pseg_free(m->inputs);
     pseg_free(m);
 }
 
@@ -289,26 +307,77 @@ out:
     return rc;
 }
 
-/* Hashing 600 MB takes as long as packing them, so the two go side by side. */
+typedef struct parts_job {
+    const plan *p;
+    pseg_weights *const *w;
+} parts_job;
+
+static pseg_status make_from_job(pseg_model *m, void *ud, pseg_err *err)
+{
+    const parts_job *j = ud;
+
+    return make_parts(m, j->p, j->w, err);
+}
+
+/* Without a cache: hashing 600 MB takes as long as packing them, so the two go side by side. */
+static pseg_status load_alone(pseg_model *m, pseg_digest_job *digest, parts_job *parts,
+                              pseg_err *err)
+{
+    pthread_t hasher;
+    bool is_hashing = pthread_create(&hasher, NULL, pseg_digest_run, digest) == 0;
+    pseg_status rc = make_from_job(m, parts, err);
+
+    if (is_hashing)
+        pthread_join(hasher, NULL);
+    else if (rc == PSEG_OK)
+        pseg_digest_run(digest);
+    return rc;
+}
+
 static pseg_status load(pseg_model *m, const plan *p, pseg_weights *const w[3], const char *folder,
                         const paths *at, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
+    const char *dir = pseg_cl_cache_dir(m->cl);
     pseg_digest_job digest = {.m = m, .folder = folder, .vision = at->vision, .text = at->text};
-    pthread_t hasher;
-    bool is_hashing = pthread_create(&hasher, NULL, pseg_digest_run, &digest) == 0;
+    parts_job parts = {p, w};
 
-    rc = make_parts(m, p, w, err);
-    if (is_hashing)
-        pthread_join(hasher, NULL);
-    else if (rc == PSEG_OK)
-        pseg_digest_run(&digest);
-    PSEG_TRY(rc);
+    if (dir)
+        pseg_digest_find(&digest, dir);
+    else
+        PSEG_TRY(load_alone(m, &digest, &parts, err));
     if (!digest.hex[0])
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory or no access for the model's digest");
     memcpy(m->info.digest, digest.hex, sizeof m->info.digest);
+    fill_info(m, p);
+    if (dir)
+        PSEG_TRY(pseg_packed_load(m, dir, make_from_job, &parts, err));
+    fill_memory(m);
+    /* Few of their pages are needed again: the rows of the words that are asked for. */
+    pseg_tensors_drop(m->vision_file);
+    pseg_tensors_drop(m->text_file);
+    pseg_tensors_drop(m->head_file);
 out:
     return rc;
+}
+
+static double mib(uint64_t bytes)
+{
+    return (double)bytes / (1 << 20);
+}
+
+static void log_opened(const pseg_model *m, int64_t start_us)
+{
+    const pseg_model_info *i = &m->info;
+    struct rusage use = {0};
+
+    getrusage(RUSAGE_SELF, &use);
+    PSEG_INFO(m->options.log, "model",
+              "opened name=%s digest=%.12s params=%" PRIu64 " weights_mib=%.0f shared_mib=%.0f "
+              "activations_mib=%.0f peak_resident_mib=%.0f ms=%" PRId64,
+              i->name, i->digest, i->vision_params + i->text_params + i->decoder_params,
+              mib(i->weight_bytes), mib(i->shared_bytes), mib(i->activation_bytes),
+              (double)use.ru_maxrss / 1024, (pseg_clock_mono_us() - start_us) / 1000);
 }
 
 pseg_status pseg_model_open(pseg_model **out, pseg_cl *cl, const pseg_model_source *src,
@@ -327,11 +396,7 @@ pseg_status pseg_model_open(pseg_model **out, pseg_cl *cl, const pseg_model_sour
     PSEG_TRY(read_plan(&p, m, &at, src, err));
     PSEG_TRY(open_weights(w, m, &p, src->sam, err));
     PSEG_TRY(load(m, &p, w, src->folder, &at, err));
-    fill_info(m, &p);
-    PSEG_INFO(o->log, "model", "opened name=%s digest=%.12s params=%" PRIu64 " ms=%" PRId64,
-              m->info.name, m->info.digest,
-              m->info.vision_params + m->info.text_params + m->info.decoder_params,
-              (pseg_clock_mono_us() - start) / 1000);
+    log_opened(m, start);
     *out = m;
     m = NULL;
 out:
@@ -409,6 +474,7 @@ pseg_status pseg_model_random(pseg_model **out, pseg_cl *cl, const char *preset,
     pseg_sha256_of(sum, text, (size_t)n);
     pseg_hex(m->info.digest, sum, sizeof sum);
     fill_info(m, &p);
+    fill_memory(m);
     *out = m;
     m = NULL;
 out:

@@ -1,5 +1,5 @@
-/* The inside of a pseg_model, shared by pseg.c (running), pseg_open.c (opening) and
- * pseg_digest.c only. */
+/* The inside of a pseg_model, shared by pseg.c (running), pseg_open.c (opening), pseg_digest.c and
+ * pseg_packed.c only. */
 #ifndef PSEG_MODEL_PSEG_PARTS_H
 #define PSEG_MODEL_PSEG_PARTS_H
 
@@ -57,7 +57,19 @@ typedef struct pseg_digest_job {
     const char *folder, *vision, *text; /* folder may be NULL */
     char hex[PSEG_SHA256_HEX + 1];      /* "" if a file could not be read or memory was short */
 } pseg_digest_job;
-/* A thread's function; ud: a pseg_digest_job. */
+/* A thread's function; ud: a pseg_digest_job. Reads all of the files. */
 void *pseg_digest_run(void *ud);
+/* The same digest, from dir if it was taken before and no file has changed since (packed_cache.h).
+ */
+void pseg_digest_find(pseg_digest_job *j, const char *dir);
+
+/* Makes what is made of m->store: encoders, neck, decoder, and their lists on the host. */
+typedef pseg_status pseg_parts_fn(pseg_model *m, void *ud, pseg_err *err);
+void pseg_parts_free(pseg_model *m);
+/* With m->info.digest and the sizes of m->info set: makes the parts from the file of packed weights
+ * in dir, which is made at first if it is not there or not good. Where it cannot be, and that is
+ * logged, the weights are packed for this process alone. */
+pseg_status pseg_packed_load(pseg_model *m, const char *dir, pseg_parts_fn *make, void *ud,
+                             pseg_err *err);
 
 #endif

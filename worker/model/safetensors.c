@@ -435,15 +435,60 @@ const char *pseg_tensors_path(const pseg_tensors *t)
     return t->path;
 }
 
+static const char *last_part(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash ? slash + 1 : path;
+}
+
 void pseg_tensors_digest(const pseg_tensors *t, pseg_sha256 *h)
 {
+    const size_t run = (size_t)16 << 20; /* dropped behind itself: a model need not fit in memory */
+
     for (size_t i = 0; i < t->n_shards; i++) {
         const shard *s = &t->shards[i];
-        const char *slash = strrchr(s->path, '/'), *name = slash ? slash + 1 : s->path;
+        const char *name = last_part(s->path);
         char head[32];
         int n = snprintf(head, sizeof head, " %zu\n", s->map.size);
         pseg_sha256_update(h, name, strlen(name));
         pseg_sha256_update(h, head, (size_t)n);
-        pseg_sha256_update(h, s->map.data, s->map.size);
+        for (size_t at = 0; at < s->map.size; at += run) {
+            size_t part = s->map.size - at < run ? s->map.size - at : run;
+            pseg_sha256_update(h, s->map.data + at, part);
+            pseg_map_drop(s->map.data + at, part);
+        }
     }
+}
+
+void pseg_tensors_identify(const pseg_tensors *t, pseg_sha256 *h, int64_t *changed_ns)
+{
+    for (size_t i = 0; i < t->n_shards; i++) {
+        const shard *s = &t->shards[i];
+        const char *name = last_part(s->path);
+        const pseg_file_id *id = &s->map.id;
+        pseg_sha256_update(h, name, strlen(name) + 1);
+        pseg_sha256_update(h, id, sizeof *id);
+        if (id->written_ns > *changed_ns)
+            *changed_ns = id->written_ns;
+        if (id->changed_ns > *changed_ns)
+            *changed_ns = id->changed_ns;
+    }
+}
+
+bool pseg_tensors_are_current(const pseg_tensors *t)
+{
+    pseg_file_id id;
+
+    for (size_t i = 0; i < t->n_shards; i++)
+        if (pseg_file_identify(&id, t->shards[i].path, NULL) != PSEG_OK ||
+            memcmp(&id, &t->shards[i].map.id, sizeof id) != 0)
+            return false;
+    return true;
+}
+
+void pseg_tensors_drop(const pseg_tensors *t)
+{
+    for (size_t i = 0; i < t->n_shards; i++)
+        pseg_map_drop(t->shards[i].map.data, t->shards[i].map.size);
 }

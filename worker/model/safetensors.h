@@ -59,6 +59,14 @@ const char *pseg_tensors_path(const pseg_tensors *t);
 /* Feeds names' last parts, sizes and contents of all its files, in order of names. */
 void pseg_tensors_digest(const pseg_tensors *t, pseg_sha256 *h);
 
+/* Feeds names' last parts and what is known of the files without reading them, and raises
+ * *changed_ns to the latest change of one. */
+void pseg_tensors_identify(const pseg_tensors *t, pseg_sha256 *h, int64_t *changed_ns);
+/* Are the files at their paths still those that were opened, and unchanged since? */
+bool pseg_tensors_are_current(const pseg_tensors *t);
+/* Lets go of the memory that their bytes take: they are read again when touched. */
+void pseg_tensors_drop(const pseg_tensors *t);
+
 const char *pseg_tensor_type_name(pseg_tensor_type type); /* static */
 /* "[768, 3, 14, 14]", cut to size bytes. */
 void pseg_tensor_shape(char *out, size_t size, const uint64_t *dims, uint32_t rank);

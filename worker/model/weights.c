@@ -1,5 +1,6 @@
 #include "worker/model/weights.h"
 #include "common/base/alloc.h"
+#include "common/base/file.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -97,6 +98,7 @@ struct pseg_weights {
     void *ud, *over_ud;
     float *scratch; /* what fn or over made in the last get */
     size_t cap;
+    const pseg_tensor *last; /* what the last get gave out of a file */
 };
 
 pseg_status pseg_weights_from_tensors(pseg_weights **out, const pseg_tensors *t, const char *prefix,
@@ -259,6 +261,9 @@ static pseg_status get(pseg_values *out, pseg_weights *w, uint64_t n, const char
         if (!t || t->n != n || t->type > PSEG_TENSOR_BF16)
             PSEG_FAIL(PSEG_R_INTERNAL, 0, "%s: tensor %s was not checked before its use",
                       pseg_tensors_path(w->tensors), name);
+        if (w->last)
+            pseg_map_drop(w->last->data, w->last->bytes);
+        w->last = t;
         *out = (pseg_values){t->data, types[t->type]};
     } else {
         w->fn(w->ud, w->scratch, n, name);

@@ -8,6 +8,7 @@
 #define PSEG_MODEL_WEIGHTS_H
 
 #include "common/base/err.h"
+#include "worker/model/packed.h"
 #include "worker/model/safetensors.h"
 #include "worker/ops/ops.h"
 
@@ -65,7 +66,8 @@ bool pseg_weights_has(const pseg_weights *w, const char *name);
 bool pseg_weights_is_mapped(const pseg_weights *w);
 
 /* Numbers of one tensor: of any alignment, n of them, as a check has promised. Borrowed until the
- * next call (generators) or the end of the tensors (files). Errors: PSEG_R_INTERNAL if there are
+ * next call (generators) or the end of the tensors (files, which let go of the memory that the
+ * tensor before took). Errors: PSEG_R_INTERNAL if there are
  * not n.
  */
 typedef struct pseg_values {
@@ -83,9 +85,23 @@ pseg_status pseg_store_new(pseg_store **out, pseg_cl *cl, pseg_err *err);
 void pseg_store_free(pseg_store *s); /* NULL: nothing happens */
 uint64_t pseg_store_weight_bytes(const pseg_store *s);
 uint64_t pseg_store_activation_bytes(const pseg_store *s);
+/* Of the weights, what lies in a file that other processes share. */
+uint64_t pseg_store_shared_bytes(const pseg_store *s);
 
-/* Gives n floats, allocated with pseg_aligned_alloc, to the device, read-only. Takes ownership of
- * host, also on failure. */
+/* Loading goes through a file of packed weights in two passes over the same loaders. The first
+ * only writes: with a packer, which is borrowed until pseg_store_free, the store hands every piece
+ * to it and forgets it, and gives views without memory, of weights and of scratch; so nothing that
+ * is made of such a store can run, and no loader may run anything on the device. The second takes
+ * the pieces out of the file, and reads no weights. To be called before anything is loaded. */
+void pseg_store_pack_to(pseg_store *s, pseg_packer *p);
+/* Takes ownership. A piece that is refused, and all after it, come from the weights. */
+void pseg_store_take_from(pseg_store *s, pseg_packed *f);
+/* After everything is loaded. False if the file was refused on the way or holds more than was asked
+ * for: *why says so. Lets go of a file that the device has copied. */
+bool pseg_store_loaded(pseg_store *s, pseg_err *why);
+
+/* Gives n floats, which the loader has made of the weights, allocated with pseg_aligned_alloc, to
+ * the device, read-only. Takes ownership of host, also on failure. */
 pseg_status pseg_store_floats(pseg_view *out, pseg_store *s, float *host, size_t n, pseg_err *err);
 /* n elements of 4 bytes to work in. */
 pseg_status pseg_store_scratch(pseg_view *out, pseg_store *s, size_t n, pseg_err *err);

@@ -49,6 +49,10 @@ typedef enum pseg_act {
 
 /* ---- weights, on the host ------------------------------------------------------------------ */
 
+/* Packed weights are kept in files. Raise this with every change of what the functions of this
+ * section write; tests/unit/packed_test.c compares their results with those of this version. */
+#define PSEG_PACK_VERSION 1
+
 /* A weight matrix [n, k] (PyTorch's Linear: out features, in features) in panels of 32 outputs,
  * [ceil(n/32)][k][32] float32, missing outputs zero. The same layout on every device. */
 #define PSEG_PANEL 32

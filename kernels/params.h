@@ -75,6 +75,16 @@ typedef struct pseg_attention_params {
 } pseg_attention_params;
 PSEG_SIZE_IS(pseg_attention_params, 136);
 
+#define HAS_FROM 1u
+
+typedef struct pseg_tree_params {
+    pseg_u64 out_off, q_off, k_off, v_off, from_off, back_off;
+    pseg_u64 out_row, q_row, k_row, v_row;
+    pseg_u32 heads, d, n_q, n_k, flags;
+    pseg_f32 scale;
+} pseg_tree_params;
+PSEG_SIZE_IS(pseg_tree_params, 104);
+
 typedef struct pseg_patches_params {
     pseg_u64 out_off, x_off, out_stride;
     pseg_u32 batch, channels, gh, gw, p, pad;

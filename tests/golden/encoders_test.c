@@ -257,9 +257,19 @@ static void run_text(gold *g, const char *prefix, pseg_text *text, const pseg_cl
     }
     gold_must(first_eos < length, "EOS in ids", NULL);
     first_eos++;
-    must(pseg_text_run(text, &st, ids, &first_eos, 1, length, &err), prefix, &err);
+    pseg_text_phrases p = {.ids = ids, .lens = &first_eos, .row = length, .batch = 1};
+    pseg_text_rows rows;
+    /* Once for EOS alone and once for all tokens; what stands behind EOS is not computed. */
+    g->may_be_short = true;
+    for (int k = 0; k < 2; k++) {
+        p.has_words = k;
+        must(pseg_text_run(&rows, text, &st, &p, &err), prefix, &err);
+        gold_must(rows.n == first_eos && rows.length == first_eos && !rows.hidden.mem == !k,
+                  "rows of a phrase", NULL);
+    }
+    g->may_be_short = false;
     snprintf(key, sizeof key, "%stext.normalised", prefix);
-    float *e = gold_read(stream, pseg_text_embeds(text), c->proj);
+    float *e = gold_read(stream, rows.embeds, c->proj);
     double sum = 0;
     for (uint32_t i = 0; i < c->proj; i++)
         sum += (double)e[i] * e[i];

@@ -135,14 +135,15 @@ static void compare_whole(gold *g, const char *name, const pseg_tensor *t, const
     size_t worst = 0, there = c ? t->n / c : 0;
     float worst_got = 0, worst_want = 0;
 
-    if (there * c != t->n || there > rows || (is_planar && there != rows)) {
+    if (there * c != t->n || (there > rows && !g->may_be_short) || (is_planar && there != rows)) {
         printf("  %s %s: %zu rows of %zu, but the file has %zu numbers\n", g->name, name, rows, c,
                (size_t)t->n);
         g->n_failed++;
         pseg_free(want);
         return;
     }
-    for (size_t i = 0; i < t->n; i++) {
+    size_t n = there < rows ? t->n : rows * c;
+    for (size_t i = 0; i < n; i++) {
         double w = want[is_planar ? i % c * rows + i / c : i], d = got[i] - w;
         error += d * d;
         power += w * w;

@@ -19,6 +19,7 @@ typedef struct gold {
     double worst;
     double allowance; /* factor of the tolerances; gold_open sets 1 */
     char worst_at[128];
+    bool may_be_short; /* what is compared may have fewer rows than the file */
 } gold;
 
 /* Ends the test on failure: without the data nothing can be said. */

@@ -224,6 +224,62 @@ static void test_phrases(void)
     all_good &= good;
 }
 
+/* The prompts of one pass, read as they go by; of n_batch phrases at once. */
+typedef struct seen_prompts {
+    float *rows; /* [n_batch, t, c] */
+    size_t n_batch, t, c;
+} seen_prompts;
+
+static void see_prompts(void *ud, pseg_stream *s, const char *name, pseg_view v, size_t batch,
+                        size_t rows, size_t c)
+{
+    seen_prompts *p = ud;
+
+    if (strcmp(name, "text.prompt") != 0)
+        return;
+    pseg_free(p->rows);
+    *p = (seen_prompts){gold_read(s, v, batch * rows * c), batch, rows, c};
+}
+
+/* Phrases that share beginnings, one that is another's beginning, and equal ones: each has the
+ * prompt that it has alone, to the last bit, and equal ones are encoded once. */
+static void test_shared_beginnings(const char *name)
+{
+    enum { N = 9, N_DISTINCT = 7 };
+    static const char *const phrases[N] = {"the red circle", "the red dog",         "the red",
+                                           "a dog",          "The RED dog",         "dog a",
+                                           "the red circle", "the red circle left", "the red dogs"};
+    static const size_t slot[N] = {0, 1, 2, 3, 1, 4, 0, 5, 6};
+    pseg_model_options o = {.max_images = 1, .max_phrases = N};
+    seen_prompts all = {0}, one = {0};
+    pseg_err err = PSEG_ERR_INIT;
+    pseg_prompt *p[N], *alone;
+    char path[512];
+    pseg_model *m;
+
+    snprintf(path, sizeof path, GOLD_DATA "models/%s", name);
+    must(pseg_model_open(&m, cl, &(pseg_model_source){.folder = path}, &o, &err), name, &err);
+    pseg_model_set_stage_hook(m, see_prompts, &all);
+    must(pseg_model_encode_texts(p, m, phrases, N, &err), name, &err);
+    bool good = all.n_batch == N_DISTINCT;
+    pseg_model_set_stage_hook(m, see_prompts, &one);
+    for (size_t i = 0; good && i < N; i++) {
+        must(pseg_model_encode_texts(&alone, m, &phrases[i], 1, &err), name, &err);
+        good &= one.n_batch == 1 && one.t <= all.t && one.c == all.c &&
+                pseg_prompt_n_tokens(alone) == pseg_prompt_n_tokens(p[i]) &&
+                memcmp(one.rows, all.rows + slot[i] * all.t * all.c,
+                       one.t * one.c * sizeof(float)) == 0;
+        pseg_prompt_free(alone);
+    }
+    for (size_t i = 0; i < N; i++)
+        pseg_prompt_free(p[i]);
+    pseg_free(all.rows);
+    pseg_free(one.rows);
+    pseg_model_close(m);
+    printf("%s %s: phrases that share beginnings\n", good ? "ok  " : "FAIL", name);
+    all_good &= good;
+}
+
 /* Some of the allocations fail: an error each time, nothing leaks (the sanitizer build tells). A
  * few only cost time, such as one to look up the digest: so it is three successes that end it. */
 static void test_failing_allocations(void)
@@ -257,6 +313,8 @@ int main(void)
     test_refusals();
     test_sizes();
     test_phrases();
+    test_shared_beginnings("pseg_tokens");
+    test_shared_beginnings("pseg_pooled");
     test_failing_allocations();
     pseg_cl_close(cl);
     return all_good ? 0 : 1;

@@ -97,6 +97,27 @@ static pseg_status attention(pseg_stream *s, const pseg_op_args *a, pseg_err *er
     return pseg_op_attention(s, &t, err);
 }
 
+static pseg_status tree_attention(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
+{
+    pseg_tree_attention t = {.out = at(a, 0),
+                             .q = at(a, 1),
+                             .k = at(a, 2),
+                             .v = at(a, 3),
+                             .from = at(a, 4),
+                             .back = at(a, 5),
+                             .heads = num(a, 0),
+                             .d = num(a, 1),
+                             .n_q = num(a, 2),
+                             .n_k = num(a, 3),
+                             .q_row = num(a, 4),
+                             .k_row = num(a, 5),
+                             .v_row = num(a, 6),
+                             .out_row = num(a, 7),
+                             .scale = (float)a->f[0]};
+
+    return pseg_op_tree_attention(s, &t, err);
+}
+
 static pseg_status tokens(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
     pseg_tokens t = {.out = at(a, 0),
@@ -157,6 +178,8 @@ pseg_status typed_run(pseg_stream *s, const char *name, const pseg_op_args *a, p
         return groupnorm(s, a, err);
     if (strcmp(name, "attention") == 0)
         return attention(s, a, err);
+    if (strcmp(name, "tree_attention") == 0)
+        return tree_attention(s, a, err);
     if (strcmp(name, "tokens") == 0)
         return tokens(s, a, err);
     if (strcmp(name, "gather") == 0)

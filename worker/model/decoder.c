@@ -48,6 +48,8 @@ static pseg_status plan(pseg_decoder *d, pseg_store *store, pseg_err *err)
     PSEG_TRY(pseg_decoder_plan_mask(d, store, err));
     PSEG_TRY(pseg_store_scratch(&d->embeds, store, batch * d->c.text_dim, err));
     PSEG_TRY(pseg_store_scratch(&d->prompts, store, batch * d->limits.max_prompt * c, err));
+    if (d->c.has_word_tokens)
+        PSEG_TRY(pseg_store_scratch(&d->words, store, batch * d->limits.max_prompt * c, err));
 out:
     return rc;
 }
@@ -345,18 +347,27 @@ out:
 
 /* ---- running --------------------------------------------------------------------------------- */
 
-pseg_status pseg_decoder_prompts(pseg_view *out, pseg_decoder *d, pseg_stage *st, pseg_view hidden,
-                                 pseg_view embeds, uint32_t batch, uint32_t length, pseg_err *err)
+pseg_status pseg_decoder_prompts(pseg_view *out, pseg_decoder *d, pseg_stage *st,
+                                 const pseg_text_rows *text, uint32_t batch, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    size_t c = d->c.dim, t = d->c.has_word_tokens ? length : 1;
+    size_t c = d->c.dim, t = d->c.has_word_tokens ? text->length : 1;
 
     PSEG_REQUIRE(batch >= 1 && batch <= d->limits.max_batch && t <= d->limits.max_prompt, "sizes");
-    PSEG_TRY(pseg_op_l2norm(st->s, d->embeds, embeds, batch, d->c.text_dim, 1e-12f, err));
+    PSEG_TRY(pseg_op_l2norm(st->s, d->embeds, text->embeds, batch, d->c.text_dim, 1e-12f, err));
     /* Every token is projected; the phrase as a whole then takes the place of BOS. */
-    if (d->c.has_word_tokens)
-        PSEG_TRY(pseg_linear_run(st->s, &d->word_proj, d->prompts, hidden, batch * t, PSEG_ACT_NONE,
-                                 err));
+    if (d->c.has_word_tokens) {
+        PSEG_TRY(pseg_linear_run(st->s, &d->word_proj, d->words, text->hidden, text->n,
+                                 PSEG_ACT_NONE, err));
+        PSEG_TRY(pseg_op_gather(st->s,
+                                &(pseg_gather){.out = d->prompts,
+                                               .x = d->words,
+                                               .idx = text->words,
+                                               .rows = batch * t,
+                                               .c = c,
+                                               .n_x = text->n},
+                                err));
+    }
     PSEG_TRY(pseg_op_gemm(st->s,
                           &(pseg_gemm){.out = d->prompts,
                                        .a = d->embeds,

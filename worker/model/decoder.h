@@ -21,6 +21,7 @@
 
 #include "worker/model/config.h"
 #include "worker/model/stage.h"
+#include "worker/model/text.h"
 #include "worker/model/weights.h"
 
 pseg_status pseg_decoder_specs(pseg_specs *out, const pseg_head_config *c, pseg_err *err);
@@ -40,10 +41,11 @@ pseg_status pseg_decoder_new(pseg_decoder **out, pseg_store *store, pseg_weights
 void pseg_decoder_free(pseg_decoder *d); /* NULL: nothing happens */
 
 /* The text tower's results to prompts, *out = [batch, length, D] by tokens, else [batch, 1, D];
- * valid until the next call. Of phrase i the first lens[i] rows (by tokens) or the only one count.
- * hidden: [batch, length, text_hidden], embeds: [batch, text_dim]. Enqueues. */
-pseg_status pseg_decoder_prompts(pseg_view *out, pseg_decoder *d, pseg_stage *st, pseg_view hidden,
-                                 pseg_view embeds, uint32_t batch, uint32_t length, pseg_err *err);
+ * valid until the next call. Of phrase i its own tokens (by tokens) or the only row count.
+ * Enqueues.
+ */
+pseg_status pseg_decoder_prompts(pseg_view *out, pseg_decoder *d, pseg_stage *st,
+                                 const pseg_text_rows *text, uint32_t batch, pseg_err *err);
 
 /* One pair of image and phrase. */
 typedef struct pseg_decoder_input {

@@ -53,7 +53,7 @@ struct pseg_decoder {
     pseg_view raster[2]; /* for a stage hook; made when the first one comes */
     pseg_view subpixels; /* logits in the upsampler's order */
     pseg_view small[2], mask_weights, logits, iou;
-    pseg_view embeds, prompts;
+    pseg_view embeds, prompts, words;
 };
 
 pseg_status pseg_decoder_load(pseg_decoder *d, pseg_store *store, pseg_weights *w, pseg_err *err);

@@ -168,29 +168,31 @@ out:
     return rc;
 }
 
-/* m->ids becomes [n, longest], with EOS behind each phrase's end. out: prompts to be filled in. */
-static pseg_status tokenise_all(uint32_t *longest, pseg_prompt **out, pseg_model *m,
+/* m->ids becomes [*n_distinct, max_tokens] with the phrases' tokens, each phrase that differs from
+ * those before it (letters' case does not) in a row of its own; out: prompts to be filled in from
+ * their `slot`. */
+static pseg_status tokenise_all(uint32_t *n_distinct, pseg_prompt **out, pseg_model *m,
                                 const char *const *phrases, size_t first, uint32_t n, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     const size_t row = m->info.max_tokens;
 
-    *longest = 0;
+    *n_distinct = 0;
     for (uint32_t i = 0; i < n; i++) {
+        uint32_t made = *n_distinct, k = 0;
+        int32_t *ids = m->ids + made * row;
         PSEG_TRY(prompt_new(&out[i], m, err));
-        rc = tokenise(m->ids + i * row, &m->lens[i], &out[i]->is_cut, m, phrases[i], err);
+        rc = tokenise(ids, &m->lens[made], &out[i]->is_cut, m, phrases[i], err);
         if (rc == PSEG_EINVAL)
             pseg_err_field(err, "prompts[%zu].text", first + i);
         PSEG_TRY(rc);
-        out[i]->n_tokens = m->lens[i];
-        out[i]->n_rows = m->has_word_tokens ? m->lens[i] : 1;
-        *longest = m->lens[i] > *longest ? m->lens[i] : *longest;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        int32_t *to = m->ids + (size_t)i * *longest;
-        memmove(to, m->ids + i * row, m->lens[i] * sizeof *to);
-        for (uint32_t k = m->lens[i]; k < *longest; k++)
-            to[k] = pseg_tokenizer_eos(m->tokenizer);
+        out[i]->n_tokens = m->lens[made];
+        out[i]->n_rows = m->has_word_tokens ? m->lens[made] : 1;
+        while (k < made && (m->lens[k] != m->lens[made] ||
+                            memcmp(m->ids + k * row, ids, m->lens[k] * sizeof *ids) != 0))
+            k++;
+        out[i]->slot = k;
+        *n_distinct += k == made;
     }
 out:
     return rc;
@@ -201,17 +203,19 @@ static pseg_status prompt_pass(pseg_prompt **out, pseg_model *m, const char *con
 {
     pseg_status rc = PSEG_OK;
     pseg_stream *s = m->stage.s;
-    uint32_t longest;
+    pseg_text_phrases p = {
+        .ids = m->ids, .lens = m->lens, .row = m->info.max_tokens, .has_words = m->has_word_tokens};
+    pseg_text_rows rows;
     pseg_view made;
 
-    PSEG_TRY(tokenise_all(&longest, out, m, phrases, first, n, err));
-    PSEG_TRY(pseg_text_run(m->text, &m->stage, m->ids, m->lens, n, longest, err));
-    PSEG_TRY(pseg_decoder_prompts(&made, m->decoder, &m->stage, pseg_text_hidden(m->text),
-                                  pseg_text_embeds(m->text), n, longest, err));
+    PSEG_TRY(tokenise_all(&p.batch, out, m, phrases, first, n, err));
+    PSEG_TRY(pseg_text_run(&rows, m->text, &m->stage, &p, err));
+    PSEG_TRY(pseg_decoder_prompts(&made, m->decoder, &m->stage, &rows, p.batch, err));
     for (uint32_t i = 0; i < n; i++)
-        PSEG_TRY(pseg_mem_copy(s, out[i]->mem, 0, made.mem,
-                               row_bytes(m, (size_t)i * (m->has_word_tokens ? longest : 1)),
-                               row_bytes(m, out[i]->n_rows), err));
+        PSEG_TRY(pseg_mem_copy(
+            s, out[i]->mem, 0, made.mem,
+            row_bytes(m, (size_t)out[i]->slot * (m->has_word_tokens ? rows.length : 1)),
+            row_bytes(m, out[i]->n_rows), err));
 out:
     return rc == PSEG_OK ? pseg_stream_finish(s, err) : (pseg_stream_finish(s, NULL), rc);
 }

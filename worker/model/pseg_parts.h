@@ -24,6 +24,7 @@ struct pseg_prompt {
     pseg_model *m;
     pseg_mem *mem; /* max_prompt rows, n_rows of them in use */
     uint32_t n_rows, n_tokens;
+    uint32_t slot; /* while it is made: its phrase's place among the distinct ones of the pass */
     bool is_cut;
     pseg_prompt *next;
 };

@@ -1,6 +1,7 @@
 #include "worker/model/text.h"
 #include "common/base/alloc.h"
 #include "worker/model/layers.h"
+#include "worker/model/text_tree.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -82,18 +83,24 @@ typedef struct block {
 
 struct pseg_text {
     pseg_clip_config c;
+    pseg_store *store;
     uint32_t max_tokens, max_batch;
     pseg_values table; /* [vocab, hidden] where the file lies, or in own_table */
     float *own_table;
     float *positions; /* [max_pos, hidden] */
-    float *staging;   /* [max_batch * max_tokens, hidden]: embedded tokens on their way */
-    int32_t *rows;    /* [max_batch]: which row is a phrase's EOS */
+    pseg_text_tree tree;
+    /* On their way to the device: embedded tokens, [rows of the tree, hidden]; the row of each
+     * token, [batch, length]; each phrase's row of EOS, [batch]. */
+    float *staging;
+    int32_t *words, *ends;
     pseg_norm norm;
     pseg_linear projection;
     block *blocks;
     /* x: tokens; y, wide: what is multiplied next, of the matrices' type; hidden: the last x,
-     * normed */
-    pseg_view x, y, wide, hidden, eos_rows, pooled, embeds;
+     * normed; eos: rows of EOS, as x and then normed */
+    pseg_view x, y, wide, hidden, eos, pooled, embeds;
+    pseg_view back_of, row_of, end_of; /* int32: back, words and ends on the device */
+    pseg_view shown;                   /* for a stage hook; made when the first one comes */
 };
 
 static pseg_status load_block(block *b, pseg_store *store, pseg_weights *w,
@@ -148,23 +155,33 @@ static pseg_status plan(pseg_text *t, pseg_store *store, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     const pseg_clip_config *c = &t->c;
-    size_t rows = (size_t)t->max_batch * t->max_tokens;
+    size_t rows = (size_t)t->max_batch * t->max_tokens, batch = t->max_batch;
     size_t wide = 3 * (size_t)c->hidden > c->mlp ? 3 * (size_t)c->hidden : c->mlp;
     pseg_dtype type = pseg_store_input_type(store);
+    const struct {
+        pseg_view *out;
+        size_t n;
+    } buffers[] = {{&t->x, rows * c->hidden},
+                   {&t->eos, batch * c->hidden},
+                   {&t->pooled, batch * c->hidden},
+                   {&t->embeds, batch * c->proj},
+                   {&t->back_of, rows},
+                   {&t->row_of, rows},
+                   {&t->end_of, batch}};
 
+    PSEG_TRY(pseg_text_tree_init(&t->tree, (uint32_t)rows, err));
     t->staging = pseg_calloc(rows, c->hidden * sizeof *t->staging);
-    t->rows = pseg_calloc(t->max_batch, sizeof *t->rows);
-    if (!t->staging || !t->rows)
+    t->words = pseg_calloc(rows, sizeof *t->words);
+    t->ends = pseg_calloc(batch, sizeof *t->ends);
+    if (!t->staging || !t->words || !t->ends)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the text encoder");
-    PSEG_TRY(pseg_store_scratch(&t->x, store, rows * c->hidden, err));
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+        PSEG_TRY(pseg_store_scratch(buffers[i].out, store, buffers[i].n, err));
     PSEG_TRY(pseg_store_scratch_of(&t->y, store, type, rows * c->hidden, err));
     PSEG_TRY(pseg_store_scratch_of(&t->wide, store, type, rows * wide, err));
     t->hidden = t->y;
     if (type != PSEG_F32)
         PSEG_TRY(pseg_store_scratch(&t->hidden, store, rows * c->hidden, err));
-    PSEG_TRY(pseg_store_scratch(&t->eos_rows, store, t->max_batch, err));
-    PSEG_TRY(pseg_store_scratch(&t->pooled, store, (size_t)t->max_batch * c->hidden, err));
-    PSEG_TRY(pseg_store_scratch(&t->embeds, store, (size_t)t->max_batch * c->proj, err));
 out:
     return rc;
 }
@@ -183,6 +200,7 @@ pseg_status pseg_text_new(pseg_text **out, pseg_store *store, pseg_weights *w, c
     if (!t || !(t->blocks = pseg_calloc(c->layers, sizeof *t->blocks)))
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the text encoder");
     t->c = *c;
+    t->store = store;
     t->max_tokens = max_tokens;
     t->max_batch = max_batch;
     PSEG_TRY(load_embeddings(t, w, prefix, err));
@@ -208,116 +226,241 @@ void pseg_text_free(pseg_text *t)
         return;
     pseg_free(t->own_table);
     pseg_free(t->positions);
+    pseg_text_tree_deinit(&t->tree);
     pseg_free(t->staging);
-    pseg_free(t->rows);
+    pseg_free(t->words);
+    pseg_free(t->ends);
     pseg_free(t->blocks);
     pseg_free(t);
 }
 
-pseg_view pseg_text_hidden(const pseg_text *t)
-{
-    return t->hidden;
-}
+/* ---- running --------------------------------------------------------------------------------- */
 
-pseg_view pseg_text_embeds(const pseg_text *t)
-{
-    return t->embeds;
-}
-
-/* Token plus position embeddings, made on the host, into x. */
-static pseg_status embed(pseg_text *t, pseg_stream *s, const int32_t *ids, uint32_t batch,
-                         uint32_t length, pseg_err *err)
+/* The phrases become the tree, words and ends; *length = tokens of the longest. */
+static pseg_status plant(uint32_t *length, pseg_text *t, const pseg_text_phrases *p, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
+
+    *length = 0;
+    for (uint32_t i = 0; i < p->batch; i++) {
+        PSEG_REQUIRE(p->lens[i] >= 1 && p->lens[i] <= t->max_tokens, "lens");
+        *length = p->lens[i] > *length ? p->lens[i] : *length;
+    }
+    pseg_text_tree_clear(&t->tree);
+    for (uint32_t i = 0; i < p->batch; i++) {
+        int32_t *rows = t->words + (size_t)i * *length;
+        PSEG_TRY(pseg_text_tree_add(rows, &t->tree, p->ids + i * p->row, p->lens[i], err));
+        t->ends[i] = rows[p->lens[i] - 1];
+        for (uint32_t k = p->lens[i]; k < *length; k++)
+            rows[k] = -1;
+    }
+out:
+    return rc;
+}
+
+/* Token plus position embeddings, made on the host, into x; the tree's rows beside them. */
+static pseg_status embed(pseg_text *t, pseg_stream *s, uint32_t batch, uint32_t length,
+                         pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_text_tree *tree = &t->tree;
     const size_t d = t->c.hidden, row = d * (t->table.type == PSEG_F32 ? 4 : 2);
 
-    for (size_t i = 0; i < (size_t)batch * length; i++) {
-        const float *pos = t->positions + i % length * d;
+    for (size_t i = 0; i < tree->n; i++) {
+        const float *pos = t->positions + (size_t)tree->position[i] * d;
+        const size_t id = (size_t)tree->token[i];
         float *to = t->staging + i * d;
-        PSEG_REQUIRE(ids[i] >= 0 && (uint32_t)ids[i] < t->c.vocab, "token id");
-        pseg_to_f32(to, (const uint8_t *)t->table.data + (size_t)ids[i] * row, t->table.type, d);
+        PSEG_REQUIRE(tree->token[i] >= 0 && id < t->c.vocab, "token id");
+        pseg_to_f32(to, (const uint8_t *)t->table.data + id * row, t->table.type, d);
         for (size_t k = 0; k < d; k++)
             to[k] += pos[k];
     }
-    PSEG_TRY(pseg_mem_write(s, t->x.mem, 0, t->staging,
-                            (size_t)batch * length * d * sizeof *t->staging, err));
+    PSEG_TRY(pseg_mem_write(s, t->x.mem, 0, t->staging, tree->n * d * sizeof *t->staging, err));
+    PSEG_TRY(pseg_mem_write(s, t->back_of.mem, 0, tree->back, tree->n * sizeof *tree->back, err));
+    PSEG_TRY(pseg_mem_write(s, t->row_of.mem, 0, t->words,
+                            (size_t)batch * length * sizeof *t->words, err));
+    PSEG_TRY(pseg_mem_write(s, t->end_of.mem, 0, t->ends, batch * sizeof *t->ends, err));
 out:
     return rc;
 }
 
-static pseg_status run_block(pseg_text *t, pseg_stream *s, const block *b, size_t batch,
-                             size_t length, pseg_err *err)
+/* y = attention of n queries, in the first columns of wide, which sit at the nodes `from`. */
+static pseg_status attend(pseg_text *t, pseg_stream *s, size_t n, pseg_view from, pseg_err *err)
+{
+    const size_t d = t->c.hidden, head = d / t->c.heads;
+
+    return pseg_op_tree_attention(s,
+                                  &(pseg_tree_attention){.out = t->y,
+                                                         .q = t->wide,
+                                                         .k = pseg_view_at(t->wide, d),
+                                                         .v = pseg_view_at(t->wide, 2 * d),
+                                                         .from = from,
+                                                         .back = t->back_of,
+                                                         .heads = t->c.heads,
+                                                         .d = head,
+                                                         .n_q = n,
+                                                         .n_k = t->tree.n,
+                                                         .q_row = 3 * d,
+                                                         .k_row = 3 * d,
+                                                         .v_row = 3 * d,
+                                                         .out_row = d,
+                                                         .scale = 1.0f / sqrtf((float)head)},
+                                  err);
+}
+
+static pseg_status norm(pseg_text *t, pseg_stream *s, const pseg_norm *n, pseg_view out,
+                        pseg_view x, size_t rows, pseg_err *err)
+{
+    return pseg_norm_run(s, n, out, x, rows, t->c.hidden, t->c.eps, PSEG_ACT_NONE, err);
+}
+
+/* x += out(y), x += MLP(LN2(x)). */
+static pseg_status finish_block(pseg_text *t, pseg_stream *s, const block *b, pseg_view x,
+                                size_t rows, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    size_t rows = batch * length, d = t->c.hidden, head = d / t->c.heads;
 
-    PSEG_TRY(
-        pseg_norm_run(s, &b->norm1, t->y, t->x, rows, t->c.hidden, t->c.eps, PSEG_ACT_NONE, err));
-    PSEG_TRY(pseg_linear_run(s, &b->qkv, t->wide, t->y, rows, PSEG_ACT_NONE, err));
-    PSEG_TRY(pseg_op_attention(s,
-                               &(pseg_attention){.out = t->y,
-                                                 .q = t->wide,
-                                                 .k = pseg_view_at(t->wide, d),
-                                                 .v = pseg_view_at(t->wide, 2 * d),
-                                                 .batch = batch,
-                                                 .heads = t->c.heads,
-                                                 .d = head,
-                                                 .n_q = length,
-                                                 .n_k = length,
-                                                 .q_row = 3 * d,
-                                                 .k_row = 3 * d,
-                                                 .v_row = 3 * d,
-                                                 .out_row = d,
-                                                 .q_batch = length * 3 * d,
-                                                 .k_batch = length * 3 * d,
-                                                 .v_batch = length * 3 * d,
-                                                 .out_batch = length * d,
-                                                 .scale = 1.0f / sqrtf((float)head),
-                                                 .causal = true},
-                               err));
-    PSEG_TRY(pseg_linear_add(s, &b->out, t->x, t->y, PSEG_NO_VIEW, rows, err));
-    PSEG_TRY(
-        pseg_norm_run(s, &b->norm2, t->y, t->x, rows, t->c.hidden, t->c.eps, PSEG_ACT_NONE, err));
+    PSEG_TRY(pseg_linear_add(s, &b->out, x, t->y, PSEG_NO_VIEW, rows, err));
+    PSEG_TRY(norm(t, s, &b->norm2, t->y, x, rows, err));
     PSEG_TRY(pseg_linear_run(s, &b->fc1, t->wide, t->y, rows, t->c.act, err));
-    PSEG_TRY(pseg_linear_add(s, &b->fc2, t->x, t->wide, PSEG_NO_VIEW, rows, err));
+    PSEG_TRY(pseg_linear_add(s, &b->fc2, x, t->wide, PSEG_NO_VIEW, rows, err));
 out:
     return rc;
 }
 
-pseg_status pseg_text_run(pseg_text *t, pseg_stage *st, const int32_t *ids, const uint32_t *lens,
-                          uint32_t batch, uint32_t length, pseg_err *err)
+/* All rows of the tree. */
+static pseg_status run_block(pseg_text *t, pseg_stream *s, const block *b, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    size_t rows = (size_t)batch * length, d = t->c.hidden;
+    size_t rows = t->tree.n;
 
-    PSEG_REQUIRE(batch >= 1 && batch <= t->max_batch, "batch");
-    PSEG_REQUIRE(length >= 1 && length <= t->max_tokens, "length");
-    PSEG_TRY(embed(t, st->s, ids, batch, length, err));
-    pseg_stage_done(st, t->x, batch, length, d, "text.embeddings");
-    for (uint32_t i = 0; i < t->c.layers; i++) {
-        PSEG_TRY(run_block(t, st->s, &t->blocks[i], batch, length, err));
-        pseg_stage_done(st, t->x, batch, length, d, "text.layer.%u", i);
+    PSEG_TRY(norm(t, s, &b->norm1, t->y, t->x, rows, err));
+    PSEG_TRY(pseg_linear_run(s, &b->qkv, t->wide, t->y, rows, PSEG_ACT_NONE, err));
+    PSEG_TRY(attend(t, s, rows, PSEG_NO_VIEW, err));
+    PSEG_TRY(finish_block(t, s, b, t->x, rows, err));
+out:
+    return rc;
+}
+
+/* Columns first .. first + n - 1 of a stacked projection, whose panels are whole there. */
+static pseg_status project_part(pseg_text *t, pseg_stream *s, const pseg_linear *l, size_t first,
+                                size_t n, size_t rows, pseg_err *err)
+{
+    const size_t step = l->w.type == PSEG_F32 ? 1 : PSEG_BF16_STEP;
+    const size_t k = (l->k + step - 1) / step * step; /* as packed */
+
+    return pseg_op_gemm(s,
+                        &(pseg_gemm){.out = pseg_view_at(t->wide, first),
+                                     .a = t->y,
+                                     .w = pseg_view_at(l->w, first * k),
+                                     .bias = pseg_view_at(l->bias, first),
+                                     .m = rows,
+                                     .n = n,
+                                     .k = l->k,
+                                     .out_stride = l->n},
+                        err);
+}
+
+/* The last block, where only the rows of EOS are asked for: they are gathered in eos, and the other
+ * rows have keys and values alone. Queries then lie in the first rows of wide. */
+static pseg_status run_last_block(pseg_text *t, pseg_stream *s, const block *b, size_t batch,
+                                  pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    size_t d = t->c.hidden, rows = t->tree.n;
+    pseg_gather choose = {
+        .out = t->eos, .x = t->x, .idx = t->end_of, .rows = batch, .c = d, .n_x = rows};
+
+    PSEG_TRY(norm(t, s, &b->norm1, t->y, t->x, rows, err));
+    if (d % PSEG_PANEL == 0)
+        PSEG_TRY(project_part(t, s, &b->qkv, d, 2 * d, rows, err));
+    else
+        PSEG_TRY(pseg_linear_run(s, &b->qkv, t->wide, t->y, rows, PSEG_ACT_NONE, err));
+    PSEG_TRY(pseg_op_gather(s, &choose, err));
+    PSEG_TRY(norm(t, s, &b->norm1, t->y, t->eos, batch, err));
+    PSEG_TRY(project_part(t, s, &b->qkv, 0, d, batch, err));
+    PSEG_TRY(attend(t, s, batch, t->end_of, err));
+    PSEG_TRY(finish_block(t, s, b, t->eos, batch, err));
+    PSEG_TRY(norm(t, s, &t->norm, t->pooled, t->eos, batch, err));
+out:
+    return rc;
+}
+
+/* Shows rows of the tree to a hook as what they stand for: [batch, length, hidden], zeros behind a
+ * phrase's end. */
+static pseg_status show(pseg_text *t, pseg_stage *st, pseg_view x, uint32_t batch, uint32_t length,
+                        const char *name, uint32_t i, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const size_t d = t->c.hidden, rows = (size_t)t->max_batch * t->max_tokens;
+
+    if (!st->fn)
+        goto out;
+    if (!t->shown.mem)
+        PSEG_TRY(pseg_store_scratch(&t->shown, t->store, rows * d, err));
+    PSEG_TRY(pseg_op_gather(st->s,
+                            &(pseg_gather){.out = t->shown,
+                                           .x = x,
+                                           .idx = t->row_of,
+                                           .rows = (size_t)batch * length,
+                                           .c = d,
+                                           .n_x = t->tree.n},
+                            err));
+    pseg_stage_done(st, t->shown, batch, length, d, name, i);
+out:
+    return rc;
+}
+
+/* The blocks, to pooled and, with words, hidden. */
+static pseg_status run_blocks(pseg_text *t, pseg_stage *st, const pseg_text_phrases *p,
+                              uint32_t length, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const size_t d = t->c.hidden;
+    uint32_t whole = p->has_words ? t->c.layers : t->c.layers - 1;
+
+    for (uint32_t i = 0; i < whole; i++) {
+        PSEG_TRY(run_block(t, st->s, &t->blocks[i], err));
+        PSEG_TRY(show(t, st, t->x, p->batch, length, "text.layer.%u", i, err));
     }
-    PSEG_TRY(pseg_norm_run(st->s, &t->norm, t->hidden, t->x, rows, t->c.hidden, t->c.eps,
-                           PSEG_ACT_NONE, err));
-    pseg_stage_done(st, t->hidden, batch, length, d, "text.hidden");
-    for (uint32_t i = 0; i < batch; i++) {
-        PSEG_REQUIRE(lens[i] >= 1 && lens[i] <= length, "lens");
-        t->rows[i] = (int32_t)((size_t)i * length + lens[i] - 1);
+    if (!p->has_words) {
+        PSEG_TRY(run_last_block(t, st->s, &t->blocks[whole], p->batch, err));
+        goto out;
     }
-    PSEG_TRY(pseg_mem_write(st->s, t->eos_rows.mem, 0, t->rows, batch * sizeof *t->rows, err));
+    PSEG_TRY(norm(t, st->s, &t->norm, t->hidden, t->x, t->tree.n, err));
+    PSEG_TRY(show(t, st, t->hidden, p->batch, length, "text.hidden", 0, err));
     PSEG_TRY(pseg_op_gather(st->s,
                             &(pseg_gather){.out = t->pooled,
                                            .x = t->hidden,
-                                           .idx = t->eos_rows,
-                                           .rows = batch,
+                                           .idx = t->end_of,
+                                           .rows = p->batch,
                                            .c = d,
-                                           .n_x = rows},
+                                           .n_x = t->tree.n},
                             err));
-    pseg_stage_done(st, t->pooled, batch, 1, d, "text.eos_row");
+out:
+    return rc;
+}
+
+pseg_status pseg_text_run(pseg_text_rows *out, pseg_text *t, pseg_stage *st,
+                          const pseg_text_phrases *p, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    uint32_t length;
+
+    PSEG_REQUIRE(p->batch >= 1 && p->batch <= t->max_batch, "batch");
+    PSEG_TRY(plant(&length, t, p, err));
+    PSEG_TRY(embed(t, st->s, p->batch, length, err));
+    PSEG_TRY(show(t, st, t->x, p->batch, length, "text.embeddings", 0, err));
+    PSEG_TRY(run_blocks(t, st, p, length, err));
+    pseg_stage_done(st, t->pooled, p->batch, 1, t->c.hidden, "text.eos_row");
     PSEG_TRY(
-        pseg_linear_run(st->s, &t->projection, t->embeds, t->pooled, batch, PSEG_ACT_NONE, err));
-    pseg_stage_done(st, t->embeds, batch, 1, t->c.proj, "text.embeds");
+        pseg_linear_run(st->s, &t->projection, t->embeds, t->pooled, p->batch, PSEG_ACT_NONE, err));
+    pseg_stage_done(st, t->embeds, p->batch, 1, t->c.proj, "text.embeds");
+    *out = (pseg_text_rows){.embeds = t->embeds,
+                            .hidden = p->has_words ? t->hidden : PSEG_NO_VIEW,
+                            .words = t->row_of,
+                            .n = t->tree.n,
+                            .length = length};
 out:
     return rc;
 }

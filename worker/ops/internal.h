@@ -6,9 +6,10 @@
 #include "worker/ops/table.h"
 
 extern const pseg_op pseg_op_row_gemm, pseg_op_row_layernorm, pseg_op_row_groupnorm,
-    pseg_op_row_l2norm, pseg_op_row_attention, pseg_op_row_patches, pseg_op_row_tokens,
-    pseg_op_row_gather, pseg_op_row_copy, pseg_op_row_add, pseg_op_row_act, pseg_op_row_swiglu,
-    pseg_op_row_maskdot, pseg_op_row_im2col3, pseg_op_row_shuffle2, pseg_op_row_transpose;
+    pseg_op_row_l2norm, pseg_op_row_attention, pseg_op_row_tree_attention, pseg_op_row_patches,
+    pseg_op_row_tokens, pseg_op_row_gather, pseg_op_row_copy, pseg_op_row_add, pseg_op_row_act,
+    pseg_op_row_swiglu, pseg_op_row_maskdot, pseg_op_row_im2col3, pseg_op_row_shuffle2,
+    pseg_op_row_transpose;
 
 #define N_OF(x) (sizeof(x) / sizeof *(x))
 

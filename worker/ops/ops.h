@@ -139,6 +139,19 @@ typedef struct pseg_attention {
 } pseg_attention;
 pseg_status pseg_op_attention(pseg_stream *s, const pseg_attention *a, pseg_err *err);
 
+/* Causal attention of phrases that share their beginnings: rows of k and v are the nodes of trees.
+ * back: int32 [n_k], how many rows before it a row's parent lies; 0, or more than there are, ends
+ * the path. out[i, h*D+d] = sum_j softmax_j(scale q_i.k_j) v_j over node from[i] and all above it;
+ * from: int32 [n_q], absent: i itself; a node that is not there gives zeros. D <= 128. q, k, v and
+ * out may be BF16, all of them. A query's result does not depend on other rows, to the last bit. */
+typedef struct pseg_tree_attention {
+    pseg_view out, q, k, v, from, back;
+    size_t heads, d, n_q, n_k;
+    size_t q_row, k_row, v_row, out_row; /* elements from row to row */
+    float scale;
+} pseg_tree_attention;
+pseg_status pseg_op_tree_attention(pseg_stream *s, const pseg_tree_attention *t, pseg_err *err);
+
 /* Images x[B, ch, gh*p, gw*p] (planar) to patches out[B*gh*gw, ch*p*p], columns in the order of
  * Conv2d's weight [C, ch, p, p], so that the patch embedding is a gemm. out's rows are out_stride
  * apart (0: dense); what lies between them is set to zero. out may be BF16. */

@@ -1,5 +1,6 @@
 /* Device memory of a model, and the loaders that fill it (weights.h). */
 #include "common/base/alloc.h"
+#include "common/base/file.h"
 #include "worker/model/weights.h"
 
 #include <stdio.h>
@@ -175,6 +176,8 @@ static pseg_status place(pseg_view *out, pseg_store *s, const char *name, pseg_d
         p->host = own;
         own = NULL;
         s->shared_bytes += is_shared ? bytes : 0;
+    } else if (is_shared) {
+        pseg_map_drop(host, bytes); /* copied */
     }
     s->weight_bytes += bytes;
     out->mem = mem;

@@ -40,6 +40,12 @@ typedef struct pseg_gemm_params {
 } pseg_gemm_params;
 PSEG_SIZE_IS(pseg_gemm_params, 104);
 
+typedef struct pseg_conv3_params {
+    pseg_u64 out_off, x_off, w_off, bias_off, zeros_off;
+    pseg_u32 m, h, w, c, n, flags, tiles_per_item, pad;
+} pseg_conv3_params;
+PSEG_SIZE_IS(pseg_conv3_params, 72);
+
 typedef struct pseg_split_params {
     pseg_u64 x_off, x_stride;
     pseg_u32 m, k;

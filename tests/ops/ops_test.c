@@ -5,6 +5,7 @@
  *
  * --small leaves the big shapes out, for interpreters (Oclgrind) and sanitizers. Exit 77: there is
  * no device. */
+#include "tests/ops/reference.h"
 #include "tests/ops/typed.h"
 #include "tests/support/compare.h"
 #include "worker/ops/table.h"
@@ -203,8 +204,7 @@ static bool case_reference(case_data *d, const pseg_op *op)
         return false;
     memcpy(d->want, d->slot[0].host, words * sizeof *d->want);
     a.t[0].host = d->want;
-    op->ref(&a);
-    return true;
+    return reference_run(op, &a);
 }
 
 /* Compares the output with the reference where the reference wrote, bit by bit elsewhere (margins
@@ -370,7 +370,7 @@ static void edge_of_act(pseg_stream *s)
         pseg_compare cmp;
 
         n_checks++;
-        op->ref(&a);
+        reference_run(op, &a);
         if (!run_on(got, s, op, &c, x, "act at the edge"))
             return;
         if (!pseg_compare_f32(&cmp, got, want, N, 2e-6, 1e-6, -1)) {
@@ -448,7 +448,7 @@ static void edge_of_norms(pseg_stream *s)
         in[C + i] = 1e4f + sinf((float)i) * 0.01f; /* cancels badly in one pass */
         in[2 * C + i] = 1e-30f * (float)i;         /* a variance far below eps */
     }
-    op->ref(&a);
+    reference_run(op, &a);
     if (run_on(out, s, op, &c, in, "layernorm at the edge") &&
         /* in[C..] has 1e-3 of resolution for a deviation of 7e-3: only its order is asked for */
         !(pseg_compare_f32(&cmp, out, want, C, 1e-6, 0, -1) &&
@@ -487,7 +487,7 @@ static void edge_of_attention(pseg_stream *s)
         n_checks++;
         if (round == 1) /* only query 1 may show it */
             q[D] = NAN;
-        op->ref(&a);
+        reference_run(op, &a);
         if (!case_make(&d, s, op, &c, "attention at the edge", 1))
             return;
         if (must(pseg_mem_write(s, d.slot[1].mem, MARGIN * 4, q, sizeof q, &err), "write", &err) &&

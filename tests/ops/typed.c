@@ -39,6 +39,21 @@ static pseg_status gemm(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
     return pseg_op_gemm(s, &g, err);
 }
 
+static pseg_status conv3(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
+{
+    pseg_conv3 v = {.out = at(a, 0),
+                    .x = at(a, 1),
+                    .w = at(a, 2),
+                    .bias = at(a, 3),
+                    .batch = num(a, 0),
+                    .h = num(a, 1),
+                    .width = num(a, 2),
+                    .c = num(a, 3),
+                    .n = num(a, 4)};
+
+    return pseg_op_conv3(s, &v, err);
+}
+
 static pseg_status layernorm(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
     pseg_layernorm l = {.out = at(a, 0),
@@ -172,6 +187,8 @@ pseg_status typed_run(pseg_stream *s, const char *name, const pseg_op_args *a, p
 
     if (strcmp(name, "gemm") == 0)
         return gemm(s, a, err);
+    if (strcmp(name, "conv3") == 0)
+        return conv3(s, a, err);
     if (strcmp(name, "layernorm") == 0)
         return layernorm(s, a, err);
     if (strcmp(name, "groupnorm") == 0)

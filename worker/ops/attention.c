@@ -74,10 +74,10 @@ static void ref_query(const pseg_op_args *a, int64_t b, int64_t h, int64_t n)
 {
     const int64_t *i = a->i;
     int64_t d = i[D], keys = i[N_K];
-    const float *q = pseg_floats(a, Q) + b * i[Q_BATCH] + n * i[Q_ROW] + h * d;
-    const float *k = pseg_floats(a, K) + b * i[K_BATCH] + h * d;
-    const float *v = pseg_floats(a, V) + b * i[V_BATCH] + h * d;
-    float *out = pseg_floats(a, OUT) + b * i[OUT_BATCH] + n * i[OUT_ROW] + h * d;
+    const double *q = pseg_reals(a, Q) + b * i[Q_BATCH] + n * i[Q_ROW] + h * d;
+    const double *k = pseg_reals(a, K) + b * i[K_BATCH] + h * d;
+    const double *v = pseg_reals(a, V) + b * i[V_BATCH] + h * d;
+    double *out = pseg_reals(a, OUT) + b * i[OUT_BATCH] + n * i[OUT_ROW] + h * d;
     double top = -INFINITY, sum = 0, acc[MAX_D] = {0};
 
     if (pseg_has(a, KEY_LEN)) {
@@ -105,7 +105,7 @@ static void ref_query(const pseg_op_args *a, int64_t b, int64_t h, int64_t n)
                 acc[c] += e * v[j * i[V_ROW] + c];
         }
     for (int64_t c = 0; c < d; c++)
-        out[c] = keys > 0 ? (float)(acc[c] / sum) : 0.0f;
+        out[c] = keys > 0 ? acc[c] / sum : 0.0;
 }
 
 static void ref(const pseg_op_args *a)
@@ -339,9 +339,9 @@ const pseg_op pseg_op_row_attention = {
     .n_cases = N_OF(cases),
 };
 
-pseg_status pseg_op_attention(pseg_stream *s, const pseg_attention *t, pseg_err *err)
+pseg_op_args pseg_attention_args(const pseg_attention *t)
 {
-    pseg_op_args a = {
+    return (pseg_op_args){
         .t = {pseg_tensor_of(t->out), pseg_tensor_of(t->q), pseg_tensor_of(t->k),
               pseg_tensor_of(t->v), pseg_tensor_of(t->key_len)},
         .i = {pseg_dim(t->batch), pseg_dim(t->heads), pseg_dim(t->d), pseg_dim(t->n_q),
@@ -350,6 +350,11 @@ pseg_status pseg_op_attention(pseg_stream *s, const pseg_attention *t, pseg_err 
               pseg_dim(t->v_batch), pseg_dim(t->out_batch), t->causal},
         .f = {t->scale},
     };
+}
+
+pseg_status pseg_op_attention(pseg_stream *s, const pseg_attention *t, pseg_err *err)
+{
+    pseg_op_args a = pseg_attention_args(t);
 
     return pseg_op_run(s, &pseg_op_row_attention, &a, err);
 }

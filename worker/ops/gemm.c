@@ -73,11 +73,11 @@ static bool may_alias(const pseg_op_args *a, size_t slot)
 static void ref(const pseg_op_args *a)
 {
     const int64_t *i = a->i;
-    const float *x = pseg_floats(a, A), *w = pseg_floats(a, W);
+    const double *x = pseg_reals(a, A), *w = pseg_reals(a, W);
 
     for (int64_t m = 0; m < i[M]; m++)
         for (int64_t n0 = 0; n0 < i[N]; n0 += PSEG_PANEL) {
-            const float *panel = w + n0 * steps_of(a);
+            const double *panel = w + n0 * steps_of(a);
             double sum[PSEG_PANEL] = {0};
 
             for (int64_t k = 0; k < i[K]; k++)
@@ -90,13 +90,13 @@ static void ref(const pseg_op_args *a)
                 double v = sum[n - n0];
 
                 if (pseg_has(a, BIAS))
-                    v += pseg_floats(a, BIAS)[n];
+                    v += pseg_reals(a, BIAS)[n];
                 v = pseg_act_ref(v, i[ACT]);
                 if (pseg_has(a, SCALE))
-                    v *= pseg_floats(a, SCALE)[n];
+                    v *= pseg_reals(a, SCALE)[n];
                 if (pseg_has(a, RES))
-                    v += pseg_floats(a, RES)[m * i[RES_STRIDE] + n];
-                pseg_floats(a, OUT)[m * i[OUT_STRIDE] + n] = (float)v;
+                    v += pseg_reals(a, RES)[m * i[RES_STRIDE] + n];
+                pseg_reals(a, OUT)[m * i[OUT_STRIDE] + n] = v;
             }
         }
 }
@@ -421,9 +421,9 @@ const pseg_op pseg_op_row_gemm = {
     .n_cases = N_OF(cases),
 };
 
-pseg_status pseg_op_gemm(pseg_stream *s, const pseg_gemm *g, pseg_err *err)
+pseg_op_args pseg_gemm_args(const pseg_gemm *g)
 {
-    pseg_op_args a = {
+    return (pseg_op_args){
         .t = {pseg_tensor_of(g->out), pseg_tensor_of(g->a), pseg_tensor_of(g->w),
               pseg_tensor_of(g->bias), pseg_tensor_of(g->res), pseg_tensor_of(g->scale)},
         .i = {pseg_dim(g->m), pseg_dim(g->n), pseg_dim(g->k),
@@ -431,6 +431,11 @@ pseg_status pseg_op_gemm(pseg_stream *s, const pseg_gemm *g, pseg_err *err)
               pseg_dim(g->out_stride ? g->out_stride : g->n),
               pseg_dim(g->res_stride ? g->res_stride : g->n), g->act},
     };
+}
+
+pseg_status pseg_op_gemm(pseg_stream *s, const pseg_gemm *g, pseg_err *err)
+{
+    pseg_op_args a = pseg_gemm_args(g);
 
     return pseg_op_run(s, &pseg_op_row_gemm, &a, err);
 }

@@ -3,13 +3,24 @@
 #define PSEG_OPS_INTERNAL_H
 
 #include "kernels/params.h"
+#include "worker/ops/backward.h"
 #include "worker/ops/table.h"
 
 extern const pseg_op pseg_op_row_gemm, pseg_op_row_layernorm, pseg_op_row_groupnorm,
     pseg_op_row_l2norm, pseg_op_row_attention, pseg_op_row_tree_attention, pseg_op_row_patches,
     pseg_op_row_tokens, pseg_op_row_gather, pseg_op_row_copy, pseg_op_row_add, pseg_op_row_act,
     pseg_op_row_swiglu, pseg_op_row_maskdot, pseg_op_row_im2col3, pseg_op_row_shuffle2,
-    pseg_op_row_transpose;
+    pseg_op_row_transpose, pseg_op_row_conv3;
+
+/* Typed arguments as generic ones. */
+pseg_op_args pseg_gemm_args(const pseg_gemm *g);
+pseg_op_args pseg_layernorm_args(const pseg_layernorm *l);
+pseg_op_args pseg_groupnorm_args(const pseg_groupnorm *g);
+pseg_op_args pseg_attention_args(const pseg_attention *t);
+pseg_op_args pseg_add_args(const pseg_add *d);
+pseg_op_args pseg_gather_args(const pseg_gather *g);
+pseg_op_args pseg_tokens_args(const pseg_tokens *t);
+pseg_op_args pseg_conv3_args(const pseg_conv3 *v);
 
 #define N_OF(x) (sizeof(x) / sizeof *(x))
 
@@ -33,9 +44,9 @@ static inline bool pseg_has(const pseg_op_args *a, size_t slot)
 }
 
 /* The slot's first element, for references. */
-static inline float *pseg_floats(const pseg_op_args *a, size_t slot)
+static inline double *pseg_reals(const pseg_op_args *a, size_t slot)
 {
-    return (float *)a->t[slot].host + a->t[slot].off;
+    return (double *)a->t[slot].host + a->t[slot].off;
 }
 static inline const int32_t *pseg_ints(const pseg_op_args *a, size_t slot)
 {

@@ -49,7 +49,7 @@ static void patches_ref(const pseg_op_args *a)
     int64_t ch = a->i[P_CH], gh = a->i[P_GH], gw = a->i[P_GW], p = a->i[P_P];
 
     for (int64_t r = 0; r < a->i[P_BATCH] * gh * gw; r++) {
-        float *out = pseg_floats(a, OUT) + r * a->i[P_OUT_STRIDE];
+        double *out = pseg_reals(a, OUT) + r * a->i[P_OUT_STRIDE];
 
         for (int64_t i = ch * p * p; i < a->i[P_OUT_STRIDE]; i++)
             out[i] = 0;
@@ -59,7 +59,7 @@ static void patches_ref(const pseg_op_args *a)
                     int64_t b = r / (gh * gw), row = r / gw % gh * p + y, col = r % gw * p + x;
 
                     out[(c * p + y) * p + x] =
-                        pseg_floats(a, X)[((b * ch + c) * gh * p + row) * gw * p + col];
+                        pseg_reals(a, X)[((b * ch + c) * gh * p + row) * gw * p + col];
                 }
     }
 }
@@ -171,8 +171,8 @@ static void im2col3_ref(const pseg_op_args *a)
                 int64_t y = r / w % h + tap / 3 - 1, x = r % w + tap % 3 - 1, b = r / (h * w);
                 bool is_in = y >= 0 && y < h && x >= 0 && x < w;
 
-                pseg_floats(a, OUT)[(r * 9 + tap) * n + c] =
-                    is_in ? pseg_floats(a, X)[((b * h + y) * w + x) * n + c] : 0.0f;
+                pseg_reals(a, OUT)[(r * 9 + tap) * n + c] =
+                    is_in ? pseg_reals(a, X)[((b * h + y) * w + x) * n + c] : 0.0f;
             }
 }
 
@@ -249,8 +249,8 @@ static void shuffle2_ref(const pseg_op_args *a)
             for (int64_t c = 0; c < n; c++) {
                 int64_t b = r / (h * w), y = r / w % h * 2 + tap / 2, x = r % w * 2 + tap % 2;
 
-                pseg_floats(a, OUT)[((b * 2 * h + y) * 2 * w + x) * n + c] =
-                    pseg_floats(a, X)[(r * 4 + tap) * n + c];
+                pseg_reals(a, OUT)[((b * 2 * h + y) * 2 * w + x) * n + c] =
+                    pseg_reals(a, X)[(r * 4 + tap) * n + c];
             }
 }
 
@@ -322,7 +322,7 @@ static void transpose_ref(const pseg_op_args *a)
     for (int64_t b = 0; b < a->i[M_BATCH]; b++)
         for (int64_t y = 0; y < h; y++)
             for (int64_t x = 0; x < w; x++)
-                pseg_floats(a, OUT)[(b * w + x) * h + y] = pseg_floats(a, X)[(b * h + y) * w + x];
+                pseg_reals(a, OUT)[(b * w + x) * h + y] = pseg_reals(a, X)[(b * h + y) * w + x];
 }
 
 static pseg_status transpose_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)

@@ -55,8 +55,8 @@ static void layernorm_ref(const pseg_op_args *a)
     int64_t n = a->i[C];
 
     for (int64_t r = 0; r < a->i[ROWS]; r++) {
-        const float *x = pseg_floats(a, X) + r * a->i[X_STRIDE];
-        float *out = pseg_floats(a, OUT) + r * a->i[OUT_STRIDE];
+        const double *x = pseg_reals(a, X) + r * a->i[X_STRIDE];
+        double *out = pseg_reals(a, OUT) + r * a->i[OUT_STRIDE];
         double mean = 0, var = 0;
 
         for (int64_t c = 0; c < n; c++)
@@ -69,8 +69,8 @@ static void layernorm_ref(const pseg_op_args *a)
             double v = (x[c] - mean) / sqrt(var + a->f[0]);
 
             if (pseg_has(a, W))
-                v = v * pseg_floats(a, W)[c] + pseg_floats(a, B)[c];
-            out[c] = (float)pseg_act_ref(v, a->i[ACT]);
+                v = v * pseg_reals(a, W)[c] + pseg_reals(a, B)[c];
+            out[c] = pseg_act_ref(v, a->i[ACT]);
         }
     }
 }
@@ -156,15 +156,20 @@ const pseg_op pseg_op_row_layernorm = {
     .n_cases = N_OF(layernorm_cases),
 };
 
-pseg_status pseg_op_layernorm(pseg_stream *s, const pseg_layernorm *l, pseg_err *err)
+pseg_op_args pseg_layernorm_args(const pseg_layernorm *l)
 {
-    pseg_op_args a = {
+    return (pseg_op_args){
         .t = {pseg_tensor_of(l->out), pseg_tensor_of(l->x), pseg_tensor_of(l->w),
               pseg_tensor_of(l->b)},
         .i = {pseg_dim(l->rows), pseg_dim(l->c), pseg_dim(l->x_stride ? l->x_stride : l->c),
               pseg_dim(l->out_stride ? l->out_stride : l->c), l->act},
         .f = {l->eps},
     };
+}
+
+pseg_status pseg_op_layernorm(pseg_stream *s, const pseg_layernorm *l, pseg_err *err)
+{
+    pseg_op_args a = pseg_layernorm_args(l);
 
     return pseg_op_run(s, &pseg_op_row_layernorm, &a, err);
 }
@@ -211,7 +216,7 @@ static void groupnorm_ref(const pseg_op_args *a)
 
     for (int64_t i = 0; i < a->i[G_BATCH] * groups; i++) {
         int64_t c0 = i % groups * cg, base = i / groups * hw * c_all;
-        const float *x = pseg_floats(a, X) + base;
+        const double *x = pseg_reals(a, X) + base;
         double mean = 0, var = 0;
 
         for (int64_t t = 0; t < hw; t++)
@@ -226,8 +231,8 @@ static void groupnorm_ref(const pseg_op_args *a)
             for (int64_t c = c0; c < c0 + cg; c++) {
                 double v = (x[t * c_all + c] - mean) / sqrt(var + a->f[0]);
 
-                v = v * pseg_floats(a, W)[c] + pseg_floats(a, B)[c];
-                pseg_floats(a, OUT)[base + t * c_all + c] = (float)pseg_act_ref(v, a->i[G_ACT]);
+                v = v * pseg_reals(a, W)[c] + pseg_reals(a, B)[c];
+                pseg_reals(a, OUT)[base + t * c_all + c] = pseg_act_ref(v, a->i[G_ACT]);
             }
     }
 }
@@ -305,14 +310,19 @@ const pseg_op pseg_op_row_groupnorm = {
     .n_cases = N_OF(groupnorm_cases),
 };
 
-pseg_status pseg_op_groupnorm(pseg_stream *s, const pseg_groupnorm *g, pseg_err *err)
+pseg_op_args pseg_groupnorm_args(const pseg_groupnorm *g)
 {
-    pseg_op_args a = {
+    return (pseg_op_args){
         .t = {pseg_tensor_of(g->out), pseg_tensor_of(g->x), pseg_tensor_of(g->w),
               pseg_tensor_of(g->b)},
         .i = {pseg_dim(g->b_n), pseg_dim(g->hw), pseg_dim(g->c), pseg_dim(g->groups), g->act},
         .f = {g->eps},
     };
+}
+
+pseg_status pseg_op_groupnorm(pseg_stream *s, const pseg_groupnorm *g, pseg_err *err)
+{
+    pseg_op_args a = pseg_groupnorm_args(g);
 
     return pseg_op_run(s, &pseg_op_row_groupnorm, &a, err);
 }
@@ -345,14 +355,14 @@ static void l2norm_ref(const pseg_op_args *a)
     int64_t n = a->i[1];
 
     for (int64_t r = 0; r < a->i[0]; r++) {
-        const float *x = pseg_floats(a, X) + r * n;
+        const double *x = pseg_reals(a, X) + r * n;
         double sum = 0;
 
         for (int64_t c = 0; c < n; c++)
             sum += (double)x[c] * x[c];
         sum = sqrt(sum);
         for (int64_t c = 0; c < n; c++)
-            pseg_floats(a, OUT)[r * n + c] = (float)(x[c] / (sum < a->f[0] ? a->f[0] : sum));
+            pseg_reals(a, OUT)[r * n + c] = x[c] / (sum < a->f[0] ? a->f[0] : sum);
     }
 }
 

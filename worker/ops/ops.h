@@ -218,6 +218,13 @@ pseg_status pseg_op_maskdot(pseg_stream *s, pseg_view out, pseg_view q, pseg_vie
  * may be BF16. */
 pseg_status pseg_op_im2col3(pseg_stream *s, pseg_view out, pseg_view x, size_t batch, size_t h,
                             size_t w, size_t c, pseg_err *err);
+/* out[B, H*W, N] = 3x3 convolution with padding 1 of x[B, H*W, C], w packed [N, 9*C] as for im2col3
+ * and gemm, without their columns in memory. bias: [N], optional. */
+typedef struct pseg_conv3 {
+    pseg_view out, x, w, bias;
+    size_t batch, h, width, c, n;
+} pseg_conv3;
+pseg_status pseg_op_conv3(pseg_stream *s, const pseg_conv3 *v, pseg_err *err);
 /* x[B, H*W, 4*C] (from the gemm of ConvTranspose2d k2 s2) to out[B, 2H*2W, C]. */
 pseg_status pseg_op_shuffle2(pseg_stream *s, pseg_view out, pseg_view x, size_t batch, size_t h,
                              size_t w, size_t c, pseg_err *err);

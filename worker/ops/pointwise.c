@@ -38,7 +38,7 @@ static size_t act_extent(const pseg_op_args *a, size_t slot)
 static void act_ref(const pseg_op_args *a)
 {
     for (int64_t n = 0; n < a->i[0]; n++)
-        pseg_floats(a, OUT)[n] = (float)pseg_act_ref(pseg_floats(a, X)[n], a->i[1]);
+        pseg_reals(a, OUT)[n] = pseg_act_ref(pseg_reals(a, X)[n], a->i[1]);
 }
 
 static pseg_status act_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
@@ -127,10 +127,10 @@ static void swiglu_ref(const pseg_op_args *a)
     int64_t n = a->i[1];
 
     for (int64_t r = 0; r < a->i[0]; r++) {
-        const float *x = pseg_floats(a, X) + r * 2 * n;
+        const double *x = pseg_reals(a, X) + r * 2 * n;
 
         for (int64_t c = 0; c < n; c++)
-            pseg_floats(a, OUT)[r * n + c] = (float)(pseg_act_ref(x[c], PSEG_ACT_SILU) * x[n + c]);
+            pseg_reals(a, OUT)[r * n + c] = pseg_act_ref(x[c], PSEG_ACT_SILU) * x[n + c];
     }
 }
 
@@ -254,13 +254,13 @@ static void add_ref(const pseg_op_args *a)
     for (int64_t b = 0; b < i[BATCH]; b++)
         for (int64_t n = 0; n < i[N]; n++)
             for (int64_t c = 0; c < i[C]; c++) {
-                double v = pseg_floats(a, X)[b * i[X_BATCH] + n * i[X_ROW] + c];
+                double v = pseg_reals(a, X)[b * i[X_BATCH] + n * i[X_ROW] + c];
 
                 if (pseg_has(a, Y))
-                    v += (double)alpha * pseg_floats(a, Y)[b * i[Y_BATCH] + n * i[Y_ROW] + c];
+                    v += (double)alpha * pseg_reals(a, Y)[b * i[Y_BATCH] + n * i[Y_ROW] + c];
                 else
                     v *= alpha;
-                pseg_floats(a, OUT)[b * i[OUT_BATCH] + n * i[OUT_ROW] + c] = (float)v;
+                pseg_reals(a, OUT)[b * i[OUT_BATCH] + n * i[OUT_ROW] + c] = v;
             }
 }
 
@@ -387,15 +387,20 @@ pseg_status pseg_op_copy(pseg_stream *s, pseg_block out, pseg_block x, size_t ba
     return pseg_op_run(s, &pseg_op_row_copy, &a, err);
 }
 
-pseg_status pseg_op_add(pseg_stream *s, const pseg_add *d, pseg_err *err)
+pseg_op_args pseg_add_args(const pseg_add *d)
 {
-    pseg_op_args a = {
+    return (pseg_op_args){
         .t = {pseg_tensor_of(d->out.v), pseg_tensor_of(d->x.v), pseg_tensor_of(d->y.v)},
         .i = {pseg_dim(d->batch), pseg_dim(d->n), pseg_dim(d->c), pseg_dim(d->out.batch),
               pseg_dim(d->out.row), pseg_dim(d->x.batch), pseg_dim(d->x.row), pseg_dim(d->y.batch),
               pseg_dim(d->y.row)},
         .f = {d->alpha},
     };
+}
+
+pseg_status pseg_op_add(pseg_stream *s, const pseg_add *d, pseg_err *err)
+{
+    pseg_op_args a = pseg_add_args(d);
 
     return pseg_op_run(s, &pseg_op_row_add, &a, err);
 }
@@ -435,13 +440,13 @@ static void maskdot_ref(const pseg_op_args *a)
 
     for (int64_t m = 0; m < i[MD_BATCH] * i[MD_Q]; m++)
         for (int64_t n = 0; n < i[MD_N]; n++) {
-            const float *q = pseg_floats(a, 1) + m * i[MD_C];
-            const float *x = pseg_floats(a, 2) + (m / i[MD_Q] * i[MD_N] + n) * i[MD_C];
+            const double *q = pseg_reals(a, 1) + m * i[MD_C];
+            const double *x = pseg_reals(a, 2) + (m / i[MD_Q] * i[MD_N] + n) * i[MD_C];
             double sum = 0;
 
             for (int64_t c = 0; c < i[MD_C]; c++)
                 sum += (double)q[c] * x[c];
-            pseg_floats(a, OUT)[m * i[MD_N] + n] = (float)sum;
+            pseg_reals(a, OUT)[m * i[MD_N] + n] = sum;
         }
 }
 

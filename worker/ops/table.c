@@ -9,7 +9,7 @@ const pseg_op *const pseg_ops[] = {
     &pseg_op_row_patches,  &pseg_op_row_tokens,    &pseg_op_row_gather,
     &pseg_op_row_copy,     &pseg_op_row_add,       &pseg_op_row_act,
     &pseg_op_row_swiglu,   &pseg_op_row_maskdot,   &pseg_op_row_im2col3,
-    &pseg_op_row_shuffle2, &pseg_op_row_transpose,
+    &pseg_op_row_shuffle2, &pseg_op_row_transpose, &pseg_op_row_conv3,
 };
 const size_t pseg_n_ops = N_OF(pseg_ops);
 

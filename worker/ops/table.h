@@ -19,7 +19,7 @@ typedef struct pseg_tensor {
     pseg_mem *mem;
     void *host;
     size_t off;      /* elements */
-    pseg_dtype type; /* of mem's elements; host has float32 (weights: in mem's layout) or int32 */
+    pseg_dtype type; /* of mem's elements; host has float64 (weights: in mem's layout) or int32 */
 } pseg_tensor;
 
 typedef struct pseg_op_args {
@@ -27,6 +27,13 @@ typedef struct pseg_op_args {
     int64_t i[PSEG_OP_MAX_INTS];
     double f[PSEG_OP_MAX_REALS];
 } pseg_op_args;
+
+/* What goes with the arguments of a forward call to make a backward one. */
+typedef struct pseg_op_grads {
+    pseg_tensor t[PSEG_OP_MAX_SLOTS]; /* 0: of the output, given; n: of slot n, wanted if there */
+    pseg_tensor turned;               /* weights the other way round; optional */
+    uint32_t add;                     /* bit n: slot n's is added to what is there */
+} pseg_op_grads;
 
 typedef struct pseg_op_slot {
     const char *name;
@@ -53,6 +60,27 @@ typedef struct pseg_op_case {
     uint32_t bf16x2; /* bit n: slot n is BF16X2 */
 } pseg_op_case;
 
+/* The gradient of an operation. A slot's gradient lies as the slot does: same extent. */
+typedef struct pseg_op_backward {
+    uint32_t slots; /* bit n: slot n has a gradient */
+    /* Bits of the forward call's slots that are read for those gradients that are wanted. */
+    uint32_t (*reads)(const pseg_op_args *, const pseg_op_grads *);
+    /* What else must hold; NULL: nothing. */
+    pseg_status (*check)(const pseg_op_args *, const pseg_op_grads *, pseg_err *);
+    /* May the gradient of `slot`, overwritten, be in the memory of the output's? NULL: none may. */
+    bool (*may_alias)(const pseg_op_args *, size_t slot);
+    /* Do two slots lie in turns in one buffer, so that their extents overlap and they do not? NULL:
+     * none do. dist: elements from the first's offset to the second's. */
+    bool (*is_apart)(const pseg_op_args *, size_t a, size_t b, size_t dist);
+    size_t (*turned_elems)(const pseg_op_args *);             /* of `turned`; NULL: there is none */
+    void (*ref)(const pseg_op_args *, const pseg_op_grads *); /* plain loops, in double */
+    pseg_status (*launch)(pseg_stream *, const pseg_op_args *, const pseg_op_grads *, pseg_err *);
+    double (*flops)(const pseg_op_args *, const pseg_op_grads *);
+    double (*bytes)(const pseg_op_args *, const pseg_op_grads *);
+    pseg_op_tol tol;
+    const char *tol_why;
+} pseg_op_backward;
+
 typedef struct pseg_op {
     const char *name; /* also of the kernel, in tests and in profiles */
     const pseg_op_slot *slots;
@@ -65,9 +93,9 @@ typedef struct pseg_op {
     size_t (*extent)(const pseg_op_args *, size_t slot);
     /* May input `slot` be the output? NULL: none may. */
     bool (*may_alias)(const pseg_op_args *, size_t slot);
-    void (*ref)(const pseg_op_args *); /* plain loops, double accumulation */
+    void (*ref)(const pseg_op_args *); /* plain loops, in double */
     pseg_status (*launch)(pseg_stream *, const pseg_op_args *, pseg_err *);
-    pseg_status (*launch_backward)(pseg_stream *, const pseg_op_args *, pseg_err *); /* or NULL */
+    const pseg_op_backward *backward; /* NULL: not trainable */
     double (*flops)(const pseg_op_args *), (*bytes)(const pseg_op_args *);
     /* Range of a case's integers in an I32 slot, both ends inclusive; NULL: there are none. */
     void (*int_range)(const pseg_op_args *, size_t slot, int32_t *lo, int32_t *hi);
@@ -86,6 +114,13 @@ const pseg_op *pseg_op_find(const char *name); /* NULL: no such operation */
 pseg_status pseg_op_check(const pseg_op *op, const pseg_op_args *a, pseg_err *err);
 /* Check and launch. */
 pseg_status pseg_op_run(pseg_stream *s, const pseg_op *op, const pseg_op_args *a, pseg_err *err);
+
+/* The same for the gradient: those wanted are there, large enough, and alias nothing they may not.
+ * PSEG_R_UNSUPPORTED: the operation, or a type, has none. */
+pseg_status pseg_op_check_backward(const pseg_op *op, const pseg_op_args *a, const pseg_op_grads *g,
+                                   pseg_err *err);
+pseg_status pseg_op_run_backward(pseg_stream *s, const pseg_op *op, const pseg_op_args *a,
+                                 const pseg_op_grads *g, pseg_err *err);
 
 /* What a case's output may be off by: op->tol, and where the output is BF16 its rounding and that
  * of a probability (2^-9 each), and of the cheaper GELU; where weights are BF16X2 what rounding

@@ -64,17 +64,17 @@ static void tokens_ref(const pseg_op_args *a)
     for (int64_t b = 0; b < a->i[T_BATCH]; b++)
         for (int64_t t = 0; t < rows; t++) {
             int64_t patch = t - n_cls - a->i[T_R]; /* negative: cls or a register */
-            const float *from = patch >= 0  ? pseg_floats(a, T_PATCH) + (b * a->i[T_N] + patch) * c
-                                : t < n_cls ? pseg_floats(a, T_CLS)
-                                            : pseg_floats(a, T_REGS) + (t - n_cls) * c;
+            const double *from = patch >= 0  ? pseg_reals(a, T_PATCH) + (b * a->i[T_N] + patch) * c
+                                 : t < n_cls ? pseg_reals(a, T_CLS)
+                                             : pseg_reals(a, T_REGS) + (t - n_cls) * c;
             bool has_pos = pseg_has(a, T_POS) && (patch >= 0 || t < n_cls);
 
             for (int64_t k = 0; k < c; k++) {
-                float v = from[k];
+                double v = from[k];
 
                 if (has_pos)
-                    v += pseg_floats(a, T_POS)[(patch >= 0 ? patch + n_cls : 0) * c + k];
-                pseg_floats(a, OUT)[(b * rows + t) * c + k] = v;
+                    v += pseg_reals(a, T_POS)[(patch >= 0 ? patch + n_cls : 0) * c + k];
+                pseg_reals(a, OUT)[(b * rows + t) * c + k] = v;
             }
         }
 }
@@ -131,13 +131,18 @@ const pseg_op pseg_op_row_tokens = {
     .n_cases = N_OF(tokens_cases),
 };
 
-pseg_status pseg_op_tokens(pseg_stream *s, const pseg_tokens *t, pseg_err *err)
+pseg_op_args pseg_tokens_args(const pseg_tokens *t)
 {
-    pseg_op_args a = {
+    return (pseg_op_args){
         .t = {pseg_tensor_of(t->out), pseg_tensor_of(t->patch), pseg_tensor_of(t->cls),
               pseg_tensor_of(t->n_regs ? t->regs : PSEG_NO_VIEW), pseg_tensor_of(t->pos)},
         .i = {pseg_dim(t->batch), pseg_dim(t->n_patches), pseg_dim(t->c), pseg_dim(t->n_regs)},
     };
+}
+
+pseg_status pseg_op_tokens(pseg_stream *s, const pseg_tokens *t, pseg_err *err)
+{
+    pseg_op_args a = pseg_tokens_args(t);
 
     return pseg_op_run(s, &pseg_op_row_tokens, &a, err);
 }
@@ -189,11 +194,11 @@ static void gather_ref(const pseg_op_args *a)
         bool is_in = at >= 0 && at < a->i[G_N_X];
 
         for (int64_t c = 0; c < n; c++) {
-            float v = is_in ? pseg_floats(a, G_X)[at * a->i[G_STRIDE] + c] : 0.0f;
+            double v = is_in ? pseg_reals(a, G_X)[at * a->i[G_STRIDE] + c] : 0.0;
 
             if (is_in && pseg_has(a, G_POS))
-                v += pseg_floats(a, G_POS)[r % a->i[G_N_POS] * n + c];
-            pseg_floats(a, OUT)[r * n + c] = v;
+                v += pseg_reals(a, G_POS)[r % a->i[G_N_POS] * n + c];
+            pseg_reals(a, OUT)[r * n + c] = v;
         }
     }
 }
@@ -255,14 +260,19 @@ const pseg_op pseg_op_row_gather = {
     .n_cases = N_OF(gather_cases),
 };
 
-pseg_status pseg_op_gather(pseg_stream *s, const pseg_gather *g, pseg_err *err)
+pseg_op_args pseg_gather_args(const pseg_gather *g)
 {
-    pseg_op_args a = {
+    return (pseg_op_args){
         .t = {pseg_tensor_of(g->out), pseg_tensor_of(g->x), pseg_tensor_of(g->idx),
               pseg_tensor_of(g->n_pos ? g->pos : PSEG_NO_VIEW)},
         .i = {pseg_dim(g->rows), pseg_dim(g->c), pseg_dim(g->n_x),
               pseg_dim(g->x_stride ? g->x_stride : g->c), pseg_dim(g->n_pos)},
     };
+}
+
+pseg_status pseg_op_gather(pseg_stream *s, const pseg_gather *g, pseg_err *err)
+{
+    pseg_op_args a = pseg_gather_args(g);
 
     return pseg_op_run(s, &pseg_op_row_gather, &a, err);
 }

@@ -64,16 +64,16 @@ static void ref_query(const pseg_op_args *a, int64_t r, int64_t h)
 {
     const int64_t *i = a->i;
     int64_t d = i[D], first = pseg_has(a, FROM) ? pseg_ints(a, FROM)[r] : r;
-    const float *q = pseg_floats(a, Q) + r * i[Q_ROW] + h * d;
-    float *out = pseg_floats(a, OUT) + r * i[OUT_ROW] + h * d;
+    const double *q = pseg_reals(a, Q) + r * i[Q_ROW] + h * d;
+    double *out = pseg_reals(a, OUT) + r * i[OUT_ROW] + h * d;
     double top = -INFINITY, sum = 0, acc[MAX_D] = {0};
 
     if (first >= i[N_K])
         first = -1;
     for (int pass = 0; pass < 2; pass++)
         for (int64_t at = first; at >= 0; at = before(a, at)) {
-            const float *k = pseg_floats(a, K) + at * i[K_ROW] + h * d;
-            const float *v = pseg_floats(a, V) + at * i[V_ROW] + h * d;
+            const double *k = pseg_reals(a, K) + at * i[K_ROW] + h * d;
+            const double *v = pseg_reals(a, V) + at * i[V_ROW] + h * d;
             double s = 0;
 
             for (int64_t c = 0; c < d; c++)
@@ -90,7 +90,7 @@ static void ref_query(const pseg_op_args *a, int64_t r, int64_t h)
                 acc[c] += e * v[c];
         }
     for (int64_t c = 0; c < d; c++)
-        out[c] = first >= 0 ? (float)(acc[c] / sum) : 0.0f;
+        out[c] = first >= 0 ? acc[c] / sum : 0.0;
 }
 
 static void ref(const pseg_op_args *a)

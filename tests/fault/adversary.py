@@ -1,0 +1,239 @@
+"""Breaks things by a seed: what, whom, when and for how long is one random sequence, so a run can be made again
+(the processes' own timing cannot). It always leaves one worker of each model that can work, for a service without
+any recovers nothing."""
+import heapq
+import os
+import pathlib
+import random
+import threading
+import time
+
+import cluster as c
+from cluster import lib
+
+# kind: how often, among the others
+WEIGHTS = {"worker_kill": 30, "worker_freeze": 20, "worker_term": 8, "scheduler_kill": 12, "scheduler_freeze": 6,
+           "scheduler_term": 4, "redis_kill": 6, "redis_freeze": 6, "redis_full": 4, "disk_full": 2, "net_cut": 6,
+           "net_hold": 4, "net_slow": 4, "functions_flush": 2, "clients_kill": 4}
+
+
+class Adversary(threading.Thread):
+    """n_faults faults, one every `pause_s` on the average."""
+
+    def __init__(self, cluster, seed, n_faults, pause_s, weights=None):
+        super().__init__(daemon=True)
+        self.cluster, self.rng, self.n_faults, self.pause_s = cluster, random.Random(seed), n_faults, pause_s
+        self.weights = dict(weights or WEIGHTS)
+        self.heals, self.count, self.broken, self.fault = [], 0, set(), None
+        self.stopping, self.over_all, self.release = threading.Event(), threading.Event(), threading.Event()
+
+    # ---- healing ----
+
+    def later(self, seconds, heal):
+        self.count += 1
+        heapq.heappush(self.heals, (time.monotonic() + seconds, self.count, heal))
+
+    def heal(self, now):
+        while self.heals and self.heals[0][0] <= now:
+            heapq.heappop(self.heals)[2]()
+
+    # ---- faults ----
+
+    def tell(self, what, kind, target, **more):
+        self.cluster.history.write(what, kind=kind, target=target, **more)
+
+    def may_lose(self, worker):
+        return any(w is not worker and w.model == worker.model and not w.line and self.is_well(w)
+                   for w in self.cluster.workers)
+
+    @staticmethod
+    def is_well(member):
+        return member.is_up() and not member.frozen
+
+    def targets(self, kind):
+        members = self.cluster.workers if kind == "worker" else self.cluster.schedulers
+        well = [m for m in members if self.is_well(m)]
+        return [m for m in well if self.may_lose(m)] if kind == "worker" else well if len(well) > 1 else []
+
+    def draw_member(self, kind):
+        found = self.targets(kind)
+        return self.rng.choice(found) if found else None
+
+    def start_again(self, kind, member):
+        def heal():
+            if not member.is_up():
+                member.start(wait=False)
+            member.frozen = False
+            self.tell("healed", kind, member.name)
+        return heal
+
+    def member_kill(self, kind, what):
+        m = self.draw_member(what)
+        if not m:
+            return False
+        m.frozen = True
+        m.signal(c.SIGNALS["freeze"])
+        held = self.cluster.held_by(m) if what == "worker" else None
+        m.signal(c.SIGNALS["kill"])
+        self.tell("fault", kind, m.name, held=held or [])
+        m.process.child.wait()
+        self.later(self.rng.uniform(0, 3), self.start_again(kind, m))
+        return True
+
+    def member_freeze(self, kind, what):
+        m = self.draw_member(what)
+        if not m:
+            return False
+        m.frozen = True
+        m.signal(c.SIGNALS["freeze"])
+        held = self.cluster.held_by(m) if what == "worker" else None
+        self.tell("fault", kind, m.name, held=held or [])
+
+        def heal():
+            m.signal(c.SIGNALS["thaw"])
+            m.frozen = False
+            self.tell("healed", kind, m.name)
+        self.later(self.rng.uniform(0.1, 1.8) * self.cluster.lease_ms / 1000, heal)
+        return True
+
+    def member_term(self, kind, what):
+        m = self.draw_member(what)
+        if not m:
+            return False
+        m.frozen = True
+        self.tell("fault", kind, m.name)
+        m.signal(c.SIGNALS["term"])
+        begin, process = time.monotonic(), m.process
+
+        def heal():
+            status = process.child.poll()
+            if status is None and time.monotonic() - begin < 40:
+                self.later(0.1, heal)
+                return
+            self.cluster.history.write("exit", target=m.name, status=status, wanted=True)
+            if status is None:
+                process.kill()
+            self.start_again(kind, m)()
+        self.later(0.1, heal)
+        return True
+
+    def once(self, what):
+        """One fault of Redis, and one of the line, at a time."""
+        if what in self.broken:
+            return False
+        self.broken.add(what)
+        return True
+
+    def over(self, kind, what, action):
+        def heal():
+            action()
+            self.broken.discard(what)
+            self.tell("healed", kind, what)
+        return heal
+
+    def redis_kill(self, kind):
+        if not self.once("redis"):
+            return False
+        self.tell("fault", kind, "redis")
+        self.cluster.redis.kill()
+        self.later(self.rng.uniform(0, 2), self.over(kind, "redis", self.cluster.start_redis))
+        return True
+
+    def redis_freeze(self, kind):
+        if not self.once("redis"):
+            return False
+        self.tell("fault", kind, "redis")
+        self.cluster.redis.signal(c.SIGNALS["freeze"])
+        self.later(self.rng.uniform(0.1, 4),
+                   self.over(kind, "redis", lambda: self.cluster.redis.signal(c.SIGNALS["thaw"])))
+        return True
+
+    def redis_full(self, kind):
+        if not self.once("redis"):
+            return False
+        self.tell("fault", kind, "redis")
+        self.cluster.ask("CONFIG", "SET", "maxmemory", "1mb")
+
+        def empty():
+            lib.until("memory", lambda: self.cluster.ask("CONFIG", "SET", "maxmemory", "0") == "OK", 10)
+        self.later(self.rng.uniform(0.5, 3), self.over(kind, "redis", empty))
+        return True
+
+    def disk_full(self, kind):
+        """Redis' log may grow by a few bytes more, which tears a write in two; with fsync at every write Redis
+        ends then rather than promise what it cannot keep. It is started on what is there."""
+        logs = sorted(pathlib.Path(self.cluster.folder, "appendonlydir").glob("*.incr.aof"), key=os.path.getmtime)
+        if not logs or not c.has("prlimit") or not self.once("redis"):
+            return False
+        self.tell("fault", kind, "redis")
+        process = self.cluster.redis
+        c.set_limit(process.child.pid, logs[-1].stat().st_size + self.rng.randrange(1, 20000))
+
+        def again():
+            process.kill()
+            self.cluster.start_redis()
+        self.later(self.rng.uniform(0.5, 2), self.over(kind, "redis", again))
+        return True
+
+    def functions_flush(self, kind):
+        if "redis" in self.broken:
+            return False
+        self.tell("fault", kind, "redis")
+        self.cluster.ask("FUNCTION", "FLUSH")
+        return True
+
+    def clients_kill(self, kind):
+        if "redis" in self.broken:
+            return False
+        self.tell("fault", kind, "redis")
+        self.cluster.ask("CLIENT", "KILL", "TYPE", "normal")
+        return True
+
+    def net(self, kind):
+        if not self.once("line"):
+            return False
+        self.tell("fault", kind, "line")
+        line = self.cluster.line
+        {"net_cut": line.cut, "net_hold": line.hold,
+         "net_slow": lambda: line.slow(self.rng.uniform(0.005, 0.2))}[kind]()
+        self.later(self.rng.uniform(0.1, 4), self.over(kind, "line", line.through))
+        return True
+
+    def clock(self, kind):
+        """Redis' clock jumps, for good."""
+        self.tell("fault", kind, "redis")
+        self.cluster.jump(self.rng.uniform(-90, 90))
+        self.later(0.5, lambda: self.tell("healed", kind, "redis"))
+        return True
+
+    def strike(self):
+        kind = self.rng.choices(list(self.weights), list(self.weights.values()))[0]
+        what, _, how = kind.partition("_")
+        if what in ("worker", "scheduler"):
+            return getattr(self, f"member_{how}")(kind, what)
+        if what == "net":
+            return self.net(kind)
+        return getattr(self, kind)(kind)
+
+    # ---- the thread ----
+
+    def run(self):
+        try:
+            done, at = 0, time.monotonic()
+            while done < self.n_faults and not self.stopping.is_set():
+                at += self.rng.expovariate(1 / self.pause_s)
+                while time.monotonic() < at and not self.stopping.is_set():
+                    next_heal = self.heals[0][0] if self.heals else at
+                    self.stopping.wait(max(0.001, min(at, next_heal) - time.monotonic()))
+                    self.heal(time.monotonic())
+                for _ in range(20):
+                    if self.strike():
+                        done += 1
+                        break
+            while self.heals:
+                time.sleep(max(0, min(0.1, self.heals[0][0] - time.monotonic())))
+                self.heal(time.monotonic())
+        except BaseException as e:  # noqa: BLE001  (told by the main thread)
+            self.fault = e
+        self.over_all.set()
+        self.release.wait()  # the processes that a thread has started die with it (setpriv --pdeathsig)

@@ -1,0 +1,246 @@
+#!/usr/bin/env python3
+"""Reads the history of a fault run and says which promises it breaks. Knows nothing of the processes that
+made it.
+
+    checker.py HISTORY [REPORT.json]     exit status 0: every promise was kept
+
+What it asserts, by the names that a violation carries:
+
+    lost           an acknowledged job has reached a terminal state, in the stream and in the final reading
+    ended_twice    no job has more than one terminal event: so no result is published twice
+    disagrees      the final reading tells the state that the stream told
+    order          of two jobs of one tenant, model and priority, of which one was acknowledged before the other was
+                   asked for, the first is begun first
+    late           a job whose worker was killed or frozen is taken from it, and begun elsewhere, within
+                   lease + scan + slack; time in which Redis was away does not count
+    expired_late   a job with a deadline that ends as EXPIRED does so within 1 s + slack of it
+    failed         no job ends as FAILED that was not made to
+    drain          a process that is asked to stop exits with 0
+    attempt_burnt  a job that ended well after only a drain has one attempt
+    left           no key is left in Redis
+    void           the history is whole: it has begun, ended, and the stream was read without a gap
+"""
+import bisect
+import collections
+import json
+import sys
+
+import history
+
+TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"}
+BROKER = {"redis_kill", "redis_freeze", "redis_full", "disk_full", "failover", "net_cut", "net_hold", "clock"}
+SETTLE_S = 3.0  # after Redis is back: a time-out of 2 s, and a second until it is dialled again
+
+
+class Report:
+    def __init__(self):
+        self.violations = []
+        self.counts = collections.Counter()
+        self.faults = collections.Counter()
+        self.states = collections.Counter()
+        self.recovery = []
+        self.expiry = []
+        self.publications_twice = self.lost = 0
+        self.seconds = 0
+
+    def broken(self, promise, text):
+        self.violations.append((promise, text))
+
+    def as_dict(self):
+        return {"jobs": self.counts["ack"], "submitted": self.counts["submit"], "refused": self.counts["refused"],
+                "seconds": round(self.seconds, 1), "states": dict(self.states), "faults": dict(self.faults),
+                "faults_total": sum(self.faults.values()), "lost": self.lost,
+                "published_twice": self.publications_twice, "recovery_s": quantiles(self.recovery),
+                "expiry_delay_s": quantiles(self.expiry),
+                "violations": [{"promise": p, "what": w} for p, w in self.violations]}
+
+    def as_text(self):
+        d = self.as_dict()
+        lines = [f"jobs {d['jobs']}  faults {d['faults_total']}  in {d['seconds']} s",
+                 f"lost {d['lost']}  published twice {d['published_twice']}",
+                 "ended " + "  ".join(f"{k} {v}" for k, v in sorted(d["states"].items())),
+                 "faults " + "  ".join(f"{k} {v}" for k, v in sorted(d["faults"].items())),
+                 "recovery of a killed or frozen worker's jobs, s: " + line_of(d["recovery_s"]),
+                 "expiry after the deadline, s: " + line_of(d["expiry_delay_s"])]
+        kinds = collections.Counter(p for p, _ in self.violations)
+        lines += [f"BROKEN {p}: {w}" for p, w in self.violations[:40]]
+        lines.append("promises kept" if not self.violations else
+                     "promises broken: " + ", ".join(f"{k} {v}" for k, v in kinds.items()))
+        return "\n".join(lines)
+
+
+def quantiles(values):
+    v = sorted(values)
+    if not v:
+        return {"n": 0}
+    return {"n": len(v), "p50": round(v[len(v) // 2], 3), "p99": round(v[min(len(v) - 1, len(v) * 99 // 100)], 3),
+            "max": round(v[-1], 3)}
+
+
+def line_of(q):
+    return "  ".join(f"{k} {v}" for k, v in q.items())
+
+
+class Away:
+    """The times in which the way to Redis was broken, as one sorted list of spans."""
+
+    def __init__(self, records, end):
+        spans, since, depth = [], 0, 0
+        for r in records:
+            if r.get("kind") not in BROKER:
+                continue
+            if r["e"] == "fault":
+                since = since if depth else r["t"]
+                depth += 1
+            elif r["e"] == "healed":
+                depth -= 1
+                if depth == 0:
+                    spans.append((since, r["t"] + SETTLE_S))
+        if depth:
+            spans.append((since, end))
+        self.spans = []
+        for a, b in spans:
+            if self.spans and a <= self.spans[-1][1]:
+                self.spans[-1] = (self.spans[-1][0], max(b, self.spans[-1][1]))
+            else:
+                self.spans.append((a, b))
+
+    def within(self, a, b):
+        return sum(max(0, min(b, y) - max(a, x)) for x, y in self.spans)
+
+
+def check_ends(report, acked, changes, finals):
+    for rid, a in acked.items():
+        job = a["job"]
+        ends = [c for c in changes.get(job, ()) if c["state"] in TERMINAL]
+        final = finals.get(job)
+        if len(ends) > 1:
+            report.broken("ended_twice", f"{job} ({rid}): {[c['state'] for c in ends]}")
+            report.publications_twice += sum(c["state"] == "SUCCEEDED" for c in ends) > 1
+        if not ends or final is None or final["state"] not in TERMINAL:
+            report.lost += 1
+            report.broken("lost", f"{job} ({rid}): stream {[c['state'] for c in changes.get(job, ())][-3:]}, "
+                                  f"final {final and final['state']}")
+        elif final["state"] != ends[0]["state"]:
+            report.broken("disagrees", f"{job} ({rid}): stream {ends[0]['state']}, final {final['state']}")
+        if final:
+            report.states[final["state"]] += 1
+    # Terminal events of jobs whose submission was never acknowledged count, too.
+    known = {a["job"] for a in acked.values()}
+    for job, list_ in changes.items():
+        if job not in known and sum(c["state"] in TERMINAL for c in list_) > 1:
+            report.broken("ended_twice", f"{job}: {[c['state'] for c in list_]}")
+
+
+def check_failures(report, acked, submits, finals):
+    for rid, a in acked.items():
+        final = finals.get(a["job"])
+        if final and final["state"] == "FAILED" and not submits[rid].get("bad"):
+            report.broken("failed", f"{a['job']} ({rid}): {final.get('reason')}: {final.get('message')}")
+
+
+def check_order(report, acked, submits, changes):
+    """Per tenant and model, with the jobs by the time of their acknowledgement: whatever was acknowledged before
+    a job was asked for must have been begun before it."""
+    lines = collections.defaultdict(list)
+    for rid, a in acked.items():
+        s = submits[rid]
+        begun = next((c["n"] for c in changes.get(a["job"], ()) if c["state"] == "RUNNING"), None)
+        if begun is not None:
+            lines[s["tenant"], s["model"], s.get("priority", 0)].append((a["t"], s["t"], begun, a["job"]))
+    for jobs in lines.values():
+        by_ack = sorted(jobs)
+        latest, highest = [], -1  # the highest place begun among those acknowledged up to here
+        for _, _, begun, job in by_ack:
+            highest = max(highest, begun)
+            latest.append(highest)
+        times = [j[0] for j in by_ack]
+        for _, asked, begun, job in jobs:
+            before = bisect.bisect_left(times, asked)
+            if before and latest[before - 1] > begun:
+                report.broken("order", f"{job} overtook a job that was acknowledged before {asked:.3f} s")
+
+
+def check_recovery(report, records, changes, away, bound):
+    for r in records:
+        if r["e"] != "fault" or not r.get("held"):
+            continue
+        for job in r["held"]:
+            later = [c for c in changes.get(job, ()) if c["t"] > r["t"]]
+            begun = next((c for c in later if c["state"] != "QUEUED"), None)
+            if begun is None:
+                continue  # check_ends tells
+            if begun["state"] == "SUCCEEDED":
+                continue  # by the same lease: its publication was under way, or the frozen one woke up in time
+            took = begun["t"] - r["t"]
+            report.recovery.append(took)
+            if took - away.within(r["t"], begun["t"]) > bound:
+                report.broken("late", f"{job}: {took:.2f} s after {r['kind']} of {r['target']}, the bound is {bound} s")
+
+
+def check_deadlines(report, acked, submits, changes, away, slack):
+    for rid, a in acked.items():
+        deadline = submits[rid].get("deadline")
+        end = next((c for c in changes.get(a["job"], ()) if c["state"] in TERMINAL), None)
+        if deadline is None or end is None or end["state"] != "EXPIRED":
+            continue
+        late = end["t"] - deadline
+        report.expiry.append(late)
+        if late - away.within(deadline, end["t"]) > 1.0 + slack:
+            report.broken("expired_late", f"{a['job']}: {late:.2f} s after its deadline")
+
+
+def check(records):
+    report = Report()
+    by = collections.defaultdict(list)
+    for n, r in enumerate(records):
+        r["n"] = n
+        by[r["e"]].append(r)
+    if len(by["begin"]) != 1 or len(by["end"]) != 1 or records[0]["e"] != "begin" or records[-1]["e"] != "end":
+        report.broken("void", "the history does not run from begin to end")
+        return report
+    begin, report.seconds = records[0], records[-1]["t"]
+    submits = {r["rid"]: r for r in reversed(by["submit"])}
+    acked = {r["rid"]: r for r in reversed(by["ack"])}
+    finals = {r["job"]: r for r in by["final"]}
+    changes = collections.defaultdict(list)
+    for r in by["change"]:
+        changes[r["job"]].append(r)
+    away = Away(records, report.seconds)
+    for what in ("submit", "refused"):
+        report.counts[what] = len({r["rid"] for r in by[what]})
+    report.counts["ack"] = len(acked)
+    report.faults.update(r["kind"] for r in by["fault"])
+    for r in by["gap"]:
+        report.broken("void", f"{r.get('entries')} entries of the event stream were not read")
+    entries = [c["entry"] for c in by["change"]]
+    if entries != sorted(entries, key=lambda e: [int(x) for x in e.split("-")]):
+        report.broken("void", "the event stream went backwards")
+    check_ends(report, acked, changes, finals)
+    check_failures(report, acked, submits, finals)
+    check_order(report, acked, submits, changes)
+    check_recovery(report, records, changes, away, begin["lease_s"] + begin["scan_s"] + begin["slack_s"])
+    check_deadlines(report, acked, submits, changes, away, begin["slack_s"])
+    for r in by["exit"]:
+        if r["wanted"] and r["status"] != 0:
+            report.broken("drain", f"{r['target']} ended with {r['status']}")
+    if begin.get("only_drains"):
+        for job, f in finals.items():
+            if f["state"] == "SUCCEEDED" and f["attempts"] != 1:
+                report.broken("attempt_burnt", f"{job} has {f['attempts']} attempts")
+    for r in by["left"]:
+        report.broken("left", r["key"])
+    return report
+
+
+def main():
+    report = check(history.read(sys.argv[1]))
+    print(report.as_text())
+    if len(sys.argv) > 2:
+        with open(sys.argv[2], "w", encoding="utf-8") as f:
+            json.dump(report.as_dict(), f, indent=1)
+    sys.exit(1 if report.violations else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""The checker against histories made by hand: a good one passes, and each one that is doctored fails by the
+promise that it breaks and by no other. A checker that cannot fail proves nothing."""
+import copy
+import unittest
+
+import checker
+
+BOUND = {"lease_s": 10, "scan_s": 2, "slack_s": 3}
+
+
+def good():
+    """Two jobs of one tenant and one of another; the worker of the first is killed."""
+    r = [{"e": "begin", "t": 0, "seed": 1, **BOUND}]
+
+    def add(e, t, **kw):
+        r.append({"e": e, "t": t, **kw})
+
+    def change(t, job, state, n):
+        add("change", t, job=job, state=state, entry=f"1-{n}")
+    for rid, tenant, t in (("a", "x", 1), ("b", "x", 2), ("c", "y", 2.5)):
+        add("submit", t, rid=rid, tenant=tenant, model="m")
+        add("ack", t + 0.1, rid=rid, job=rid.upper())
+    change(3, "A", "RUNNING", 1)
+    change(3, "B", "RUNNING", 2)
+    add("fault", 4, kind="worker_kill", target="w1", held=["A"])
+    change(5, "B", "SUCCEEDED", 3)
+    change(5.5, "C", "RUNNING", 4)
+    change(5.6, "C", "SUCCEEDED", 5)
+    add("healed", 6, kind="worker_kill", target="w1")
+    change(15, "A", "QUEUED", 6)
+    change(15.5, "A", "RUNNING", 7)
+    change(16, "A", "SUCCEEDED", 8)
+    add("exit", 20, target="w2", status=0, wanted=True)
+    for job, tenant, attempts in (("A", "x", 2), ("B", "x", 1), ("C", "y", 1)):
+        add("final", 21, job=job, state="SUCCEEDED", attempts=attempts, tenant=tenant)
+    add("end", 22)
+    return r
+
+
+class Doctored(unittest.TestCase):
+    def breaks(self, records, *promises):
+        found = checker.check(copy.deepcopy(records))
+        self.assertEqual(sorted({p for p, _ in found.violations}), sorted(promises), found.as_text())
+        return found
+
+    def index(self, records, **kw):
+        return next(i for i, r in enumerate(records) if all(r.get(k) == v for k, v in kw.items()))
+
+    def test_a_good_one(self):
+        report = self.breaks(good())
+        self.assertEqual(report.as_dict()["recovery_s"], {"n": 1, "p50": 11.5, "p99": 11.5, "max": 11.5})
+        self.assertIn("promises kept", report.as_text())
+
+    def test_a_job_without_an_end(self):
+        r = good()
+        del r[self.index(r, job="C", state="SUCCEEDED", e="change")]
+        r[self.index(r, job="C", e="final")]["state"] = "QUEUED"
+        self.assertEqual(self.breaks(r, "lost").lost, 1)
+
+    def test_a_job_that_nobody_knows_any_more(self):
+        r = good()
+        del r[self.index(r, job="B", e="final")]
+        self.assertEqual(self.breaks(r, "lost").lost, 1)
+
+    def test_an_end_that_no_event_told(self):
+        r = good()
+        del r[self.index(r, job="C", state="SUCCEEDED", e="change")]
+        self.breaks(r, "lost")
+
+    def test_a_result_published_twice(self):
+        r = good()
+        at = self.index(r, job="B", state="SUCCEEDED", e="change")
+        r.insert(at + 1, {**r[at], "entry": "1-3"})
+        self.assertEqual(self.breaks(r, "ended_twice").publications_twice, 1)
+
+    def test_two_different_ends(self):
+        r = good()
+        at = self.index(r, job="B", state="SUCCEEDED", e="change")
+        r.insert(at + 1, {**r[at], "state": "CANCELLED", "entry": "1-3"})
+        self.breaks(r, "ended_twice")
+
+    def test_two_ends_of_a_job_without_an_answer(self):
+        r = good()
+        at = self.index(r, e="end")
+        for n in (8, 9):
+            r.insert(at, {"e": "change", "t": 21, "job": "Z", "state": "SUCCEEDED", "entry": "1-9"})
+        self.breaks(r, "ended_twice")
+
+    def test_a_reading_that_disagrees(self):
+        r = good()
+        r[self.index(r, job="B", e="final")]["state"] = "CANCELLED"
+        self.breaks(r, "disagrees")
+
+    def test_an_overtaking(self):
+        r = good()
+        i, j = self.index(r, job="A", state="RUNNING"), self.index(r, job="B", state="RUNNING")
+        r[i]["job"], r[j]["job"] = "B", "A"
+        self.breaks(r, "order")
+
+    def test_priorities_are_lines_of_their_own(self):
+        r = good()
+        i, j = self.index(r, job="A", state="RUNNING"), self.index(r, job="B", state="RUNNING")
+        r[i]["job"], r[j]["job"] = "B", "A"
+        r[self.index(r, rid="B".lower(), e="submit")]["priority"] = 1
+        self.breaks(r)
+
+    def test_jobs_asked_for_at_once_have_no_order(self):
+        r = good()
+        i, j = self.index(r, job="A", state="RUNNING"), self.index(r, job="B", state="RUNNING")
+        r[i]["job"], r[j]["job"] = "B", "A"
+        r[self.index(r, rid="b", e="submit")]["t"] = 1.05
+        self.breaks(r)
+
+    def late(self, record=None):
+        r = good()
+        for state, t in (("QUEUED", 20), ("RUNNING", 20.1), ("SUCCEEDED", 20.2)):
+            r[max(i for i, x in enumerate(r) if x.get("job") == "A" and x.get("state") == state
+                  and x["e"] == "change")]["t"] = t
+        if record:
+            for one in record:
+                r.insert(len(r) - 1, one)
+        return r
+
+    def test_a_late_recovery(self):
+        self.breaks(self.late(), "late")
+
+    def test_a_recovery_that_redis_held_up(self):
+        self.breaks(self.late([{"e": "fault", "t": 8, "kind": "redis_kill", "target": "redis"},
+                               {"e": "healed", "t": 9, "kind": "redis_kill", "target": "redis"}]))
+
+    def test_a_scheduler_holds_nothing_up(self):
+        self.breaks(self.late([{"e": "fault", "t": 8, "kind": "scheduler_kill", "target": "s"},
+                               {"e": "healed", "t": 12, "kind": "scheduler_kill", "target": "s"}]), "late")
+
+    def test_a_late_expiry(self):
+        r = good()
+        r[self.index(r, rid="c", e="submit")]["deadline"] = 3
+        for i in (self.index(r, job="C", state="SUCCEEDED", e="change"), self.index(r, job="C", e="final")):
+            r[i]["state"] = "EXPIRED"
+        self.breaks(r)
+        r[self.index(r, rid="c", e="submit")]["deadline"] = 1
+        self.breaks(r, "expired_late")
+
+    def test_a_failure_that_nobody_ordered(self):
+        r = good()
+        for i in (self.index(r, job="C", state="SUCCEEDED", e="change"), self.index(r, job="C", e="final")):
+            r[i]["state"] = "FAILED"
+        self.breaks(r, "failed")
+        r[self.index(r, rid="c", e="submit")]["bad"] = True
+        self.breaks(r)
+
+    def test_a_drain_that_fails(self):
+        r = good()
+        r[self.index(r, e="exit")]["status"] = -9
+        self.breaks(r, "drain")
+        r[self.index(r, e="exit")]["wanted"] = False
+        self.breaks(r)
+
+    def test_a_burnt_attempt(self):
+        r = good()
+        r[0]["only_drains"] = True
+        self.breaks(r, "attempt_burnt")
+
+    def test_a_key_that_stays(self):
+        r = good()
+        r.insert(len(r) - 1, {"e": "left", "t": 22, "key": "pseg:{q}:job:1"})
+        self.breaks(r, "left")
+
+    def test_a_history_that_is_not_whole(self):
+        self.breaks(good()[:-1], "void")
+        self.breaks(good()[1:], "void")
+        r = good()
+        r.insert(3, {"e": "gap", "t": 1, "entries": 7})
+        self.breaks(r, "void")
+        r = good()
+        i, j = self.index(r, job="A", state="RUNNING"), self.index(r, job="B", state="RUNNING")
+        r[i]["entry"], r[j]["entry"] = r[j]["entry"], r[i]["entry"]
+        self.breaks(r, "void")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,131 @@
+"""The processes of a fault run: one Redis, schedulers and workers, each of which may be killed, frozen and
+started anew. Half of them reach Redis through a line that the adversary can cut."""
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "integration"))
+import lib_pseg as lib  # noqa: E402
+
+import proxy  # noqa: E402
+import resp  # noqa: E402
+
+QUEUE = "fault"
+PREFIX = "pseg:{%s}:" % QUEUE
+
+
+class Member:
+    """A place for a scheduler or a worker: the process in it comes and goes."""
+
+    def __init__(self, cluster, name, args, ready):
+        self.cluster, self.name, self.args, self.ready = cluster, name, args, ready
+        self.process, self.target, self.frozen, self.lock = None, None, False, threading.Lock()
+
+    def start(self, wait=True):
+        self.ready.unlink(missing_ok=True)
+        self.process = self.cluster.start_process(self.name, self.args, ready=self.ready)
+        if wait:
+            self.target = self.process.wait_ready()
+
+    def is_up(self):
+        return self.process is not None and self.process.child.poll() is None
+
+    def signal(self, number):
+        if self.is_up():
+            self.process.signal(number)
+
+
+class Cluster(lib.Cluster):
+    """lease_ms is the workers' and the schedulers'; the rest of the options are the defaults."""
+
+    def __init__(self, history, lease_ms, fsync="always"):
+        super().__init__()
+        self.history, self.lease_ms, self.fsync = history, lease_ms, fsync
+        self.redis_env = None
+        self.line = None
+        self.schedulers, self.workers = [], []
+
+    def start_process(self, name, args, **kw):
+        return self._start(name, args, **kw)
+
+    def start_redis(self):
+        """Also after a kill, with what its log holds."""
+        self.socket.unlink(missing_ok=True)
+        self.redis = self._start("redis", ["redis-server", "--port", 0, "--unixsocket", self.socket, "--dir",
+                                           self.folder, "--appendonly", "yes", "--appendfsync", self.fsync,
+                                           "--save", "", "--maxmemory-policy", "noeviction"], env=self.redis_env)
+
+        def answers():
+            if self.redis.child.poll() is not None:
+                raise AssertionError("redis ended at its start:\n" + self.redis.log()[-1500:])
+            return self.ask("PING") == "PONG"
+        lib.until("redis", answers)
+        if self.line is None:
+            self.line = proxy.Proxy(self.folder / "line.sock", self.socket)
+
+    def ask(self, *words):
+        """A command on a connection of its own; None if there is no answer."""
+        try:
+            r = resp.Redis(self.socket)
+        except OSError:
+            return None
+        try:
+            return r(*words)
+        except (OSError, resp.Refused):
+            return None
+        finally:
+            r.close()
+
+    def add(self, kind, tenants_file=None, model="empty", through_line=False, extra=(), env=()):
+        members = self.schedulers if kind == "scheduler" else self.workers
+        name = f"{kind}{len(members) + 1}"
+        ready = self.folder / f"{name}.ready"
+        redis = self.folder / "line.sock" if through_line else self.socket
+        args = [*env, lib.BIN / f"pseg-{kind}", "--redis", f"unix:{redis}", "--queue", QUEUE, "--lease-ms",
+                self.lease_ms, "--ready-file", ready, *extra]
+        if kind == "scheduler":
+            args += ["--listen", f"unix:{self.folder / name}.sock", "--default-model", "empty"]
+            if tenants_file:
+                args += ["--keys", tenants_file]
+        else:
+            args += ["--model", model]
+        member = Member(self, name, args, ready)
+        member.line = through_line
+        member.model = model
+        member.start()
+        members.append(member)
+        return member
+
+    def held_by(self, worker):
+        """The jobs that a worker holds now; the caller has frozen it. None: Redis does not tell."""
+        id_ = worker.ready.read_text() if worker.ready.exists() else ""
+        try:
+            r = resp.Redis(self.socket, timeout_s=1)
+            try:
+                jobs = r("ZRANGE", PREFIX + "leases", 0, -1)
+                return [j for j in jobs if r("HGET", f"{PREFIX}job:{j}", "worker") == id_]
+            finally:
+                r.close()
+        except (OSError, resp.Refused):
+            return None
+
+    def close(self, show=False):
+        if self.line:
+            self.line.close()
+            self.line = None
+        super().close(show)
+
+
+def has(tool):
+    return shutil.which(tool) is not None
+
+
+def set_limit(pid, limit):
+    """The largest file that a process may write, of a process that runs."""
+    subprocess.run(["prlimit", "--pid", str(pid), f"--fsize={limit}"], check=True)
+
+
+SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "thaw": signal.SIGCONT, "term": signal.SIGTERM}

@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""Jobs, faults, and whether every promise was kept.
+
+    fault_run.py BIN DESCRIPTORS [--jobs N] [--faults N] [--seed S] [--out FOLDER] ...
+
+Starts a Redis, schedulers and workers, lets clients submit jobs while an adversary breaks what it can, waits for
+the end of every job, and gives the history to checker.py. FOLDER gets history.jsonl, report.json and report.txt.
+Exit status 0: every promise was kept; 1: not; 77: a tool is missing."""
+import argparse
+import hashlib
+import json
+import pathlib
+import sys
+import tempfile
+import threading
+import time
+
+import adversary
+import checker
+import cluster as c
+import history
+import load
+from cluster import lib
+from lib_pseg import pb
+
+NAMES = {0: "UNSPECIFIED", 1: "QUEUED", 2: "RUNNING", 3: "SUCCEEDED", 4: "FAILED", 5: "CANCELLED", 6: "EXPIRED"}
+
+
+def options():
+    p = argparse.ArgumentParser()
+    p.add_argument("bin")
+    p.add_argument("descriptors")
+    p.add_argument("--jobs", type=int, default=3000)
+    p.add_argument("--faults", type=int, default=25)
+    p.add_argument("--pause-s", type=float, default=1.0, help="between two faults, on the average")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--clients", type=int, default=4)
+    p.add_argument("--tenants", type=int, default=3)
+    p.add_argument("--schedulers", type=int, default=2)
+    p.add_argument("--workers", type=int, default=4)
+    p.add_argument("--embedded", type=int, default=0, help="workers of the model that is built in, besides")
+    p.add_argument("--embedded-share", type=float, default=0.02, help="of the jobs, for them")
+    p.add_argument("--lease-ms", type=int, default=2000)
+    p.add_argument("--scan-s", type=float, default=2.0)
+    p.add_argument("--slack-s", type=float, default=3.0)
+    p.add_argument("--fsync", default="always")
+    p.add_argument("--rate", type=float, default=-1, help="jobs a second of all clients; 0: as fast as they go; "
+                   "default: so that jobs and faults take equally long")
+    p.add_argument("--only", default="", help="kinds of faults, with commas; default: all")
+    p.add_argument("--out", default="")
+    return p.parse_args()
+
+
+def weights_of(o):
+    only = [k for k in o.only.split(",") if k]
+    return {k: w for k, w in adversary.WEIGHTS.items() if not only or k in only}
+
+
+def start_load(o, cluster, keys):
+    models = ["empty"] * 100
+    rate = o.rate if o.rate >= 0 or not o.faults else o.jobs / (o.faults * o.pause_s)
+    if o.embedded:
+        n = max(1, round(o.embedded_share * 100))
+        models[:n] = ["scenes"] * n
+    kinds = load.Kinds()
+    clients = []
+    for i in range(o.clients):
+        tenant = f"tenant{i % o.tenants}"
+        clients.append(load.Client(cluster, f"c{i}", tenant, keys[tenant], o.jobs // o.clients, o.seed * 1000 + i,
+                                   models, kinds, rate / o.clients))
+    for one in clients:
+        one.start()
+    return clients
+
+
+def wait_for_load(clients, breaker):
+    while any(x.is_alive() for x in clients) or not breaker.over_all.is_set():
+        for x in (*clients, breaker):
+            if x.fault:
+                raise x.fault
+        breaker.over_all.wait(0.1)
+        for x in clients:
+            x.join(0.1)
+    for x in (*clients, breaker):
+        if x.fault:
+            raise x.fault
+
+
+def acknowledged(path):
+    return {r["job"] for r in history.read(path) if r["e"] == "ack"}
+
+
+def read_back(cluster, tenant, key):
+    """Every job of a tenant, as a scheduler lists them."""
+    stub, token = cluster.stub(cluster.schedulers[0]), ""
+    while True:
+        page = stub.ListJobs(pb.ListJobsRequest(page_size=200, page_token=token), timeout=lib.CALL_S,
+                             metadata=(("authorization", f"Bearer {key}"),))
+        for j in page.jobs:
+            reason = ""
+            if j.error.details:
+                info = lib.message("google.rpc.ErrorInfo").FromString(j.error.details[0].value)
+                reason = info.reason
+            cluster.history.write("final", job=j.name[5:], state=NAMES[j.state], attempts=j.attempts, tenant=tenant,
+                                  reason=reason, message=j.error.message[:300])
+        token = page.next_page_token
+        if not token:
+            return
+
+
+def left_keys(cluster):
+    """What is in Redis once all times to live have passed. They are made to pass by hand: whatever has an expiry
+    gets one of a millisecond, and in the sorted sets of times everything is due; then sweeps do the rest. What has
+    no end written down anywhere is found by this and by nothing else."""
+    r = c.resp.Redis(cluster.socket, timeout_s=60)
+    r("CONFIG", "SET", "appendfsync", "no")
+    for key in r("KEYS", "*"):
+        if r("PTTL", key) > 0:
+            r("PEXPIRE", key, 1)
+    for name in ("ended", "images", "workers", "models"):
+        members = r("ZRANGE", c.PREFIX + name, 0, -1)
+        for m in members:
+            r("ZADD", c.PREFIX + name, 1, m)
+    time.sleep(0.01)
+    before = None
+    while True:
+        r("FCALL", "pseg1_sweep", 1, c.PREFIX, 3, 1000)
+        now = sorted(r("KEYS", "*"))
+        sizes = [r("ZCARD", c.PREFIX + n) for n in ("ended", "images", "workers", "models")]
+        if (now, sizes) == before:
+            break
+        before = (now, sizes)
+    stay = {c.PREFIX + "count", c.PREFIX + "events"}
+    left = [k for k in now if k not in stay]
+    if c.PREFIX + "bytes" in left and r("GET", c.PREFIX + "bytes") == "0":
+        left.remove(c.PREFIX + "bytes")
+    r.close()
+    return left
+
+
+def run(o, out):
+    log = history.Writer(out / "history.jsonl")
+    log.write("begin", seed=o.seed, lease_s=o.lease_ms / 1000, scan_s=o.scan_s, slack_s=o.slack_s, options=vars(o))
+    keys = {f"tenant{i}": f"key of tenant {i}, seed {o.seed}" for i in range(o.tenants)}
+    with c.Cluster(log, o.lease_ms, o.fsync) as cluster:
+        file = cluster.folder / "keys"
+        file.write_text("".join(f"{hashlib.sha256(k.encode()).hexdigest()} {t}\n" for t, k in keys.items()))
+        for i in range(o.schedulers):
+            cluster.add("scheduler", file, through_line=i % 2 == 1)
+        for i in range(o.workers):
+            cluster.add("worker", through_line=i % 2 == 1)
+        for i in range(o.embedded):
+            cluster.add("worker", model="scenes", through_line=i % 2 == 1)
+        watcher = load.Watcher(cluster)
+        watcher.start()
+        clients = start_load(o, cluster, keys)
+        breaker = adversary.Adversary(cluster, o.seed, o.faults, o.pause_s, weights_of(o))
+        breaker.start()
+        wait_for_load(clients, breaker)
+        for m in (*cluster.schedulers, *cluster.workers):
+            m.process.wait_ready()
+        jobs = acknowledged(out / "history.jsonl")
+        bound = time.monotonic() + 6 * (o.lease_ms / 1000 + o.scan_s + o.slack_s) + 60
+        while not watcher.all_ended(jobs) and time.monotonic() < bound:
+            time.sleep(0.05)
+        for tenant, key in keys.items():
+            read_back(cluster, tenant, key)
+        for m in (*cluster.workers, *cluster.schedulers):
+            log.write("exit", target=m.name, status=m.process.stop(40), wanted=True)
+        watcher.stopping = True
+        watcher.join()
+        for key in left_keys(cluster):
+            log.write("left", key=key)
+        log.write("end")
+        log.close()
+        report = checker.check(history.read(out / "history.jsonl"))
+        if report.violations:
+            (out / "logs").mkdir(exist_ok=True)
+            for p in {p.path for p in cluster.processes}:
+                (out / "logs" / p.name).write_bytes(p.read_bytes())
+    return report
+
+
+def main():
+    o = options()
+    out = pathlib.Path(o.out or tempfile.mkdtemp(prefix="pseg-fault-"))
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        report = run(o, out)
+    finally:
+        alive = [t.name for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+        if alive:
+            print(f"threads that are left: {alive}", file=sys.stderr)
+    text = f"seed {o.seed}, history {out}\n{report.as_text()}"
+    print(text)
+    (out / "report.txt").write_text(text + "\n", encoding="utf-8")
+    (out / "report.json").write_text(json.dumps({"options": vars(o), **report.as_dict()}, indent=1), encoding="utf-8")
+    sys.exit(1 if report.violations else 0)
+
+
+if __name__ == "__main__":
+    main()

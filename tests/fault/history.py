@@ -1,0 +1,43 @@
+"""The history of a fault run: one JSON object a line, each with "e" (what) and "t" (seconds since the run
+began, by one monotonic clock). What happened is written when it happened; judging it is checker.py's.
+
+    begin    seed, lease_s, scan_s, slack_s
+    submit   rid, tenant, model, priority, deadline    before the first call that asks for the job
+    ack      rid, job                                  the call has answered OK: from now on it is promised
+    refused  rid, reason                               the call has failed for good; no promise was given
+    cancel   rid                                       a cancellation was asked for
+    change   job, state, entry, worker                 one entry of the queue's event stream, in its order
+    gap      entries                                   the stream was cut before it was read: the run is void
+    fault    kind, target, held                        of a worker: the jobs that it held at that moment
+    healed   kind, target                              the fault is over (a restart, a thaw, a line let through)
+    exit     target, status, wanted                    a process has ended; wanted: after SIGTERM
+    final    job, state, attempts, tenant, reason      as a scheduler tells it after the load has ended
+    left     key                                       in Redis when all times to live have passed
+    end
+"""
+import json
+import threading
+import time
+
+
+class Writer:
+    """Any thread may write; the order in the file is that of the calls."""
+
+    def __init__(self, path):
+        self.file, self.lock, self.began = open(path, "w", 1, "utf-8"), threading.Lock(), time.monotonic()
+
+    def now(self):
+        return time.monotonic() - self.began
+
+    def write(self, what, **fields):
+        with self.lock:
+            self.file.write(json.dumps({"e": what, "t": round(self.now(), 6), **fields}) + "\n")
+
+    def close(self):
+        with self.lock:
+            self.file.close()
+
+
+def read(path):
+    with open(path, encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]

@@ -46,6 +46,28 @@ typedef struct pseg_conv3_params {
 } pseg_conv3_params;
 PSEG_SIZE_IS(pseg_conv3_params, 72);
 
+/* Rows r of a group: r / inner * outer_stride + r % inner * inner_stride. */
+typedef struct pseg_sum_params {
+    pseg_u64 out_off, x_off, out_row, group, outer_stride, inner_stride;
+    pseg_u32 groups, count, c, inner, piece, add;
+    pseg_f32 alpha;
+    pseg_u32 pad;
+} pseg_sum_params;
+PSEG_SIZE_IS(pseg_sum_params, 80);
+
+/* Of a weight [n, taps*c]; h, w: the map, if there is more than one tap. */
+typedef struct pseg_weight_grad_params {
+    pseg_u64 out_off, x_off, g_off, x_stride, g_stride;
+    pseg_u32 m, n, c, taps, h, w, columns_per_item, add;
+} pseg_weight_grad_params;
+PSEG_SIZE_IS(pseg_weight_grad_params, 72);
+
+typedef struct pseg_turn_params {
+    pseg_u64 out_off, w_off;
+    pseg_u32 n, c, taps, pad;
+} pseg_turn_params;
+PSEG_SIZE_IS(pseg_turn_params, 32);
+
 typedef struct pseg_split_params {
     pseg_u64 x_off, x_stride;
     pseg_u32 m, k;

@@ -29,9 +29,9 @@ static void narrow(const pseg_tensor *t, const double *from, size_t n)
 }
 
 /* Tensors of op's slots in double; those that are absent or of integers as they were. */
-static bool widen_all(pseg_tensor *out, const pseg_op *op, const pseg_op_args *a,
-                      const pseg_tensor *t)
+static bool widen_all(pseg_tensor *out, const pseg_op *op, const pseg_op_args *a)
 {
+    const pseg_tensor *t = a->t;
     bool good = true;
 
     for (size_t i = 0; i < op->n_slots; i++) {
@@ -54,30 +54,12 @@ static void free_all(pseg_tensor *wide, const pseg_tensor *t, size_t n)
 bool reference_run(const pseg_op *op, const pseg_op_args *a)
 {
     pseg_op_args wide = *a;
-    bool good = widen_all(wide.t, op, a, a->t);
+    bool good = widen_all(wide.t, op, a);
 
     if (good) {
         op->ref(&wide);
         narrow(&a->t[0], wide.t[0].host, op->extent(a, 0));
     }
     free_all(wide.t, a->t, op->n_slots);
-    return good;
-}
-
-bool reference_run_backward(const pseg_op *op, const pseg_op_args *a, const pseg_op_grads *g)
-{
-    pseg_op_args wide = *a;
-    pseg_op_grads grads = *g;
-    bool good = widen_all(wide.t, op, a, a->t);
-
-    good = widen_all(grads.t, op, a, g->t) && good;
-    if (good) {
-        op->backward->ref(&wide, &grads);
-        for (size_t i = 1; i < op->n_slots; i++)
-            if (g->t[i].host)
-                narrow(&g->t[i], grads.t[i].host, op->extent(a, i));
-    }
-    free_all(wide.t, a->t, op->n_slots);
-    free_all(grads.t, g->t, op->n_slots);
     return good;
 }

@@ -7,7 +7,5 @@
 /* op->ref on hosts that hold float32 or int32, in the layout of a. What the reference does not
  * write keeps its bits. false: no memory. */
 bool reference_run(const pseg_op *op, const pseg_op_args *a);
-/* op->backward->ref likewise; g's hosts hold float32 too. */
-bool reference_run_backward(const pseg_op *op, const pseg_op_args *a, const pseg_op_grads *g);
 
 #endif

@@ -154,6 +154,7 @@ const pseg_op pseg_op_row_conv3 = {
     .extent = extent,
     .ref = ref,
     .launch = launch,
+    .backward = &pseg_op_backward_conv3,
     .flops = flops,
     .bytes = bytes,
     .tol = {2e-4, 1e-5, 1e-11},

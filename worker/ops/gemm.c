@@ -414,6 +414,7 @@ const pseg_op pseg_op_row_gemm = {
     .flops = flops,
     .bytes = bytes,
     .tol = {2e-4, 1e-5, 1e-11},
+    .backward = &pseg_op_backward_gemm,
     .tol_why =
         "a sum of K products in single precision: rounding grows as sqrt(K) * 6e-8 * |term|, "
         "with |term| < 1 and K up to 3072; a wrong or missing term is 1e3 times that",

@@ -12,6 +12,8 @@ extern const pseg_op pseg_op_row_gemm, pseg_op_row_layernorm, pseg_op_row_groupn
     pseg_op_row_swiglu, pseg_op_row_maskdot, pseg_op_row_im2col3, pseg_op_row_shuffle2,
     pseg_op_row_transpose, pseg_op_row_conv3;
 
+extern const pseg_op_backward pseg_op_backward_gemm, pseg_op_backward_conv3;
+
 /* Typed arguments as generic ones. */
 pseg_op_args pseg_gemm_args(const pseg_gemm *g);
 pseg_op_args pseg_layernorm_args(const pseg_layernorm *l);
@@ -51,6 +53,23 @@ static inline double *pseg_reals(const pseg_op_args *a, size_t slot)
 static inline const int32_t *pseg_ints(const pseg_op_args *a, size_t slot)
 {
     return (const int32_t *)a->t[slot].host + a->t[slot].off;
+}
+
+/* Is the gradient of slot wanted? */
+static inline bool pseg_wants(const pseg_op_grads *g, size_t slot)
+{
+    return g->t[slot].mem || g->t[slot].host;
+}
+static inline double *pseg_grad_reals(const pseg_op_grads *g, size_t slot)
+{
+    return (double *)g->t[slot].host + g->t[slot].off;
+}
+/* For references: sets an element of a gradient, or adds to it, as is wanted. */
+static inline void pseg_grad_put(const pseg_op_grads *g, size_t slot, int64_t at, double v)
+{
+    double *to = pseg_grad_reals(g, slot) + at;
+
+    *to = g->add >> slot & 1 ? *to + v : v;
 }
 
 static inline bool pseg_is_bf16(const pseg_op_args *a, size_t slot)

@@ -1,0 +1,205 @@
+/* Gradients of products: that of the weight, and the weight the other way round, with which the
+ * gradient of the other factor is a product of gemm.cl or conv.cl.
+ *
+ * taps = 1: of gemm, rows of x are those of a. taps = 9: of conv3, where the rows of tap t are those
+ * of x moved by (t/3 - 1, t%3 - 1), zeros where they leave the map. */
+
+#define FOR_ROWS(r, n) for (uint r = get_global_id(1); r < (n); r += (uint)get_global_size(1))
+
+/* Packed w[n][taps*c] to packed out[c][taps*n], taps in reverse order:
+ *
+ *     panel ci/32:   row tap*n + co | w[co][(taps-1-tap)*c + ci] for 32 ci, zeros past c
+ *
+ * Dimension 1 strides over these rows, dimension 0 over the 32. */
+__kernel void turn(gfloat *out, gcfloat *w, const pseg_turn_params p)
+{
+    uint rows = p.taps * p.n;
+
+    FOR_ROWS (r, (p.c + PANEL - 1) / PANEL * rows) {
+        uint first = r / rows * PANEL, co = r % rows % p.n, tap = p.taps - 1 - r % rows / p.n;
+        gcfloat *from = w + p.w_off + ((ulong)(co / PANEL) * p.taps + tap) * p.c * PANEL + co % PANEL;
+
+        for (uint i = get_global_id(0); i < PANEL; i += (uint)get_global_size(0))
+            out[p.out_off + (ulong)r * PANEL + i] =
+                first + i < p.c ? from[(ulong)(first + i) * PANEL] : 0.0f;
+    }
+}
+
+/* Where the rows of tap `tap` come from: row m of the result's gradient meets row
+ * m + row_shift of x, if that is in the map. */
+typedef struct shift {
+    int dy, dx;
+    long rows;
+} shift;
+
+static inline shift shift_of(uint tap, const pseg_weight_grad_params *p)
+{
+    shift s = {0, 0, 0};
+
+    if (p->taps > 1) {
+        s.dy = (int)(tap / 3) - 1;
+        s.dx = (int)(tap % 3) - 1;
+        s.rows = s.dy * (long)p->w + s.dx;
+    }
+    return s;
+}
+
+static inline bool is_inside(shift s, uint m, const pseg_weight_grad_params *p)
+{
+    if (p->taps == 1)
+        return true;
+    int y = (int)(m / p->w % p->h) + s.dy, x = (int)(m % p->w) + s.dx;
+
+    return y >= 0 && y < (int)p->h && x >= 0 && x < (int)p->w;
+}
+
+#if PSEG_CPU
+
+/* out[n][k] (+)= sum_m x[m][k] g[m][n], packed. An item makes KB of k (of one tap) by
+ * columns_per_item columns, MB rows at a time: both factors' parts are copied to where they lie
+ * densely (rows that are 4096 bytes apart share their place in a cache), and a tile of MR k x NV
+ * vectors of columns goes over the MB rows in registers, then adds its sum to what is there. So sums
+ * are taken in blocks of MB, in order. */
+#ifndef MR
+#define MR 6
+#endif
+#ifndef NV
+#define NV 1
+#endif
+#define NR (16 * NV)
+#define KB 48 /* a multiple of 16 and of MR */
+#define MB 128
+
+static inline void weight_tile(gfloat *out, const float *x, const float *g, uint rows, uint n_k,
+                               bool is_more)
+{
+    float16 acc[MR][NV];
+
+#pragma unroll
+    for (int i = 0; i < MR; i++)
+#pragma unroll
+        for (int j = 0; j < NV; j++)
+            acc[i][j] = (float16)(0.0f);
+    for (uint r = 0; r < rows; r++) {
+        float16 gv[NV];
+
+#pragma unroll
+        for (int j = 0; j < NV; j++)
+            gv[j] = vload16(0, g + 16 * j);
+#pragma unroll
+        for (int i = 0; i < MR; i++)
+#pragma unroll
+            for (int j = 0; j < NV; j++)
+                acc[i][j] += x[i] * gv[j];
+        x += KB;
+        g += NR;
+    }
+#pragma unroll
+    for (int i = 0; i < MR; i++)
+#pragma unroll
+        for (int j = 0; j < NV; j++)
+            if ((uint)i < n_k) {
+                gfloat *to = out + i * PANEL + 16 * j;
+
+                vstore16(is_more ? vload16(0, to) + acc[i][j] : acc[i][j], 0, to);
+            }
+}
+
+__kernel void weight_grad(gfloat *out, gcfloat *x, gcfloat *g, const pseg_weight_grad_params p)
+{
+    float xb[MB * KB], gb[MB * NR];
+    uint blocks = (p.c + KB - 1) / KB, tap = (uint)get_global_id(0) / blocks;
+    uint k0 = (uint)get_global_id(0) % blocks * KB, columns = (p.n + PANEL - 1) / PANEL * PANEL;
+    uint first = (uint)get_global_id(1) * p.columns_per_item;
+    uint last = min(first + p.columns_per_item, columns);
+    shift s = shift_of(tap, &p);
+
+    if (tap >= p.taps)
+        return;
+    x += p.x_off + k0;
+    g += p.g_off;
+    out += p.out_off + (ulong)(tap * p.c + k0) * PANEL;
+    for (uint m0 = 0; m0 < p.m; m0 += MB) {
+        uint rows = min((uint)MB, p.m - m0), n_k = min((uint)KB, p.c - k0);
+
+        for (uint r = 0; r < rows; r++) {
+            bool is_in = is_inside(s, m0 + r, &p);
+            gcfloat *from = x + (is_in ? (long)(m0 + r) + s.rows : 0) * (long)p.x_stride;
+
+#pragma unroll
+            for (uint i = 0; i < KB; i += 16)
+                vstore16(is_in && i < n_k ? fv_load(from + i, n_k - i) : (float16)(0.0f), 0,
+                         xb + r * KB + i);
+        }
+        for (uint col = first; col < last; col += NR) {
+            for (uint r = 0; r < rows; r++)
+#pragma unroll
+                for (uint j = 0; j < NV; j++) {
+                    uint at = col + 16 * j;
+
+                    vstore16(at < p.n ? fv_load(g + (m0 + r) * p.g_stride + at, p.n - at)
+                                      : (float16)(0.0f),
+                             j, gb + r * NR);
+                }
+            gfloat *to = out + (ulong)(col / PANEL) * p.taps * p.c * PANEL + col % PANEL;
+            for (uint k = 0; k < n_k; k += MR)
+                weight_tile(to + k * PANEL, xb + k, gb, rows, n_k - k, p.add || m0 > 0);
+        }
+    }
+}
+
+#else
+
+/* A work-group of 16 x 16 makes a tile of 64 k x 64 n, an item 4 x 4 of it, with KT rows of both
+ * factors at a time in local memory. Dimension 1 counts the tiles of all taps. */
+#define TILE 64
+#define KT   16
+#define PER  4
+
+__kernel __attribute__((reqd_work_group_size(16, 16, 1))) void
+weight_grad(gfloat *out, gcfloat *x, gcfloat *g, const pseg_weight_grad_params p)
+{
+    __local float la[KT][TILE], lb[KT][TILE];
+    uint lx = get_local_id(0), ly = get_local_id(1), lid = ly * 16 + lx;
+    uint blocks = (p.c + TILE - 1) / TILE, tap = (uint)get_group_id(1) / blocks;
+    uint n0 = (uint)get_group_id(0) * TILE, k0 = (uint)get_group_id(1) % blocks * TILE;
+    uint columns = (p.n + PANEL - 1) / PANEL * PANEL;
+    shift s = shift_of(tap, &p);
+    float acc[PER][PER];
+
+    for (int i = 0; i < PER; i++)
+        for (int j = 0; j < PER; j++)
+            acc[i][j] = 0.0f;
+    for (uint m0 = 0; m0 < p.m; m0 += KT) {
+        for (uint e = lid; e < KT * TILE; e += 256) {
+            uint m = m0 + e / TILE, k = k0 + e % TILE, n = n0 + e % TILE;
+            bool is_row = m < p.m && tap < p.taps;
+
+            la[e / TILE][e % TILE] = is_row && k < p.c && is_inside(s, m, &p)
+                                         ? x[p.x_off + ((long)m + s.rows) * (long)p.x_stride + k]
+                                         : 0.0f;
+            lb[e / TILE][e % TILE] = is_row && n < p.n ? g[p.g_off + m * p.g_stride + n] : 0.0f;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (uint m = 0; m < KT; m++)
+#pragma unroll
+            for (int i = 0; i < PER; i++)
+#pragma unroll
+                for (int j = 0; j < PER; j++)
+                    acc[i][j] += la[m][ly + 16 * i] * lb[m][lx + 16 * j];
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    for (int i = 0; i < PER; i++)
+        for (int j = 0; j < PER; j++) {
+            uint k = k0 + ly + 16 * i, n = n0 + lx + 16 * j;
+
+            if (tap >= p.taps || k >= p.c || n >= columns)
+                continue;
+            gfloat *to = out + p.out_off +
+                         (((ulong)(n / PANEL) * p.taps + tap) * p.c + k) * PANEL + n % PANEL;
+
+            *to = p.add ? *to + acc[i][j] : acc[i][j];
+        }
+}
+
+#endif

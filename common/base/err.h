@@ -61,6 +61,7 @@ typedef enum pseg_status {
     X(PROMPT_EMPTY, PSEG_EINVAL, 3, false)              \
     X(PROMPT_TOO_LONG, PSEG_EINVAL, 3, false)           \
     X(PROMPT_NOT_TEXT, PSEG_EINVAL, 3, false)           \
+    X(PROMPT_UNKNOWN, PSEG_EINVAL, 3, false)            \
     X(TOO_MANY_PROMPTS, PSEG_EINVAL, 3, false)          \
     X(THRESHOLD_OUT_OF_RANGE, PSEG_EINVAL, 3, false)    \
     X(MASK_ENCODING_UNSUPPORTED, PSEG_EINVAL, 3, false) \
@@ -110,6 +111,7 @@ typedef enum pseg_status {
     X(NOT_FOUND, PSEG_ENOTFOUND, 5, false)              \
     X(FILE_NOT_FOUND, PSEG_ENOTFOUND, 5, false)         \
     X(FILE_IO, PSEG_EIO, 13, false)                     \
+    X(DATA_CORRUPT, PSEG_ECORRUPT, 3, false)            \
     X(CONFIG_INVALID, PSEG_EINVAL, 3, false)            \
     X(UNSUPPORTED, PSEG_EUNSUPPORTED, 12, false)        \
     X(INTERNAL, PSEG_EINTERNAL, 13, false)

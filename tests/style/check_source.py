@@ -20,7 +20,7 @@ THIRD_PARTY = {
     "openssl/": ["common/base/hash.c"],
     "utf8proc.h": ["common/base/utf8.c"],
     "cmocka.h": ["tests/"],
-    "jansson.h": ["worker/model/", "worker/text/", "worker/apps/", "worker/scenes/", "client/", "tests/"],
+    "jansson.h": ["worker/model/", "worker/text/", "worker/apps/", "worker/scenes/", "worker/data/", "client/", "tests/"],
     "zlib.h": ["worker/text/", "common/mask/"],
 }
 # Our folder -> folders it may include besides itself. Data flows one way.
@@ -41,6 +41,7 @@ ALLOWED = {
     "worker/text": BASE,
     "worker/model": BASE + ["worker/cl", "worker/ops", "worker/text"],
     "worker/scenes": BASE + ["common/image", "common/mask"],
+    "worker/data": BASE + ["common/image", "common/mask", "worker/cl", "worker/ops", "worker/model", "worker/text"],
     "worker/serve": BASE + ["common/job", "common/queue", "common/image", "common/mask", "pseg",
                             "worker/cl", "worker/model", "worker/text"],
     "worker/apps": COMMON + ["worker"],

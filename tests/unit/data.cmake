@@ -1,0 +1,1 @@
+pseg_add_test(NAME data SOURCES ${CMAKE_CURRENT_LIST_DIR}/data_test.c LIBS pseg_data pseg_scenes pseg_mask LABELS unit)

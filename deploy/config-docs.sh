@@ -69,6 +69,7 @@ cat <<'END'
 | variable | program | meaning |
 |---|---|---|
 | `PSEG_KERNEL_DIR` | those with an engine | read kernels from this folder in place of the embedded ones, for work on them |
+| `TMPDIR` | those that read data sets | where the temporary file for a set's records is made; default `/tmp` |
 | `XDG_CACHE_HOME`, `HOME` | those with an engine | where compiled kernels are kept if `--cache` does not say: `$XDG_CACHE_HOME/pseg`, else `$HOME/.cache/pseg` |
 | `OCL_ICD_VENDORS` | those with an engine | the ICD loader's: which OpenCL drivers are seen |
 | `POCL_CACHE_DIR` | those with an engine | PoCL's own cache |

@@ -86,6 +86,11 @@ typedef struct pseg_preprocess {
 pseg_status pseg_image_preprocess(float *chw, float rect[4], const pseg_image *photo,
                                   const pseg_preprocess *how, pseg_err *err);
 
+/* The rect of pseg_image_preprocess for a photo of width x height px, without the photo. Errors:
+ * PSEG_R_INVALID_ARGUMENT. */
+pseg_status pseg_image_rect(float rect[4], uint32_t width, uint32_t height,
+                            const pseg_preprocess *how, pseg_err *err);
+
 typedef struct pseg_image_file {
     const void *data; /* borrowed for the call */
     size_t len;

@@ -53,6 +53,24 @@ static void place(uint32_t *rw, uint32_t *rh, int64_t *left, int64_t *top, uint3
     }
 }
 
+pseg_status pseg_image_rect(float rect[4], uint32_t width, uint32_t height,
+                            const pseg_preprocess *how, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    uint32_t rw, rh;
+    int64_t left, top;
+
+    PSEG_REQUIRE(width && height && how->width && how->height, "sizes");
+    PSEG_REQUIRE(how->fit != PSEG_IMAGE_CENTRE_CROP || how->resize_edge, "resize_edge");
+    place(&rw, &rh, &left, &top, width, height, how);
+    rect[0] = (float)(-(double)left * width / rw);
+    rect[1] = (float)(-(double)top * height / rh);
+    rect[2] = (float)(((double)how->width - (double)left) * width / rw);
+    rect[3] = (float)(((double)how->height - (double)top) * height / rh);
+out:
+    return rc;
+}
+
 uint32_t preparer_shrink(uint32_t width, uint32_t height, const pseg_preprocess *how)
 {
     uint32_t rw, rh, shrink = 8;
@@ -135,10 +153,7 @@ pseg_status preparer_finish(preparer *p, float *chw, float rect[4], pseg_err *er
     resampler_finish(&p->resampler, seen);
     for (int c = 0; c < 3; c++)
         normalise(chw + (size_t)c * how->width * how->height, p, seen, c);
-    rect[0] = (float)(-(double)p->left * p->width / plan->out_w);
-    rect[1] = (float)(-(double)p->top * p->height / plan->out_h);
-    rect[2] = (float)(((double)how->width - (double)p->left) * p->width / plan->out_w);
-    rect[3] = (float)(((double)how->height - (double)p->top) * p->height / plan->out_h);
+    PSEG_TRY(pseg_image_rect(rect, p->width, p->height, how, err));
 out:
     pseg_free(seen);
     return rc;

@@ -68,6 +68,41 @@ typedef struct pseg_turn_params {
 } pseg_turn_params;
 PSEG_SIZE_IS(pseg_turn_params, 32);
 
+/* Gradients of act (one row of c), swiglu and l2norm: out is that of x, g that of the result. */
+typedef struct pseg_rows_grad_params {
+    pseg_u64 out_off, g_off, x_off, c;
+    pseg_u32 rows, act, add;
+    pseg_f32 eps;
+} pseg_rows_grad_params;
+PSEG_SIZE_IS(pseg_rows_grad_params, 48);
+
+/* A sum over n in pieces, for maskdot's q; else pieces is unused. */
+typedef struct pseg_maskdot_grad_params {
+    pseg_u64 out_off, g_off, x_off;
+    pseg_u32 batch, n_q, n, c, piece, add;
+} pseg_maskdot_grad_params;
+PSEG_SIZE_IS(pseg_maskdot_grad_params, 48);
+
+typedef struct pseg_map_grad_params {
+    pseg_u64 out_off, g_off;
+    pseg_u32 batch, h, w, c, add, pad;
+} pseg_map_grad_params;
+PSEG_SIZE_IS(pseg_map_grad_params, 40);
+
+typedef struct pseg_gather_grad_params {
+    pseg_u64 out_off, g_off, idx_off, x_stride;
+    pseg_u32 rows, c, n_x, n_pos, add, pad;
+} pseg_gather_grad_params;
+PSEG_SIZE_IS(pseg_gather_grad_params, 56);
+
+/* Gradients of layernorm (rows of c) and groupnorm (batch of hw rows). stats_off: of scratch. */
+typedef struct pseg_norm_grad_params {
+    pseg_u64 out_off, g_off, x_off, w_off, b_off, stats_off, sums_off, x_stride, g_stride;
+    pseg_u32 rows, c, batch, hw, groups, act, flags, add, piece;
+    pseg_f32 eps;
+} pseg_norm_grad_params;
+PSEG_SIZE_IS(pseg_norm_grad_params, 112);
+
 typedef struct pseg_split_params {
     pseg_u64 x_off, x_stride;
     pseg_u32 m, k;

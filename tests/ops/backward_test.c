@@ -234,7 +234,7 @@ static void refusals(backward_case *d, pseg_stream *s, uint32_t all, const char 
             h.t[i] = g.t[0];
             refuse(d, &a, &h, PSEG_EINVAL, what, "a gradient that there is not was accepted");
         }
-        if (reads >> i & 1 && a.t[i].mem && d->op->slots[i].type == PSEG_F32) {
+        if (reads >> i & 1 && a.t[i].mem) {
             b = a;
             b.t[i].off += MARGIN + 1;
             refuse(d, &b, &g, PSEG_EINVAL, what, "a short input was accepted");

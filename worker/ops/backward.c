@@ -16,7 +16,7 @@ static pseg_status check_piece(const pseg_op *op, const piece *p, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
-    if (p->t->type != PSEG_F32)
+    if (p->t->type != PSEG_F32 && op->slots[p->slot].type == PSEG_F32)
         PSEG_FAIL(PSEG_R_UNSUPPORTED, 0, "%s: gradients are float32; %s%s is of type %d", op->name,
                   p->what, p->name, (int)p->t->type);
     if (p->elems == SIZE_MAX)
@@ -96,9 +96,7 @@ pseg_status pseg_op_check_backward(const pseg_op *op, const pseg_op_args *a, con
             continue;
         }
         reads[n_reads] = (piece){&a->t[i], op->extent(a, i), i, "tensor ", name};
-        if (op->slots[i].type == PSEG_F32)
-            PSEG_TRY(check_piece(op, &reads[n_reads], err));
-        n_reads++;
+        PSEG_TRY(check_piece(op, &reads[n_reads++], err));
     }
     if (g->turned.mem) {
         PSEG_REQUIRE(b->turned_elems != NULL, "turned weights");

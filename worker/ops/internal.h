@@ -12,7 +12,10 @@ extern const pseg_op pseg_op_row_gemm, pseg_op_row_layernorm, pseg_op_row_groupn
     pseg_op_row_swiglu, pseg_op_row_maskdot, pseg_op_row_im2col3, pseg_op_row_shuffle2,
     pseg_op_row_transpose, pseg_op_row_conv3;
 
-extern const pseg_op_backward pseg_op_backward_gemm, pseg_op_backward_conv3;
+extern const pseg_op_backward pseg_op_backward_gemm, pseg_op_backward_conv3, pseg_op_backward_act,
+    pseg_op_backward_swiglu, pseg_op_backward_copy, pseg_op_backward_add, pseg_op_backward_maskdot,
+    pseg_op_backward_im2col3, pseg_op_backward_shuffle2, pseg_op_backward_transpose,
+    pseg_op_backward_tokens, pseg_op_backward_gather;
 
 /* Typed arguments as generic ones. */
 pseg_op_args pseg_gemm_args(const pseg_gemm *g);
@@ -101,6 +104,7 @@ size_t pseg_type_size(pseg_dtype type);
     PSEG_REQUIRE(PSEG_PRODUCT(__VA_ARGS__) <= (size_t)MAX_DIM, "product of dimensions")
 
 double pseg_act_ref(double x, int64_t act);
+double pseg_act_grad_ref(double x, int64_t act);
 
 /* Launches a kernel of pointwise.cl or layout.cl, whose dimensions 0 and 1 stride over channels and
  * rows. */

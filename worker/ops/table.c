@@ -169,6 +169,34 @@ double pseg_act_ref(double x, int64_t act)
     }
 }
 
+static double swish_grad(double x, double a)
+{
+    double s = 1.0 / (1.0 + exp(-a * x));
+
+    return isinf(x) ? s : s + a * x * s * (1.0 - s);
+}
+
+double pseg_act_grad_ref(double x, int64_t act)
+{
+    double s = 1.0 / (1.0 + exp(-x));
+
+    switch (act) {
+    case PSEG_ACT_GELU:
+        return 0.5 * erfc(-x * M_SQRT1_2) +
+               (isinf(x) ? 0.0 : x * exp(-0.5 * x * x) * 0.5 * M_SQRT1_2 * M_2_SQRTPI);
+    case PSEG_ACT_QUICK_GELU:
+        return swish_grad(x, 1.702);
+    case PSEG_ACT_RELU:
+        return x <= 0.0 ? 0.0 : 1.0;
+    case PSEG_ACT_SILU:
+        return swish_grad(x, 1.0);
+    case PSEG_ACT_SIGMOID:
+        return s * (1.0 - s);
+    default:
+        return 1.0;
+    }
+}
+
 /* ---- launches ----------------------------------------------------------------------------- */
 
 static uint64_t least(uint64_t a, uint64_t b)

@@ -10,3 +10,5 @@ pseg_add_test(NAME golden_precision SOURCES ${CMAKE_CURRENT_LIST_DIR}/precision_
   LIBS pseg_golden pseg_mask pseg_scenes LABELS golden slow TIMEOUT 300)
 pseg_add_test(NAME golden_packed SOURCES ${CMAKE_CURRENT_LIST_DIR}/packed_test.c
   LIBS pseg_golden LABELS golden TIMEOUT 300)
+pseg_add_test(NAME golden_towers SOURCES ${CMAKE_CURRENT_LIST_DIR}/towers_test.c
+  LIBS pseg_golden LABELS golden TIMEOUT 300)

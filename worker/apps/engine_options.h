@@ -32,7 +32,8 @@ typedef struct engine_args {
          offsetof(type, member.text),                                                             \
          NULL,                                                                                    \
          .unit = "DIR",                                                                           \
-         .help = "Hugging Face folder of the text encoder, in place of the model's"},             \
+         .help = "Hugging Face folder of the text encoder, or a table of phrases, in place of "   \
+                 "the model's"},                                                                  \
         {"decoder",                                                                               \
          PSEG_CONF_STRING,                                                                        \
          offsetof(type, member.decoder),                                                          \

@@ -151,17 +151,14 @@ bool pseg_prompt_is_cut(const pseg_prompt *p)
     return p->is_cut;
 }
 
-/* Token ids of one phrase: BOS to the first EOS, of which a phrase that names the special token
- * has one before its end. */
-static pseg_status tokenise(int32_t *ids, uint32_t *len, bool *is_cut, const pseg_model *m,
-                            const char *phrase, pseg_err *err)
+pseg_status pseg_tokenize_phrase(int32_t *ids, uint32_t *len, bool *is_cut, const pseg_tokenizer *t,
+                                 uint32_t max, const char *phrase, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     size_t n, i = 1;
 
-    PSEG_TRY(pseg_tokenizer_encode(ids, m->info.max_tokens, &n, is_cut, m->tokenizer, phrase,
-                                   strlen(phrase), err));
-    while (i + 1 < n && ids[i] != pseg_tokenizer_eos(m->tokenizer))
+    PSEG_TRY(pseg_tokenizer_encode(ids, max, &n, is_cut, t, phrase, strlen(phrase), err));
+    while (i + 1 < n && ids[i] != pseg_tokenizer_eos(t))
         i++;
     *len = (uint32_t)i + 1;
 out:
@@ -182,7 +179,8 @@ static pseg_status tokenise_all(uint32_t *n_distinct, pseg_prompt **out, pseg_mo
         uint32_t made = *n_distinct, k = 0;
         int32_t *ids = m->ids + made * row;
         PSEG_TRY(prompt_new(&out[i], m, err));
-        rc = tokenise(ids, &m->lens[made], &out[i]->is_cut, m, phrases[i], err);
+        rc = pseg_tokenize_phrase(ids, &m->lens[made], &out[i]->is_cut, m->tokenizer,
+                                  m->info.max_tokens, phrases[i], err);
         if (rc == PSEG_EINVAL)
             pseg_err_field(err, "prompts[%zu].text", first + i);
         PSEG_TRY(rc);
@@ -198,6 +196,31 @@ out:
     return rc;
 }
 
+/* The same for a table: rows of embeddings, each phrase in its own. */
+static pseg_status look_up_all(pseg_text_rows *rows, pseg_prompt **out, pseg_model *m,
+                               const char *const *phrases, size_t first, uint32_t n, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    uint32_t dim = pseg_text_table_dim(m->table), row = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        PSEG_TRY(prompt_new(&out[i], m, err));
+        rc = pseg_text_table_find(&row, m->table, phrases[i], err);
+        if (rc == PSEG_EINVAL)
+            pseg_err_field(err, "prompts[%zu].text", first + i);
+        PSEG_TRY(rc);
+        memcpy(m->rows + (size_t)i * dim, pseg_text_table_row(m->table, row),
+               dim * sizeof *m->rows);
+        out[i]->n_tokens = out[i]->n_rows = 1;
+        out[i]->slot = i;
+        out[i]->is_cut = false;
+    }
+    PSEG_TRY(pseg_mem_write(m->stage.s, m->embeds.mem, 0, m->rows, n * dim * sizeof *m->rows, err));
+    *rows = (pseg_text_rows){.embeds = m->embeds};
+out:
+    return rc;
+}
+
 static pseg_status prompt_pass(pseg_prompt **out, pseg_model *m, const char *const *phrases,
                                size_t first, uint32_t n, pseg_err *err)
 {
@@ -208,8 +231,13 @@ static pseg_status prompt_pass(pseg_prompt **out, pseg_model *m, const char *con
     pseg_text_rows rows;
     pseg_view made;
 
-    PSEG_TRY(tokenise_all(&p.batch, out, m, phrases, first, n, err));
-    PSEG_TRY(pseg_text_run(&rows, m->text, &m->stage, &p, err));
+    if (m->table) {
+        p.batch = n;
+        PSEG_TRY(look_up_all(&rows, out, m, phrases, first, n, err));
+    } else {
+        PSEG_TRY(tokenise_all(&p.batch, out, m, phrases, first, n, err));
+        PSEG_TRY(pseg_text_run(&rows, m->text, &m->stage, &p, err));
+    }
     PSEG_TRY(pseg_decoder_prompts(&made, m->decoder, &m->stage, &rows, p.batch, err));
     for (uint32_t i = 0; i < n; i++)
         PSEG_TRY(pseg_mem_copy(
@@ -284,7 +312,7 @@ pseg_status pseg_model_warm_up(pseg_model *m, pseg_err *err)
     pseg_status rc = PSEG_OK;
     size_t pixels = 3 * (size_t)m->info.height * m->info.width;
     size_t mask = (size_t)m->info.mask_height * m->info.mask_width;
-    const char *phrase = "a";
+    const char *phrase = m->table ? pseg_text_table_name(m->table, 0) : "a";
     float *numbers = pseg_calloc(pixels + mask + 1, sizeof *numbers);
     pseg_features *image = NULL;
     pseg_prompt *prompt = NULL;

@@ -27,13 +27,39 @@ static bool feed_file(pseg_sha256 *h, const char *folder, const char *name)
     return good;
 }
 
+static const char *const vision_names[] = {"config.json", "preprocessor_config.json"};
+static const char *const text_names[] = {
+    "config.json", "tokenizer.json", "merges.txt", "vocab.json", "bpe_simple_vocab_16e6.txt.gz",
+    "names.json"};
+enum {
+    N_VISION = sizeof vision_names / sizeof *vision_names,
+    N_TEXT = sizeof text_names / sizeof *text_names
+};
+
+pseg_status pseg_digest_part(char hex[PSEG_SHA256_HEX + 1], const char *folder, bool is_text,
+                             const pseg_tensors *t, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_sha256 *h = pseg_sha256_new();
+    uint8_t sum[PSEG_SHA256_BYTES];
+    bool good = h != NULL;
+
+    for (size_t i = 0; good && i < (is_text ? N_TEXT : N_VISION); i++)
+        good = feed_file(h, folder, is_text ? text_names[i] : vision_names[i]);
+    if (!good)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory or no access for the digest of %s", folder);
+    pseg_tensors_digest(t, h);
+    pseg_sha256_finish(h, sum);
+    pseg_hex(hex, sum, sizeof sum);
+out:
+    pseg_sha256_free(h);
+    return rc;
+}
+
 /* Of every file that decides what the model answers, in a fixed order: part, name, size, bytes. Of
  * tensors, with changed_ns, what tells their files apart without reading them. */
 static bool feed_all(const pseg_digest_job *j, pseg_sha256 *h, int64_t *changed_ns)
 {
-    static const char *const vision[] = {"config.json", "preprocessor_config.json"};
-    static const char *const text[] = {"config.json", "tokenizer.json", "merges.txt", "vocab.json",
-                                       "bpe_simple_vocab_16e6.txt.gz"};
     const pseg_tensors *const tensors[] = {j->m->vision_file, j->m->text_file, j->m->head_file,
                                            j->m->sam ? pseg_sam_tensors(j->m->sam) : NULL};
     static const char *const titles[] = {"vision\n", "text\n", "decoder\n", ""};
@@ -43,10 +69,10 @@ static bool feed_all(const pseg_digest_job *j, pseg_sha256 *h, int64_t *changed_
         good &= feed_file(h, j->folder, "pseg.json");
     for (size_t k = 0; k < sizeof tensors / sizeof *tensors; k++) {
         pseg_sha256_update(h, titles[k], strlen(titles[k]));
-        for (size_t i = 0; k == 0 && i < sizeof vision / sizeof *vision; i++)
-            good &= feed_file(h, j->vision, vision[i]);
-        for (size_t i = 0; k == 1 && i < sizeof text / sizeof *text; i++)
-            good &= feed_file(h, j->text, text[i]);
+        for (size_t i = 0; k == 0 && i < N_VISION; i++)
+            good &= feed_file(h, j->vision, vision_names[i]);
+        for (size_t i = 0; k == 1 && i < N_TEXT; i++)
+            good &= feed_file(h, j->text, text_names[i]);
         if (tensors[k] && changed_ns)
             pseg_tensors_identify(tensors[k], h, changed_ns);
         else if (tensors[k])

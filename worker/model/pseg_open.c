@@ -87,11 +87,13 @@ static pseg_status check_all(pseg_model *m, const plan *p, pseg_weights *const w
     pseg_specs s[3] = {{0}};
 
     PSEG_TRY(pseg_vit_specs(&s[0], &p->vit, p->names, err));
-    PSEG_TRY(pseg_text_specs(&s[1], &p->clip, p->text_prefix, err));
+    if (!m->table)
+        PSEG_TRY(pseg_text_specs(&s[1], &p->clip, p->text_prefix, err));
     PSEG_TRY(pseg_neck_specs(&s[2], &p->head, err));
     PSEG_TRY(pseg_decoder_specs(&s[2], &p->head, err));
     m->info.vision_params = pseg_specs_params(&s[0]);
-    m->info.text_params = pseg_specs_params(&s[1]);
+    m->info.text_params = m->table ? (uint64_t)pseg_text_table_count(m->table) * p->clip.proj
+                                   : pseg_specs_params(&s[1]);
     m->info.decoder_params = pseg_specs_params(&s[2]);
     for (size_t i = 0; i < 3; i++)
         PSEG_TRY(pseg_weights_check(w[i], &s[i], err));
@@ -118,7 +120,7 @@ static pseg_status make_parts(pseg_model *m, const plan *p, pseg_weights *const 
                                    p->head.mlp};
 
         for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
-            if (widths[i] % PSEG_BF16_STEP)
+            if (widths[i] % PSEG_BF16_STEP && !(m->table && (i == 2 || i == 3)))
                 PSEG_FAIL(PSEG_R_MODEL_UNSUPPORTED, 0,
                           "a width of %u in precision bf16: it must be a multiple of %d; use fp32",
                           widths[i], PSEG_BF16_STEP);
@@ -138,15 +140,20 @@ static pseg_status make_parts(pseg_model *m, const plan *p, pseg_weights *const 
                           p->head.is_tap_normed, p->gh, p->gw, o->max_images, err));
     for (uint32_t i = 0; i < p->head.n_taps; i++)
         m->taps[i] = pseg_vit_tap(m->vit, i);
-    PSEG_TRY(pseg_text_new(&m->text, m->store, w[1], p->text_prefix, &p->clip, p->clip.max_pos,
-                           o->max_phrases, err));
+    if (m->table)
+        PSEG_TRY(
+            pseg_store_scratch(&m->embeds, m->store, (size_t)o->max_phrases * p->clip.proj, err));
+    else
+        PSEG_TRY(pseg_text_new(&m->text, m->store, w[1], p->text_prefix, &p->clip, p->clip.max_pos,
+                               o->max_phrases, err));
     PSEG_TRY(pseg_neck_new(&m->neck, m->store, w[2], &p->head, p->gh, p->gw, o->max_images, err));
     PSEG_TRY(pseg_decoder_new(&m->decoder, m->store, w[2], &p->head, &limits, err));
     PSEG_TRY(pseg_store_scratch(&m->pixels, m->store, o->max_images * pixels, err));
     m->ids = pseg_calloc(o->max_phrases, p->clip.max_pos * sizeof *m->ids);
     m->lens = pseg_calloc(o->max_phrases, sizeof *m->lens);
     m->inputs = pseg_calloc(o->max_phrases, sizeof *m->inputs);
-    if (!m->ids || !m->lens || !m->inputs)
+    m->rows = pseg_calloc(m->table ? (size_t)o->max_phrases * p->clip.proj : 1, sizeof *m->rows);
+    if (!m->ids || !m->lens || !m->inputs || !m->rows)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a batch of phrases");
 out:
     return rc;
@@ -161,6 +168,7 @@ void pseg_parts_free(pseg_model *m)
     pseg_free(m->ids);
     pseg_free(m->lens);
     pseg_free(m->inputs);
+    pseg_free(m->rows);
     m->vit = NULL;
     m->text = NULL;
     m->neck = NULL;
@@ -168,6 +176,7 @@ void pseg_parts_free(pseg_model *m)
     m->ids = NULL;
     m->lens = NULL;
     m->inputs = NULL;
+    m->rows = NULL;
 }
 
 static pseg_status model_new(pseg_model **out, pseg_cl *cl, const pseg_model_options *o,
@@ -214,7 +223,9 @@ void pseg_model_close(pseg_model *m)
     pseg_parts_free(m);
     pseg_store_free(m->store);
     pseg_tokenizer_free(m->tokenizer);
+    pseg_text_table_close(m->table);
     pseg_tensors_close(m->vision_file);
+    pseg_free(m->vision_folder);
     pseg_tensors_close(m->text_file);
     pseg_tensors_close(m->head_file);
     pseg_sam_close(m->sam);
@@ -259,8 +270,42 @@ static pseg_status find_parts(paths *out, pseg_model *m, const pseg_model_source
     out->vision = choose_path(src->vision, src->folder, f.vision);
     out->text = choose_path(src->text, src->folder, f.text);
     out->decoder = choose_path(src->decoder, src->folder, f.decoder);
-    if (!out->vision || !out->text || !out->decoder)
+    m->vision_folder = out->vision ? pseg_strdup(out->vision) : NULL;
+    if (!m->vision_folder || !out->text || !out->decoder)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a model");
+out:
+    return rc;
+}
+
+/* A table in place of a tower: as wide as its rows, a token long. */
+static pseg_status read_table(plan *p, pseg_model *m, const char *folder, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    char *path = pseg_text_table_file(folder);
+
+    if (!path)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a model");
+    PSEG_TRY(pseg_text_table_open(&m->table, folder, err));
+    PSEG_TRY(pseg_tensors_open_file(&m->text_file, path, err));
+    p->clip.proj = p->clip.hidden = pseg_text_table_dim(m->table);
+    p->clip.max_pos = 1;
+    p->text_prefix = "";
+out:
+    pseg_free(path);
+    return rc;
+}
+
+static pseg_status read_tower(plan *p, pseg_model *m, const char *folder, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    PSEG_TRY(pseg_tensors_open_folder(&m->text_file, folder, err));
+    PSEG_TRY(pseg_text_detect(&p->text_prefix, m->text_file, err));
+    PSEG_TRY(pseg_tokenizer_open(&m->tokenizer, folder, err));
+    if (pseg_tokenizer_vocab(m->tokenizer) > p->clip.vocab)
+        PSEG_FAIL(PSEG_R_MODEL_MISMATCH, 0,
+                  "%s: its tokenizer makes ids up to %u, but the text encoder has %u", folder,
+                  pseg_tokenizer_vocab(m->tokenizer) - 1, p->clip.vocab);
 out:
     return rc;
 }
@@ -271,7 +316,10 @@ static pseg_status read_plan(plan *p, pseg_model *m, const paths *at, const pseg
     pseg_status rc = PSEG_OK;
 
     PSEG_TRY(pseg_vit_config_read(&p->vit, at->vision, err));
-    PSEG_TRY(pseg_clip_config_read(&p->clip, at->text, err));
+    if (pseg_text_table_is(at->text))
+        PSEG_TRY(read_table(p, m, at->text, err));
+    else
+        PSEG_TRY(pseg_clip_config_read(&p->clip, at->text, err));
     PSEG_TRY(pseg_tensors_open_file(&m->head_file, at->decoder, err));
     PSEG_TRY(pseg_head_config_read(&p->head, m->head_file, err));
     if (!pseg_tensors_metadata(m->head_file, "image_mean") && p->vit.has_preprocess) {
@@ -282,13 +330,14 @@ static pseg_status read_plan(plan *p, pseg_model *m, const paths *at, const pseg
     PSEG_TRY(choose_size(p, src->height, src->width, err));
     PSEG_TRY(pseg_tensors_open_folder(&m->vision_file, at->vision, err));
     PSEG_TRY(pseg_vit_detect(&p->vision_prefix, &p->names, m->vision_file, err));
-    PSEG_TRY(pseg_tensors_open_folder(&m->text_file, at->text, err));
-    PSEG_TRY(pseg_text_detect(&p->text_prefix, m->text_file, err));
-    PSEG_TRY(pseg_tokenizer_open(&m->tokenizer, at->text, err));
-    if (pseg_tokenizer_vocab(m->tokenizer) > p->clip.vocab)
-        PSEG_FAIL(PSEG_R_MODEL_MISMATCH, 0,
-                  "%s: its tokenizer makes ids up to %u, but the text encoder has %u", at->text,
-                  pseg_tokenizer_vocab(m->tokenizer) - 1, p->clip.vocab);
+    if (m->table && p->head.has_word_tokens)
+        PSEG_FAIL(
+            PSEG_R_MODEL_MISMATCH, 0,
+            "%s is a table of whole phrases, and the decoder reads every word: it needs a text "
+            "tower",
+            at->text);
+    if (!m->table)
+        PSEG_TRY(read_tower(p, m, at->text, err));
 out:
     return rc;
 }

@@ -9,6 +9,7 @@
 #include "worker/model/sam.h"
 #include "worker/model/stage.h"
 #include "worker/model/text.h"
+#include "worker/model/text_table.h"
 #include "worker/model/vit.h"
 #include "worker/text/tokenizer.h"
 
@@ -36,13 +37,17 @@ struct pseg_model {
     pseg_model_info info;
     pseg_tensors *vision_file, *text_file, *head_file; /* NULL if random */
     pseg_sam *sam;                                     /* or NULL */
-    pseg_tokenizer *tokenizer;
+    char *vision_folder;                               /* NULL if random */
+    pseg_tokenizer *tokenizer;                         /* NULL with a table */
+    pseg_text_table *table;                            /* in place of tokenizer and text, or NULL */
     pseg_store *store;
     pseg_vit *vit;
     pseg_text *text;
     pseg_neck *neck;
     pseg_decoder *decoder;
     pseg_view pixels, taps[PSEG_MAX_TAPS];
+    pseg_view embeds; /* table: [max_phrases, text_dim] */
+    float *rows;      /* table: the same on the host */
     bool has_word_tokens;
     uint32_t max_prompt; /* rows of a prompt at most */
     int32_t *ids;        /* [max_phrases, max_tokens] */
@@ -63,6 +68,16 @@ void *pseg_digest_run(void *ud);
 /* The same digest, from dir if it was taken before and no file has changed since (packed_cache.h).
  */
 void pseg_digest_find(pseg_digest_job *j, const char *dir);
+
+/* Of the files of an image encoder, or of a text encoder, alone. Errors: PSEG_R_OUT_OF_MEMORY, also
+ * for a file that cannot be read. */
+pseg_status pseg_digest_part(char hex[PSEG_SHA256_HEX + 1], const char *folder, bool is_text,
+                             const pseg_tensors *t, pseg_err *err);
+
+/* Token ids of one phrase, at most max: BOS to the first EOS, of which a phrase that names the
+ * special token has one before its end. */
+pseg_status pseg_tokenize_phrase(int32_t *ids, uint32_t *len, bool *is_cut, const pseg_tokenizer *t,
+                                 uint32_t max, const char *phrase, pseg_err *err);
 
 /* Makes what is made of m->store: encoders, neck, decoder, and their lists on the host. */
 typedef pseg_status pseg_parts_fn(pseg_model *m, void *ud, pseg_err *err);

@@ -6,6 +6,7 @@
 #include "common/rpc/rpc.h"
 #include "pseg/descriptors.h"
 #include "scheduler/keys.h"
+#include "scheduler/metrics.h"
 #include "scheduler/service/service.h"
 
 #include <signal.h>
@@ -18,7 +19,7 @@
 
 typedef struct config {
     const char *config, *listen, *redis, *queue, *default_model, *ready_file, *log_level;
-    const char *tls_cert, *tls_key, *tls_client_ca, *keys;
+    const char *tls_cert, *tls_key, *tls_client_ca, *keys, *metrics_listen;
     bool insecure;
     int64_t max_jobs, max_bytes, max_image_bytes, max_upload_bytes, image_ttl_ms, max_age_ms;
     int64_t lease_ms, max_attempts, max_calls, grace_ms, stall_ms, redis_timeout_ms, loops;
@@ -73,6 +74,9 @@ static const pseg_conf_option options[] = {
            .help = "after which a stream ends whose client neither sends nor reads"),
     OPTION(redis_timeout_ms, PSEG_CONF_INT, "2s", .unit = "ms", .min = 50, .max = 60000,
            .help = "after which Redis counts as gone"),
+    OPTION(metrics_listen, PSEG_CONF_STRING, NULL, .unit = "ADDR",
+           .help =
+               "host:port of /metrics, /livez and /readyz over HTTP, for those who may read them"),
     OPTION(ready_file, PSEG_CONF_STRING, NULL, .unit = "FILE",
            .help = "gets the address once calls are served"),
     OPTION(log_level, PSEG_CONF_STRING, "info", .unit = "LEVEL",
@@ -153,7 +157,8 @@ static pseg_status open_queue(pseg_queue **out, const config *c, pseg_service *s
 }
 
 static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_service *s,
-                               pseg_auth *auth, const pseg_log *log, pseg_err *err)
+                               pseg_auth *auth, pseg_scheduler_metrics *metrics,
+                               const pseg_log *log, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_rpc_server_options o = PSEG_RPC_SERVER_OPTIONS_DEFAULT;
@@ -173,6 +178,10 @@ static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_serv
     if (auth->keys || auth->needs_certificate) {
         o.authorize = pseg_auth_check;
         o.authorize_ud = auth;
+    }
+    if (metrics) {
+        o.on_ended = pseg_scheduler_metrics_on_ended;
+        o.on_ended_ud = metrics;
     }
     PSEG_TRY(pseg_rpc_server_new(out, &o, err));
     PSEG_TRY(pseg_rpc_server_add(*out, pseg_service_methods, s, err));
@@ -195,7 +204,7 @@ out:
  * keys if they have changed. The whole server ("") stays healthy without Redis: restarting it would
  * help nobody. */
 static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, pseg_keys *keys,
-                  const sigset_t *signals)
+                  pseg_scheduler_metrics *metrics, const sigset_t *signals)
 {
     const struct timespec tick = {0, 200000000};
 
@@ -205,8 +214,10 @@ static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, p
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
             return;
-        pseg_rpc_server_set_serving(server, SERVICE,
-                                    pseg_queue_silence_ms(queue) < 2 * c->redis_timeout_ms + 1000);
+        bool answers = pseg_queue_silence_ms(queue) < 2 * c->redis_timeout_ms + 1000;
+        pseg_rpc_server_set_serving(server, SERVICE, answers);
+        if (metrics && (n == 0 || !answers))
+            pseg_scheduler_metrics_tick(metrics, queue, server, answers);
         if (keys)
             pseg_keys_refresh(keys);
     }
@@ -222,11 +233,14 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     pseg_service *service = NULL;
     pseg_queue *queue = NULL;
     pseg_rpc_server *server = NULL;
+    pseg_scheduler_metrics *metrics = NULL;
 
     pseg_rpc_init(log, on_listener_lost, NULL);
     PSEG_TRY(check(c, err));
     if (c->keys)
         PSEG_TRY(pseg_keys_open(&auth.keys, c->keys, log, err));
+    if (c->metrics_listen)
+        PSEG_TRY(pseg_scheduler_metrics_new(&metrics, c->metrics_listen, log, err));
     so.default_model = c->default_model;
     so.max_image_bytes = c->max_image_bytes;
     so.max_upload_bytes = c->max_upload_bytes;
@@ -236,8 +250,8 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     PSEG_TRY(pseg_service_new(&service, &so, err));
     PSEG_TRY(open_queue(&queue, c, service, log, err));
     PSEG_TRY(pseg_service_start(service, queue, err));
-    PSEG_TRY(open_server(&server, c, service, &auth, log, err));
-    serve(c, server, queue, auth.keys, signals);
+    PSEG_TRY(open_server(&server, c, service, &auth, metrics, log, err));
+    serve(c, server, queue, auth.keys, metrics, signals);
     PSEG_INFO(log, "scheduler", "stopping");
     pseg_rpc_server_stop(server, c->grace_ms);
     if (atomic_load(&listener_lost))
@@ -248,6 +262,7 @@ out:
     pseg_rpc_server_free(server);
     pseg_queue_close(queue);
     pseg_service_free(service);
+    pseg_scheduler_metrics_free(metrics);
     pseg_keys_free(auth.keys);
     pseg_rpc_shutdown();
     return rc;

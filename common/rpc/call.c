@@ -3,6 +3,7 @@
 #include "common/rpc/internal.h"
 
 #include "common/base/alloc.h"
+#include "common/base/clock.h"
 #include "common/rpc/status.h"
 
 #include <grpc/byte_buffer.h>
@@ -321,6 +322,20 @@ static int row_cmp(const void *path, const void *row)
     return grpc_slice_str_cmp(*(const grpc_slice *)path, ((const pseg_rpc_row *)row)->method->path);
 }
 
+static void tell_ended(pseg_rpc_call *c)
+{
+    const pseg_rpc_server_options *o = &c->loop->server->options;
+
+    if (!o->on_ended || !c->row)
+        return;
+    const pseg_rpc_ended e = {
+        .path = c->row->method->path,
+        .tenant = c->tenant[0] ? c->tenant : "default",
+        .code = pseg_rpc_code_name(c->cancelled ? GRPC_STATUS_CANCELLED : c->code),
+        .us = pseg_clock_mono_us() - c->began_us};
+    o->on_ended(o->on_ended_ud, &e);
+}
+
 static void on_closed(pseg_rpc_tag *t, bool ok)
 {
     pseg_rpc_call *c = CALL_OF(t, on_closed);
@@ -329,6 +344,7 @@ static void on_closed(pseg_rpc_tag *t, bool ok)
     c->closed = true;
     if (c->dispatched && c->row->method->on_end)
         c->row->method->on_end(c);
+    tell_ended(c);
     unref(c);
 }
 
@@ -409,6 +425,7 @@ static void on_new(pseg_rpc_tag *t, bool ok)
         call_free(c);
         return;
     }
+    c->began_us = pseg_clock_mono_us();
     atomic_fetch_add(&l->n_calls, 1);
     atomic_fetch_add(&l->n_live, 1);
     c->next = l->calls;

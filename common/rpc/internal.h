@@ -54,6 +54,7 @@ struct pseg_rpc_call {
     void *state;
     char *peer_address; /* in the arena */
     char tenant[PSEG_RPC_TENANT_MAX];
+    int64_t began_us;
     int refs;             /* batches in flight and tickets; loop thread only */
     pseg_rpc_timer first; /* until the first message has come */
     int cancelled;

@@ -103,6 +103,14 @@ typedef struct pseg_rpc_peer {
     const char *bearer; /* KEY of `authorization: Bearer KEY`, or NULL */
 } pseg_rpc_peer;
 
+/* A call that is over. Borrowed until the hook returns. */
+typedef struct pseg_rpc_ended {
+    const char *path;   /* of the method */
+    const char *tenant; /* "default" where the call was refused before it had one */
+    const char *code;   /* static: "OK", "NOT_FOUND"; "CANCELLED" where the client went away */
+    int64_t us;         /* since the call came in */
+} pseg_rpc_ended;
+
 #define PSEG_RPC_TENANT_MAX 64 /* bytes, with the NUL */
 
 /* Asked before every call that is not PUBLIC. Writes the tenant's name (at most
@@ -134,6 +142,10 @@ typedef struct pseg_rpc_server_options {
      */
     pseg_reason (*text_reason)(const ProtobufCMessageDescriptor *message,
                                const ProtobufCFieldDescriptor *field);
+
+    /* Told of every call of a known method when it is over, on its loop; for whoever counts. */
+    void (*on_ended)(void *ud, const pseg_rpc_ended *e);
+    void *on_ended_ud;
 
     /* Serialised FileDescriptorSet of all methods, for reflection and to check the tables against;
      * borrowed until the server is freed. "pseg/descriptors.h" holds that of the public API. */

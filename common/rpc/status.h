@@ -22,4 +22,7 @@ Google__Rpc__Status *pseg_rpc_status_of(pseg_arena *a, const pseg_err *err, int6
 pseg_status pseg_rpc_status_read(pseg_err *err, int64_t *retry_after_ms,
                                  const Google__Rpc__Status *status);
 
+/* "OK", "NOT_FOUND": the name of a gRPC code; static, "UNKNOWN" for numbers that are none. */
+const char *pseg_rpc_code_name(int code);
+
 #endif

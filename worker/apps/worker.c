@@ -5,6 +5,7 @@
 #include "common/base/file.h"
 #include "common/base/hash.h"
 #include "worker/apps/engine_options.h"
+#include "worker/apps/worker_metrics.h"
 #include "worker/serve/serve.h"
 
 #include <pthread.h>
@@ -16,7 +17,7 @@
 
 typedef struct config {
     engine_args engine;
-    const char *config, *redis, *queue, *id, *ready_file, *log_level;
+    const char *config, *redis, *queue, *id, *ready_file, *log_level, *metrics_listen;
     int64_t ahead, lease_ms, max_attempts, redis_timeout_ms;
 } config;
 
@@ -38,6 +39,8 @@ static const pseg_conf_option options[] = {
      .help = "how often a job is begun at most"},
     {"redis_timeout_ms", PSEG_CONF_INT, offsetof(config, redis_timeout_ms), "2s", .unit = "ms",
      .min = 50, .max = 60000, .help = "after which Redis counts as gone"},
+    {"metrics_listen", PSEG_CONF_STRING, offsetof(config, metrics_listen), NULL, .unit = "ADDR",
+     .help = "host:port of /metrics, /livez and /readyz over HTTP, for those who may read them"},
     {"ready_file", PSEG_CONF_STRING, offsetof(config, ready_file), NULL, .unit = "FILE",
      .help = "gets the worker's id once jobs are taken"},
     {"log_level", PSEG_CONF_STRING, offsetof(config, log_level), "info", .unit = "LEVEL",
@@ -142,11 +145,18 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     pseg_worker_options wo = {.queue = PSEG_QUEUE_OPTIONS_DEFAULT, .log = log};
     pseg_engine *engine = NULL;
     pseg_worker *worker = NULL;
+    pseg_worker_metrics *metrics = NULL;
     char *folder = NULL, id[80];
     int64_t begin = pseg_clock_mono_ms();
 
     make_id(id, c->id);
     PSEG_TRY(pseg_image_init(err));
+    if (c->metrics_listen) {
+        PSEG_TRY(pseg_worker_metrics_new(
+            &metrics, &(pseg_worker_metrics_options){c->metrics_listen, id, log}, err));
+        wo.on_ended = pseg_worker_metrics_on_ended;
+        wo.on_ended_ud = metrics;
+    }
     PSEG_TRY(engine_options_of(&eo, &folder, &c->engine, log, err));
     eo.worker = id;
     PSEG_TRY(open_engine(&engine, &eo, signals, log, err));
@@ -163,10 +173,13 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     wo.id = id;
     wo.ahead = (size_t)c->ahead;
     PSEG_TRY(pseg_worker_start(&worker, &wo, err));
+    pseg_worker_metrics_watch(metrics, worker, engine);
     rc = serve(c, worker, id, signals, log, err);
+    pseg_worker_metrics_watch(metrics, NULL, engine);
     pseg_worker_stop(worker);
     PSEG_INFO(log, "worker", "stopped");
 out:
+    pseg_worker_metrics_free(metrics);
     pseg_engine_close(engine);
     pseg_free(folder);
     pseg_image_shutdown();

@@ -118,6 +118,18 @@ static pseg_queue_lease lease_of(const task *t)
 
 typedef enum ending { PUBLISH, FAIL, RELEASE } ending;
 
+static void tell_ended(pseg_worker *w, const task *t, ending how, const pseg_err *why, bool is_lost)
+{
+    static const char *const outcomes[] = {"published", "failed", "released"};
+    const pseg_worker_ended e = {.outcome = is_lost ? "lost" : outcomes[how],
+                                 .reason = how == FAIL ? pseg_reason_name(why->reason) : "",
+                                 .attempt = t->attempt,
+                                 .work = &t->work};
+
+    if (w->opt.on_ended)
+        w->opt.on_ended(w->opt.on_ended_ud, &e);
+}
+
 /* Tells the queue, again and again while Redis is away and the lease may still be ours. */
 static void end_job(pseg_worker *w, task *t, ending how, const pseg_err *why)
 {
@@ -161,6 +173,7 @@ static void end_job(pseg_worker *w, task *t, ending how, const pseg_err *why)
                       r->err.msg);
             atomic_fetch_add(&w->n_lost, 1);
         }
+        tell_ended(w, t, how, why, reason != PSEG_R_NONE);
         pseg_queue_reply_free(r);
         break;
     }
@@ -473,6 +486,16 @@ bool pseg_worker_has_failed(const pseg_worker *w)
 bool pseg_worker_is_connected(const pseg_worker *w)
 {
     return pseg_queue_silence_ms(w->queue) < w->opt.queue.lease_ms;
+}
+
+size_t pseg_worker_n_held(const pseg_worker *cw)
+{
+    pseg_worker *w = (pseg_worker *)(uintptr_t)cw;
+
+    pthread_mutex_lock(&w->mu);
+    size_t n = w->n_held;
+    pthread_mutex_unlock(&w->mu);
+    return n;
 }
 
 void pseg_worker_get_stats(const pseg_worker *cw, pseg_worker_stats *out)

@@ -13,11 +13,22 @@
 
 typedef struct pseg_worker pseg_worker;
 
+/* A job that this worker no longer holds. Borrowed until the hook returns. */
+typedef struct pseg_worker_ended {
+    const char *outcome; /* static: "published", "failed", "released" or "lost" (nothing written) */
+    const char *reason;  /* static: why it failed, by name; "" otherwise */
+    int64_t attempt;
+    const pseg_work *work; /* prompts and stages, as far as they came */
+} pseg_worker_ended;
+
 typedef struct pseg_worker_options {
     pseg_queue_options queue; /* on_ready and watch_model are set by the worker */
     pseg_engine *engine;      /* borrowed */
     const char *id;           /* of this worker, not shared with any other alive */
     size_t ahead;             /* jobs held besides the one on the device */
+    /* Called on the thread that ended the job, for whoever counts; must not block. NULL: nobody. */
+    void (*on_ended)(void *ud, const pseg_worker_ended *e);
+    void *on_ended_ud;
     const pseg_log *log;
 } pseg_worker_options;
 
@@ -32,6 +43,8 @@ bool pseg_worker_is_connected(const pseg_worker *w);
 typedef struct pseg_worker_stats {
     uint64_t done, failed, lost, released;
 } pseg_worker_stats;
+/* Jobs claimed and not ended yet. Any thread. */
+size_t pseg_worker_n_held(const pseg_worker *w);
 void pseg_worker_get_stats(const pseg_worker *w, pseg_worker_stats *out);
 
 /* Claims nothing more, finishes what is on the device, hands back the rest with no attempt burnt,

@@ -1,0 +1,145 @@
+#include "worker/apps/worker_metrics.h"
+#include "common/base/alloc.h"
+#include "common/metrics/http.h"
+
+#include <pthread.h>
+#include <string.h>
+
+struct pseg_worker_metrics {
+    pseg_metrics *registry;
+    pseg_metrics_http *http;
+    pseg_metric *info, *jobs, *stages, *prompts;
+    pseg_series *held, *redis_up, *n_prompts;
+    const char *id;
+    pthread_mutex_t mu; /* of w: it must not be stopped while it is asked */
+    pseg_worker *w;
+};
+
+static const double stage_seconds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+                                       0.5,    1,     2.5,    5,     10,   30,    60,   300};
+static const double prompt_counts[] = {1, 2, 4, 8, 16, 32, 64};
+
+static const pseg_metric_desc info = {"pseg_worker_info",
+                                      "Always 1: which model this worker runs, and on what.",
+                                      PSEG_METRIC_GAUGE,
+                                      {"worker", "model", "digest", "device"}},
+                              jobs = {"pseg_worker_jobs_total",
+                                      "Jobs that this worker ended: published, failed (by reason), "
+                                      "released, or lost to another worker.",
+                                      PSEG_METRIC_COUNTER,
+                                      {"outcome", "reason"}},
+                              stages = {"pseg_stage_duration_seconds",
+                                        "Time of each stage of the jobs that ended here.",
+                                        PSEG_METRIC_HISTOGRAM,
+                                        {"stage"},
+                                        stage_seconds,
+                                        sizeof stage_seconds / sizeof *stage_seconds},
+                              prompts = {"pseg_prompts_per_job",
+                                         "Phrases of the jobs published.",
+                                         PSEG_METRIC_HISTOGRAM,
+                                         {NULL},
+                                         prompt_counts,
+                                         sizeof prompt_counts / sizeof *prompt_counts},
+                              held = {"pseg_worker_jobs_held", "Jobs claimed and not ended yet.",
+                                      PSEG_METRIC_GAUGE},
+                              redis_up = {"pseg_redis_up", "1 while Redis answers.",
+                                          PSEG_METRIC_GAUGE};
+
+static void measure(void *ud)
+{
+    pseg_worker_metrics *m = ud;
+
+    pthread_mutex_lock(&m->mu);
+    pseg_series_set(m->held, m->w ? (double)pseg_worker_n_held(m->w) : 0);
+    pseg_series_set(m->redis_up, m->w && pseg_worker_is_connected(m->w));
+    pthread_mutex_unlock(&m->mu);
+}
+
+static bool is_live(void *ud)
+{
+    pseg_worker_metrics *m = ud;
+
+    pthread_mutex_lock(&m->mu);
+    bool live = !m->w || !pseg_worker_has_failed(m->w);
+    pthread_mutex_unlock(&m->mu);
+    return live;
+}
+
+static bool is_ready(void *ud)
+{
+    pseg_worker_metrics *m = ud;
+
+    pthread_mutex_lock(&m->mu);
+    bool ready = m->w && pseg_worker_is_connected(m->w) && !pseg_worker_has_failed(m->w);
+    pthread_mutex_unlock(&m->mu);
+    return ready;
+}
+
+pseg_status pseg_worker_metrics_new(pseg_worker_metrics **out, const pseg_worker_metrics_options *o,
+                                    pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_worker_metrics *m = pseg_calloc(1, sizeof *m);
+    int port = 0;
+
+    *out = NULL;
+    if (!m)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for metrics");
+    pthread_mutex_init(&m->mu, NULL);
+    m->id = o->worker;
+    PSEG_TRY(pseg_metrics_new(&m->registry, err));
+    m->info = pseg_metrics_add(m->registry, &info);
+    m->jobs = pseg_metrics_add(m->registry, &jobs);
+    m->stages = pseg_metrics_add(m->registry, &stages);
+    m->prompts = pseg_metrics_add(m->registry, &prompts);
+    m->n_prompts = pseg_metric_with(m->prompts, NULL);
+    m->held = pseg_metric_with(pseg_metrics_add(m->registry, &held), NULL);
+    m->redis_up = pseg_metric_with(pseg_metrics_add(m->registry, &redis_up), NULL);
+    pseg_metrics_before(m->registry, measure, m);
+    pseg_metrics_add_process(m->registry, "pseg-worker");
+    const pseg_metrics_probes probes = {is_live, is_ready, m};
+    PSEG_TRY(pseg_metrics_http_start(&m->http, o->listen, m->registry, &probes, &port, err));
+    PSEG_INFO(o->log, "worker", "metrics listen=%s port=%d", o->listen, port);
+    *out = m;
+    m = NULL;
+out:
+    pseg_worker_metrics_free(m);
+    return rc;
+}
+
+void pseg_worker_metrics_free(pseg_worker_metrics *m)
+{
+    if (!m)
+        return;
+    pseg_metrics_http_stop(m->http);
+    pseg_metrics_free(m->registry);
+    pthread_mutex_destroy(&m->mu);
+    pseg_free(m);
+}
+
+void pseg_worker_metrics_watch(pseg_worker_metrics *m, pseg_worker *w, const pseg_engine *engine)
+{
+    if (!m)
+        return;
+    pthread_mutex_lock(&m->mu);
+    m->w = w;
+    pthread_mutex_unlock(&m->mu);
+    if (w)
+        pseg_series_set(pseg_metric_with(m->info, (const char *[]){m->id, pseg_engine_name(engine),
+                                                                   pseg_engine_digest(engine),
+                                                                   pseg_engine_device(engine)}),
+                        1);
+}
+
+void pseg_worker_metrics_on_ended(void *ud, const pseg_worker_ended *e)
+{
+    pseg_worker_metrics *m = ud;
+    bool published = strcmp(e->outcome, "published") == 0;
+
+    pseg_series_add(pseg_metric_with(m->jobs, (const char *[]){e->outcome, e->reason}), 1);
+    if (published)
+        pseg_series_observe(m->n_prompts, (double)e->work->n_prompts);
+    for (size_t i = 0; i < e->work->n_stages; i++)
+        pseg_series_observe(pseg_metric_with(m->stages, &e->work->stages[i].name),
+                            (double)e->work->stages[i].us * 1e-6);
+}

@@ -331,6 +331,111 @@ static void run_case(pseg_stream *s, const pseg_op *op, const pseg_op_case *c, c
     case_free(&d);
 }
 
+/* ---- variants ----------------------------------------------------------------------------- */
+
+/* A case by one variant: against the reference, and bit for bit against the one that is preferred
+ * where both sum in the same order. */
+static void run_forced(pseg_stream *s, const pseg_op *op, const pseg_op_case *c,
+                       const pseg_op_variant *v, const char *form)
+{
+    pseg_cl *cl = pseg_stream_cl(s);
+    case_data d;
+    pseg_err err = PSEG_ERR_INIT;
+    char what[160];
+
+    snprintf(what, sizeof what, "%s, %s (%s, %s)", op->name, c->name, form, v->name);
+    if (!case_make(&d, s, op, c, what, 77) || !case_reference(&d, op)) {
+        fail(what, "the case could not be made");
+        case_free(&d);
+        return;
+    }
+    pseg_op_force(cl, op, NULL);
+    const pseg_op_variant *preferred = pseg_op_choose(cl, op, &d.args);
+    size_t words = d.slot[0].n + 2 * MARGIN;
+    uint32_t *usual = calloc(words, sizeof *usual), *got = calloc(words, sizeof *got);
+    if (!usual || !got)
+        exit(1);
+    if (must(pseg_op_run(s, op, &d.args, &err), what, &err) &&
+        must(get(usual, s, &d, 0, &err), what, &err) && must(put(s, &d, 0, &err), what, &err)) {
+        pseg_op_force(cl, op, v);
+        if (pseg_op_choose(cl, op, &d.args) != v)
+            fail(what, "another variant is chosen");
+        if (must(pseg_op_run(s, op, &d.args, &err), what, &err) &&
+            must(get(got, s, &d, 0, &err), what, &err)) {
+            case_compare(&d, s, op, c, what);
+            if (v->order == preferred->order && memcmp(got, usual, words * sizeof *got) != 0)
+                fail(what, "differs in its bits from a variant of the same order");
+        }
+    }
+    free(usual);
+    free(got);
+    pseg_op_force(cl, op, NULL);
+    case_free(&d);
+}
+
+/* Is the case small, and one for v? */
+static bool is_for(const pseg_cl *cl, const pseg_op *op, const pseg_op_case *c,
+                   const pseg_op_variant *v)
+{
+    pseg_op_args a;
+
+    pseg_op_case_args(&a, c);
+    for (size_t i = 0; i < op->n_slots; i++)
+        if (pseg_op_case_has(op, c, i))
+            a.t[i].host = &a;
+    return !(c->flags & PSEG_CASE_BIG) && op->flops(&a) < (is_interpreted ? 1e5 : 2e7) &&
+           op->variants->can(v, cl, &a);
+}
+
+/* Every variant that this device can run, on all small cases and those of its classes. */
+static void run_variants(pseg_stream *s, const pseg_op *op, const char *form)
+{
+    const pseg_op_variants *all = op->variants;
+    const pseg_cl *cl = pseg_stream_cl(s);
+    unsigned n_variants = 0;
+
+    for (size_t v = 0; v < all->n; v++) {
+        unsigned n = 0;
+
+        for (size_t w = 0; w < v; w++)
+            if (strcmp(all->list[v].name, all->list[w].name) == 0)
+                fail(all->list[v].name, "two variants share this name");
+        if (pseg_op_variant_find(op, all->list[v].name, strlen(all->list[v].name)) != &all->list[v])
+            fail(all->list[v].name, "the variant is not found by its name");
+        /* The larger of the small ones first: an interpreter does one. */
+        for (size_t c = op->n_cases + all->n_classes; c-- > 0 && !(is_interpreted && n == 1);) {
+            const pseg_op_case *k =
+                c < op->n_cases ? &op->cases[c] : &all->classes[c - op->n_cases];
+            if (is_for(cl, op, k, &all->list[v])) {
+                run_forced(s, op, k, &all->list[v], form);
+                n++;
+            }
+        }
+        n_checks += n;
+        n_variants += n > 0;
+    }
+    printf("%s (%s): %u of %zu variants were forced\n", op->name, form, n_variants, all->n);
+    if (n_variants == 0)
+        fail(op->name, "no variant can run");
+}
+
+/* Each class is that of the case that stands for it. */
+static void check_classes(const pseg_op *op)
+{
+    const pseg_op_variants *all = op->variants;
+
+    n_checks++;
+    if (all->n_classes > PSEG_OP_MAX_CLASSES || all->n > 254)
+        fail(op->name, "too many classes or variants");
+    for (size_t i = 0; i < all->n_classes; i++) {
+        pseg_op_args a;
+
+        pseg_op_case_args(&a, &all->classes[i]);
+        if (all->class_of(&a) != i)
+            fail(all->classes[i].name, "the case is of another class than its own");
+    }
+}
+
 /* ---- values at the edge ------------------------------------------------------------------- */
 
 /* Runs an operation on n elements in slot 1 given by in; NULL tensors elsewhere are as the case
@@ -728,6 +833,11 @@ static uint32_t run_device(const char *id, pseg_cl_variant variant, const char *
                     (without && !k->bf16 && !k->bf16x2))
                     continue;
                 run_case(s, pseg_ops[i], k, variant_name);
+            }
+        for (size_t i = 0; i < pseg_n_ops; i++)
+            if (pseg_ops[i]->variants && (!only || strcmp(only, pseg_ops[i]->name) == 0)) {
+                check_classes(pseg_ops[i]);
+                run_variants(s, pseg_ops[i], variant_name);
             }
         if (!only && !without) {
             if (!is_interpreted)

@@ -174,6 +174,18 @@ uint64_t pseg_cl_mem_used(const pseg_cl *cl)
     return atomic_load(&cl->mem_used);
 }
 
+void pseg_cl_set_choice(pseg_cl *cl, size_t slot, uint8_t value)
+{
+    if (slot < PSEG_CL_CHOICES)
+        atomic_store_explicit(&cl->choices[slot], value, memory_order_relaxed);
+}
+
+uint8_t pseg_cl_choice(const pseg_cl *cl, size_t slot)
+{
+    return slot < PSEG_CL_CHOICES ? atomic_load_explicit(&cl->choices[slot], memory_order_relaxed)
+                                  : 0;
+}
+
 void pseg_cl_program_counts(const pseg_cl *cl, unsigned *built, unsigned *cached)
 {
     *built = atomic_load(&cl->n_built);

@@ -69,6 +69,11 @@ const char *pseg_cl_cache_dir(const pseg_cl *cl);
 /* SHA-256, as hex, over names and texts of all kernel sources in use: the embedded ones, or those
  * of kernel_dir as they are now. Errors: those of reading kernel_dir. Any thread. */
 pseg_status pseg_cl_kernel_digest(char out[65], const pseg_cl *cl, pseg_err *err);
+/* Small numbers that the layer above keeps with a device: which variant of an operation is best on
+ * it. 0 at first, and for good from slot PSEG_CL_CHOICES on. Any thread. */
+#define PSEG_CL_CHOICES 2048u
+void pseg_cl_set_choice(pseg_cl *cl, size_t slot, uint8_t value);
+uint8_t pseg_cl_choice(const pseg_cl *cl, size_t slot);
 /* How many programs were compiled from source, and how many came from the cache. Any thread. */
 void pseg_cl_program_counts(const pseg_cl *cl, unsigned *built, unsigned *cached);
 

@@ -31,6 +31,7 @@ struct pseg_cl {
     pseg_program *programs;
     atomic_uint n_built, n_cached;
     atomic_ullong mem_used;
+    atomic_uchar choices[PSEG_CL_CHOICES];
 };
 
 struct pseg_mem {

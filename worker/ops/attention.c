@@ -116,33 +116,115 @@ static void ref(const pseg_op_args *a)
                 ref_query(a, b, h, n);
 }
 
-/* By type, the vectors of queries an item takes, and the room for channels. */
-#define CPU_ROW(options)                                                     \
-    {                                                                        \
-        {{"attention.cl", "attention", options " -DQV=1 -DDMAX=64"},         \
-         {"attention.cl", "attention", options " -DQV=1 -DDMAX=128"}},       \
-        {                                                                    \
-            {"attention.cl", "attention", options " -DQV=2 -DDMAX=64"},      \
-                {"attention.cl", "attention", options " -DQV=2 -DDMAX=128"}, \
-        }                                                                    \
+/* ---- variants ----------------------------------------------------------------------------- */
+
+typedef struct way {
+    pseg_kernel kernel[2]; /* by the room for channels: 64 or 128 */
+    bool is_bf16;
+    pseg_cl_variant form;
+    uint32_t needs;   /* bits of pseg_cl_feature */
+    uint32_t queries; /* that an item takes */
+} way;
+
+enum { BY_VECTORS, BY_AMX, BY_GROUPS };
+
+#define KERNEL(file, options)      \
+    {                              \
+        file, "attention", options \
     }
-static const pseg_kernel cpu[2][2][2] = {CPU_ROW(""), CPU_ROW("-DIN_BF16 -DOUT_BF16")};
-static const pseg_kernel portable[2] = {
-    {"attention.cl", "attention", NULL},
-    {"attention.cl", "attention", "-DIN_BF16 -DOUT_BF16"},
+#define BY_ROOM(file, options)                                                \
+    {                                                                         \
+        KERNEL(file, options "-DDMAX=64"), KERNEL(file, options "-DDMAX=128") \
+    }
+
+static const pseg_op_variant variants[] = {
+    {"f32-16", BY_VECTORS,
+     &(const way){BY_ROOM("attention.cl", "-DQV=1 "), false, PSEG_CL_CPU, 0, 16}},
+    {"f32-32", BY_VECTORS,
+     &(const way){BY_ROOM("attention.cl", "-DQV=2 "), false, PSEG_CL_CPU, 0, 32}},
+    {"amx", BY_AMX,
+     &(const way){BY_ROOM("attention_amx.cl", "-DAMX -DIN_BF16 -DOUT_BF16 "), true, PSEG_CL_CPU,
+                  PSEG_CL_AMX_BF16, 288}}, /* attention_amx.cl's QUERIES */
+    {"bf16-16", BY_VECTORS,
+     &(const way){BY_ROOM("attention.cl", "-DIN_BF16 -DOUT_BF16 -DQV=1 "), true, PSEG_CL_CPU, 0,
+                  16}},
+    {"bf16-32", BY_VECTORS,
+     &(const way){BY_ROOM("attention.cl", "-DIN_BF16 -DOUT_BF16 -DQV=2 "), true, PSEG_CL_CPU, 0,
+                  32}},
+    {"portable", BY_GROUPS,
+     &(const way){{KERNEL("attention.cl", NULL), KERNEL("attention.cl", NULL)},
+                  false,
+                  PSEG_CL_PORTABLE,
+                  0,
+                  1}},
+    {"portable-bf16", BY_GROUPS,
+     &(const way){{KERNEL("attention.cl", "-DIN_BF16 -DOUT_BF16"),
+                   KERNEL("attention.cl", "-DIN_BF16 -DOUT_BF16")},
+                  true,
+                  PSEG_CL_PORTABLE,
+                  0,
+                  1}},
 };
-static const pseg_kernel amx[2] = {
-    {"attention_amx.cl", "attention", "-DAMX -DIN_BF16 -DOUT_BF16 -DDMAX=64"},
-    {"attention_amx.cl", "attention", "-DAMX -DIN_BF16 -DOUT_BF16 -DDMAX=128"},
-};
-/* Queries that share an item's work on the keys: attention_amx.cl's QUERIES. */
-#define AMX_QUERIES 288
+
+static bool can(const pseg_op_variant *v, const pseg_cl *cl, const pseg_op_args *a)
+{
+    const way *w = v->way;
+
+    return w->is_bf16 == pseg_is_bf16(a, OUT) && w->form == pseg_cl_variant_of(cl) &&
+           (pseg_cl_features(cl) & w->needs) == w->needs &&
+           (v->order != BY_AMX || (a->i[D] % 32 == 0 && !a->i[CAUSAL] && !pseg_has(a, KEY_LEN)));
+}
+
 /* Fewer queries do not pay for turning keys and values into pairs. */
 #define AMX_LEAST 24
 
-static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
+static size_t prefer(const pseg_cl *cl, const pseg_op_args *a)
+{
+    /* With 17 queries two vectors would be half empty, but one would go over the keys twice. */
+    uint32_t queries = a->i[N_Q] <= 16 ? 16 : 32;
+    size_t best = N_OF(variants);
+
+    for (size_t i = 0; i < N_OF(variants) && best == N_OF(variants); i++) {
+        const way *w = variants[i].way;
+        if (can(&variants[i], cl, a) && (variants[i].order == BY_VECTORS ? w->queries == queries
+                                         : variants[i].order == BY_AMX   ? a->i[N_Q] >= AMX_LEAST
+                                                                         : true))
+            best = i;
+    }
+    return best;
+}
+
+/* By type and the number of queries. */
+static const int64_t class_queries[] = {8, 16, 24, 96, INT64_MAX};
+
+#define CLASS(name, n_q, bf16)                                                                     \
+    {                                                                                              \
+        name, {1, 12, 64, n_q, 257, 2304, 2304, 2304, 768, 0, 0, 0, 0, 0}, {0.125}, 1u << KEY_LEN, \
+            0, 0, bf16                                                                             \
+    }
+#define CLASSES(name, bf16)                                                              \
+    CLASS(name "/8", 3, bf16), CLASS(name "/16", 12, bf16), CLASS(name "/24", 20, bf16), \
+        CLASS(name "/96", 50, bf16), CLASS(name "/more", 257, bf16)
+static const pseg_op_case classes[] = {
+    CLASSES("f32", 0),
+    CLASSES("bf16", 1u << OUT | 1u << Q | 1u << K | 1u << V),
+};
+_Static_assert(N_OF(classes) == 2 * N_OF(class_queries), "a class of queries for each type");
+
+static size_t class_of(const pseg_op_args *a)
+{
+    size_t i = 0;
+
+    while (a->i[N_Q] > class_queries[i])
+        i++;
+    return (pseg_is_bf16(a, OUT) ? N_OF(class_queries) : 0) + i;
+}
+
+static pseg_status launch(pseg_stream *s, const pseg_op_variant *v, const pseg_op_args *a,
+                          pseg_err *err)
 {
     const int64_t *i = a->i;
+    const way *w = v->way;
     pseg_attention_params p = {
         .out_off = a->t[OUT].off,
         .q_off = a->t[Q].off,
@@ -167,25 +249,14 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
     };
     pseg_arg args[] = {pseg_arg_of(a, OUT), pseg_arg_of(a, Q),       pseg_arg_of(a, K),
                        pseg_arg_of(a, V),   pseg_arg_of(a, KEY_LEN), PSEG_ARG_VALUE(p)};
-    size_t global[3] = {(size_t)i[N_Q], (size_t)i[HEADS], (size_t)i[BATCH]}, local[3] = {1, 1, 1};
+    size_t items = ((size_t)i[N_Q] + w->queries - 1) / w->queries;
+    size_t global[3] = {items, (size_t)i[HEADS], (size_t)i[BATCH]}, local[3] = {1, 1, 1};
 
-    if (pseg_cl_variant_of(pseg_stream_cl(s)) == PSEG_CL_PORTABLE) {
+    if (w->form == PSEG_CL_PORTABLE) {
         local[0] = 64;
         global[0] *= local[0];
-        return pseg_launch(s, &portable[pseg_is_bf16(a, OUT)], 3, global, local, args, N_OF(args),
-                           err);
     }
-    if (pseg_is_bf16(a, OUT) && (pseg_cl_features(pseg_stream_cl(s)) & PSEG_CL_AMX_BF16) &&
-        i[D] % 32 == 0 && i[N_Q] >= AMX_LEAST && !i[CAUSAL] && !pseg_has(a, KEY_LEN)) {
-        global[0] = (global[0] + AMX_QUERIES - 1) / AMX_QUERIES;
-        return pseg_launch(s, &amx[i[D] > 64], 3, global, local, args, N_OF(args), err);
-    }
-    /* With 17 queries two vectors would be half empty, but one would go over the keys twice. */
-    bool is_one = i[N_Q] <= 16;
-
-    global[0] = (global[0] + (is_one ? 15 : 31)) / (is_one ? 16 : 32);
-    return pseg_launch(s, &cpu[pseg_is_bf16(a, OUT)][!is_one][i[D] > 64], 3, global, local, args,
-                       N_OF(args), err);
+    return pseg_launch(s, &w->kernel[i[D] > 64], 3, global, local, args, N_OF(args), err);
 }
 
 static double flops(const pseg_op_args *a)
@@ -319,6 +390,17 @@ static const pseg_op_case cases[] = {
      REAL},
 };
 
+static const pseg_op_variants all = {
+    .list = variants,
+    .n = N_OF(variants),
+    .can = can,
+    .prefer = prefer,
+    .class_of = class_of,
+    .classes = classes,
+    .n_classes = N_OF(classes),
+    .launch = launch,
+};
+
 const pseg_op pseg_op_row_attention = {
     .name = "attention",
     .slots = slots,
@@ -328,7 +410,7 @@ const pseg_op pseg_op_row_attention = {
     .check = check,
     .extent = extent,
     .ref = ref,
-    .launch = launch,
+    .variants = &all,
     .flops = flops,
     .bytes = bytes,
     .int_range = int_range,

@@ -101,68 +101,162 @@ static void ref(const pseg_op_args *a)
         }
 }
 
-/* Tiles of MR rows x NV vectors. 24 accumulators of 12 x 2 fill the 32 registers of AVX-512; 6 x 1
- * vectors of 16 are 12 of AVX2's 16 registers. Small tiles serve the few tokens of a decoder. */
-typedef struct variant {
-    pseg_kernel kernel;
-    uint32_t mr, nv;
-} variant;
+/* ---- variants ----------------------------------------------------------------------------- */
 
-static const variant wide[] = {{{"gemm.cl", "gemm", "-DMR=12 -DNV=2"}, 12, 2},
-                               {{"gemm.cl", "gemm", "-DMR=4 -DNV=2"}, 4, 2},
-                               {{"gemm.cl", "gemm", "-DMR=1 -DNV=2"}, 1, 2}};
-static const variant narrow[] = {{{"gemm.cl", "gemm", "-DMR=6 -DNV=1"}, 6, 1},
-                                 {{"gemm.cl", "gemm", "-DMR=3 -DNV=1"}, 3, 1},
-                                 {{"gemm.cl", "gemm", "-DMR=1 -DNV=1"}, 1, 1}};
-/* In BF16, by the type of the output. */
-#define BF16_ROW(options)                                          \
-    {                                                              \
-        {{"gemm.cl", "gemm", options " -DMR=12 -DNV=2"}, 12, 2},   \
-            {{"gemm.cl", "gemm", options " -DMR=4 -DNV=2"}, 4, 2}, \
-        {                                                          \
-            {"gemm.cl", "gemm", options " -DMR=1 -DNV=2"}, 1, 2    \
-        }                                                          \
-    }
-static const variant bf16[2][3] = {BF16_ROW("-DBF16"), BF16_ROW("-DBF16 -DOUT_BF16")};
-static const variant dot[2][3] = {BF16_ROW("-DBF16 -DDOT"), BF16_ROW("-DBF16 -DDOT -DOUT_BF16")};
-static const pseg_kernel amx[2] = {{"gemm.cl", "gemm", "-DBF16 -DAMX"},
-                                   {"gemm.cl", "gemm", "-DBF16 -DAMX -DOUT_BF16"}};
-static const pseg_kernel amx_parts = {"gemm.cl", "gemm", "-DPARTS -DAMX"};
-static const variant parts[] = {{{"gemm.cl", "gemm", "-DPARTS -DMR=6 -DNV=1"}, 6, 1},
-                                {{"gemm.cl", "gemm", "-DPARTS -DMR=3 -DNV=1"}, 3, 1},
-                                {{"gemm.cl", "gemm", "-DPARTS -DMR=1 -DNV=1"}, 1, 1}};
-static const pseg_kernel portable_parts = {"gemm.cl", "gemm", "-DPARTS"};
-static const pseg_kernel split = {"gemm.cl", "split", NULL};
-static const pseg_kernel split_amx = {"gemm.cl", "split", "-DAMX"};
-static const pseg_kernel portable = {"gemm.cl", "gemm", NULL};
-static const pseg_kernel portable_bf16[2] = {{"gemm.cl", "gemm", "-DBF16"},
-                                             {"gemm.cl", "gemm", "-DBF16 -DOUT_BF16"}};
+typedef enum kind { F32, BF16, BF16_OUT, PARTS } kind; /* of the arguments */
 
-/* The tallest tile that wastes less than half of itself. */
-static const variant *choose(const pseg_cl *cl, const pseg_op_args *a)
+static kind kind_of(const pseg_op_args *a)
 {
-    const variant *v = pseg_cl_device(cl)->vector_width >= 16 ? wide : narrow;
+    return is_parts(a) ? PARTS : !pseg_is_bf16(a, A) ? F32 : pseg_is_bf16(a, OUT) ? BF16_OUT : BF16;
+}
+
+typedef struct way {
+    pseg_kernel kernel;
+    kind kind;
+    pseg_cl_variant form;
+    uint32_t needs; /* bits of pseg_cl_feature */
+    /* Tiles of mr rows x nv vectors of 16; 0: it is not of tiles in registers. */
+    uint32_t mr, nv;
+} way;
+
+enum { IN_ORDER, IN_PAIRS, BY_DOT, BY_AMX, BY_AMX_PARTS, PARTS_IN_PAIRS, BY_GROUPS };
+
+#define GEMM(options)              \
+    {                              \
+        "gemm.cl", "gemm", options \
+    }
+#define TILE(name, order, kind, needs, options, mr, nv)                              \
+    {                                                                                \
+        name #mr "x" #nv, order, &(const way)                                        \
+        {                                                                            \
+            GEMM(options "-DMR=" #mr " -DNV=" #nv), kind, PSEG_CL_CPU, needs, mr, nv \
+        }                                                                            \
+    }
+#define WHOLE(name, order, kind, form, needs, options) \
+    {                                                  \
+        name, order, &(const way)                      \
+        {                                              \
+            GEMM(options), kind, form, needs, 0, 0     \
+        }                                              \
+    }
+
+/* 24 sums of 12 x 2 vectors fill the 32 registers of AVX-512; 6 x 1 vectors of 16 are 12 of AVX2's
+ * 16 registers. Small tiles serve the few tokens of a decoder. Where two can do the same, the
+ * earlier is preferred. */
+static const pseg_op_variant variants[] = {
+    TILE("f32-", IN_ORDER, F32, 0, "", 12, 2),
+    TILE("f32-", IN_ORDER, F32, 0, "", 8, 2),
+    TILE("f32-", IN_ORDER, F32, 0, "", 6, 2),
+    TILE("f32-", IN_ORDER, F32, 0, "", 4, 2),
+    TILE("f32-", IN_ORDER, F32, 0, "", 3, 2),
+    TILE("f32-", IN_ORDER, F32, 0, "", 2, 2),
+    TILE("f32-", IN_ORDER, F32, 0, "", 1, 2),
+    TILE("f32-", IN_ORDER, F32, 0, "", 6, 1),
+    TILE("f32-", IN_ORDER, F32, 0, "", 5, 1),
+    TILE("f32-", IN_ORDER, F32, 0, "", 4, 1),
+    TILE("f32-", IN_ORDER, F32, 0, "", 3, 1),
+    TILE("f32-", IN_ORDER, F32, 0, "", 2, 1),
+    TILE("f32-", IN_ORDER, F32, 0, "", 1, 1),
+    WHOLE("amx", BY_AMX, BF16, PSEG_CL_CPU, PSEG_CL_AMX_BF16, "-DBF16 -DAMX"),
+    WHOLE("amx-out", BY_AMX, BF16_OUT, PSEG_CL_CPU, PSEG_CL_AMX_BF16, "-DBF16 -DAMX -DOUT_BF16"),
+    WHOLE("amx-parts", BY_AMX_PARTS, PARTS, PSEG_CL_CPU, PSEG_CL_AMX_BF16, "-DPARTS -DAMX"),
+    TILE("dot-", BY_DOT, BF16, PSEG_CL_AVX512_BF16, "-DBF16 -DDOT ", 12, 2),
+    TILE("dot-", BY_DOT, BF16, PSEG_CL_AVX512_BF16, "-DBF16 -DDOT ", 4, 2),
+    TILE("dot-", BY_DOT, BF16, PSEG_CL_AVX512_BF16, "-DBF16 -DDOT ", 1, 2),
+    TILE("dot-out-", BY_DOT, BF16_OUT, PSEG_CL_AVX512_BF16, "-DBF16 -DDOT -DOUT_BF16 ", 12, 2),
+    TILE("dot-out-", BY_DOT, BF16_OUT, PSEG_CL_AVX512_BF16, "-DBF16 -DDOT -DOUT_BF16 ", 4, 2),
+    TILE("dot-out-", BY_DOT, BF16_OUT, PSEG_CL_AVX512_BF16, "-DBF16 -DDOT -DOUT_BF16 ", 1, 2),
+    TILE("bf16-", IN_PAIRS, BF16, 0, "-DBF16 ", 12, 2),
+    TILE("bf16-", IN_PAIRS, BF16, 0, "-DBF16 ", 4, 2),
+    TILE("bf16-", IN_PAIRS, BF16, 0, "-DBF16 ", 1, 2),
+    TILE("bf16-", IN_PAIRS, BF16, 0, "-DBF16 ", 6, 1),
+    TILE("bf16-", IN_PAIRS, BF16, 0, "-DBF16 ", 3, 1),
+    TILE("bf16-out-", IN_PAIRS, BF16_OUT, 0, "-DBF16 -DOUT_BF16 ", 12, 2),
+    TILE("bf16-out-", IN_PAIRS, BF16_OUT, 0, "-DBF16 -DOUT_BF16 ", 4, 2),
+    TILE("bf16-out-", IN_PAIRS, BF16_OUT, 0, "-DBF16 -DOUT_BF16 ", 1, 2),
+    TILE("bf16-out-", IN_PAIRS, BF16_OUT, 0, "-DBF16 -DOUT_BF16 ", 6, 1),
+    TILE("bf16-out-", IN_PAIRS, BF16_OUT, 0, "-DBF16 -DOUT_BF16 ", 3, 1),
+    TILE("parts-", PARTS_IN_PAIRS, PARTS, 0, "-DPARTS ", 6, 1),
+    TILE("parts-", PARTS_IN_PAIRS, PARTS, 0, "-DPARTS ", 3, 1),
+    TILE("parts-", PARTS_IN_PAIRS, PARTS, 0, "-DPARTS ", 1, 1),
+    WHOLE("portable", BY_GROUPS, F32, PSEG_CL_PORTABLE, 0, NULL),
+    WHOLE("portable-bf16", BY_GROUPS, BF16, PSEG_CL_PORTABLE, 0, "-DBF16"),
+    WHOLE("portable-bf16-out", BY_GROUPS, BF16_OUT, PSEG_CL_PORTABLE, 0, "-DBF16 -DOUT_BF16"),
+    WHOLE("portable-parts", BY_GROUPS, PARTS, PSEG_CL_PORTABLE, 0, "-DPARTS"),
+};
+
+static bool can(const pseg_op_variant *v, const pseg_cl *cl, const pseg_op_args *a)
+{
+    const way *w = v->way;
+
+    return w->kind == kind_of(a) && w->form == pseg_cl_variant_of(cl) &&
+           (pseg_cl_features(cl) & w->needs) == w->needs;
+}
+
+/* The tallest of three tiles that wastes less than half of itself. */
+static size_t prefer(const pseg_cl *cl, const pseg_op_args *a)
+{
+    static const uint32_t wide[3] = {12, 4, 1}, narrow[3] = {6, 3, 1};
+    kind k = kind_of(a);
+    bool is_wide = k == F32 ? pseg_cl_device(cl)->vector_width >= 16 : k != PARTS;
+    const uint32_t *mr = is_wide ? wide : narrow;
     int64_t m = a->i[M];
+    size_t best = N_OF(variants);
+
+    while (mr < (is_wide ? wide : narrow) + 2 && m <= (int64_t)mr[0] * 2 / 3 &&
+           m <= 2 * (int64_t)mr[1])
+        mr++;
+    for (size_t i = 0; i < N_OF(variants) && best == N_OF(variants); i++) {
+        const way *w = variants[i].way;
+        if (can(&variants[i], cl, a) &&
+            (w->mr == 0 || (w->mr == *mr && w->nv == (is_wide ? 2u : 1u))))
+            best = i;
+    }
+    return best;
+}
+
+/* By the types and the number of rows: what a tile is too tall for differs with it alone. */
+static const int64_t class_rows[] = {1, 3, 8, 24, 96, 1023, INT64_MAX};
+
+#define CLASS(name, m, bf16, parts)                                                            \
+    {                                                                                          \
+        name, {m, 768, 768, 768, 768, 768, PSEG_ACT_NONE}, {0}, 1u << RES | 1u << SCALE, 0, 0, \
+            bf16, parts                                                                        \
+    }
+#define CLASSES(name, bf16, parts)                                                 \
+    CLASS(name "/1", 1, bf16, parts), CLASS(name "/3", 3, bf16, parts),            \
+        CLASS(name "/8", 7, bf16, parts), CLASS(name "/24", 16, bf16, parts),      \
+        CLASS(name "/96", 50, bf16, parts), CLASS(name "/1023", 257, bf16, parts), \
+        CLASS(name "/more", 1285, bf16, parts)
+static const pseg_op_case classes[] = {
+    CLASSES("f32", 0, 0),
+    CLASSES("bf16", 1u << A | 1u << W, 0),
+    CLASSES("bf16-out", 1u << A | 1u << W | 1u << OUT, 0),
+    CLASSES("parts", 0, 1u << W),
+};
+_Static_assert(N_OF(classes) == 4 * N_OF(class_rows), "a class of rows for each kind");
+
+static size_t class_of(const pseg_op_args *a)
+{
     size_t i = 0;
 
-    if (is_parts(a))
-        v = parts;
-    else if (pseg_is_bf16(a, A))
-        v = pseg_cl_features(cl) & PSEG_CL_AVX512_BF16 ? dot[pseg_is_bf16(a, OUT)]
-                                                       : bf16[pseg_is_bf16(a, OUT)];
-
-    while (i < 2 && m <= (int64_t)v[i].mr * 2 / 3 && m <= 2 * (int64_t)v[i + 1].mr)
+    while (a->i[M] > class_rows[i])
         i++;
-    return &v[i];
+    return (size_t)kind_of(a) * N_OF(class_rows) + i;
 }
+
+static const pseg_kernel split = {"gemm.cl", "split", NULL};
+static const pseg_kernel split_amx = {"gemm.cl", "split", "-DAMX"};
+
+/* ---- launches ----------------------------------------------------------------------------- */
 
 /* A run of rows of a stays in the second-level cache beside a panel of w; the panels are split
  * until every core has something to do. */
-static pseg_status launch_amx(pseg_stream *s, const pseg_op_args *a, pseg_gemm_params *p,
-                              pseg_arg *args, size_t n_args, pseg_err *err)
+static pseg_status launch_amx(pseg_stream *s, const way *w, pseg_gemm_params *p, pseg_arg *args,
+                              size_t n_args, pseg_err *err)
 {
     uint64_t units = pseg_cl_device(pseg_stream_cl(s))->compute_units;
-    uint64_t rows = ((uint64_t)768 << 10) / ((is_parts(a) ? 4 : 2) * (uint64_t)p->k) / 32 * 32;
+    uint64_t rows = ((uint64_t)768 << 10) / ((w->kind == PARTS ? 4 : 2) * (uint64_t)p->k) / 32 * 32;
     uint64_t panels = ((uint64_t)p->n + PSEG_PANEL - 1) / PSEG_PANEL;
 
     rows = rows < 64 ? 64 : rows;
@@ -176,8 +270,7 @@ static pseg_status launch_amx(pseg_stream *s, const pseg_op_args *a, pseg_gemm_p
     p->panels_per_item = (uint32_t)((panels + splits - 1) / splits);
     size_t global[2] = {runs, (panels + p->panels_per_item - 1) / p->panels_per_item};
     size_t local[2] = {1, 1};
-    return pseg_launch(s, is_parts(a) ? &amx_parts : &amx[pseg_is_bf16(a, OUT)], 2, global, local,
-                       args, n_args, err);
+    return pseg_launch(s, &w->kernel, 2, global, local, args, n_args, err);
 }
 
 /* a in parts, in the stream's scratch memory, which stands in for it from now on. */
@@ -202,11 +295,12 @@ out:
     return rc;
 }
 
-static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
+static pseg_status launch(pseg_stream *s, const pseg_op_variant *v, const pseg_op_args *a,
+                          pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     const int64_t *i = a->i;
-    const pseg_cl *cl = pseg_stream_cl(s);
+    const way *w = v->way;
     pseg_gemm_params p = {
         .out_off = a->t[OUT].off,
         .a_off = a->t[A].off,
@@ -231,30 +325,25 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 
     if (is_parts(a))
         PSEG_TRY(split_a(s, a, &p, &args[A], err));
-    if (pseg_cl_variant_of(cl) == PSEG_CL_PORTABLE) {
+    if (w->form == PSEG_CL_PORTABLE) {
         size_t global[2] = {((size_t)i[N] + 63) / 64 * 16, ((size_t)i[M] + 63) / 64 * 16};
         size_t local[2] = {16, 16};
 
-        return pseg_launch(s,
-                           is_parts(a)          ? &portable_parts
-                           : pseg_is_bf16(a, A) ? &portable_bf16[pseg_is_bf16(a, OUT)]
-                                                : &portable,
-                           2, global, local, args, N_OF(args), err);
+        return pseg_launch(s, &w->kernel, 2, global, local, args, N_OF(args), err);
     }
-    if (a->t[W].type != PSEG_F32 && (pseg_cl_features(cl) & PSEG_CL_AMX_BF16))
-        return launch_amx(s, a, &p, args, N_OF(args), err);
-    const variant *v = choose(cl, a);
-    uint64_t tiles = ((uint64_t)i[M] + v->mr - 1) / v->mr;
-    uint64_t columns = ((uint64_t)i[N] + 16 * v->nv - 1) / (16 * v->nv);
+    if (w->needs & PSEG_CL_AMX_BF16)
+        return launch_amx(s, w, &p, args, N_OF(args), err);
+    uint64_t tiles = ((uint64_t)i[M] + w->mr - 1) / w->mr;
+    uint64_t columns = ((uint64_t)i[N] + 16 * w->nv - 1) / (16 * w->nv);
     /* All tiles of a column in one item read its panel once; but the cores want eight items each.
      */
-    uint64_t items = 8 * (uint64_t)pseg_cl_device(cl)->compute_units;
+    uint64_t items = 8 * (uint64_t)pseg_cl_device(pseg_stream_cl(s))->compute_units;
     uint64_t per = tiles * columns / items;
 
     p.tiles_per_item = (uint32_t)(per < 1 ? 1 : per > tiles ? tiles : per);
     size_t global[2] = {(tiles + p.tiles_per_item - 1) / p.tiles_per_item, columns};
     size_t local[2] = {1, 1};
-    PSEG_TRY(pseg_launch(s, &v->kernel, 2, global, local, args, N_OF(args), err));
+    PSEG_TRY(pseg_launch(s, &w->kernel, 2, global, local, args, N_OF(args), err));
 out:
     return rc;
 }
@@ -401,6 +490,17 @@ static const pseg_op_case cases[] = {
     {"decoder mlp", {3, 2048, 256, 256, 2048, 2048, PSEG_ACT_RELU}, {0}, ONLY_BIAS, 0, REAL},
 };
 
+static const pseg_op_variants all = {
+    .list = variants,
+    .n = N_OF(variants),
+    .can = can,
+    .prefer = prefer,
+    .class_of = class_of,
+    .classes = classes,
+    .n_classes = N_OF(classes),
+    .launch = launch,
+};
+
 const pseg_op pseg_op_row_gemm = {
     .name = "gemm",
     .slots = slots,
@@ -410,7 +510,7 @@ const pseg_op pseg_op_row_gemm = {
     .extent = extent,
     .may_alias = may_alias,
     .ref = ref,
-    .launch = launch,
+    .variants = &all,
     .flops = flops,
     .bytes = bytes,
     .tol = {2e-4, 1e-5, 1e-11},

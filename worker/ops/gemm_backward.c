@@ -234,7 +234,7 @@ static pseg_status launch_a(pseg_stream *s, const pseg_op_args *a, const pseg_op
     PSEG_TRY(turned_weight(&b.t[W], &used, s, a, g, (size_t)i[N], (size_t)i[K], 1, 0, err));
     if (g->add >> A & 1)
         b.t[RES] = g->t[A];
-    PSEG_TRY(pseg_op_row_gemm.launch(s, &b, err));
+    PSEG_TRY(pseg_op_launch(s, &pseg_op_row_gemm, &b, err));
     pseg_stream_credit(s, pseg_op_row_gemm.flops(&b), pseg_op_row_gemm.bytes(&b));
 out:
     return rc;

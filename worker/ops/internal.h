@@ -94,6 +94,8 @@ size_t pseg_extent_rows(int64_t n, int64_t stride, int64_t c);
 /* The same for blocks of rows. */
 size_t pseg_extent_block(int64_t batch, int64_t batch_stride, int64_t n, int64_t stride, int64_t c);
 
+/* Launches the variant chosen, or the only way, and checks nothing. */
+pseg_status pseg_op_launch(pseg_stream *s, const pseg_op *op, const pseg_op_args *a, pseg_err *err);
 /* Refuses unless 1 <= i[first..first+n) < 2^31. */
 pseg_status pseg_check_dims(const pseg_op *op, const pseg_op_args *a, size_t first, size_t n,
                             pseg_err *err);

@@ -138,12 +138,28 @@ out:
     return rc;
 }
 
+pseg_status pseg_op_launch(pseg_stream *s, const pseg_op *op, const pseg_op_args *a, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    if (op->variants) {
+        const pseg_op_variant *v = pseg_op_choose(pseg_stream_cl(s), op, a);
+
+        PSEG_ASSERT(v != NULL);
+        PSEG_TRY(op->variants->launch(s, v, a, err));
+    } else {
+        PSEG_TRY(op->launch(s, a, err));
+    }
+out:
+    return rc;
+}
+
 pseg_status pseg_op_run(pseg_stream *s, const pseg_op *op, const pseg_op_args *a, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
     PSEG_TRY(pseg_op_check(op, a, err));
-    PSEG_TRY(op->launch(s, a, err));
+    PSEG_TRY(pseg_op_launch(s, op, a, err));
     pseg_stream_credit(s, op->flops(a), op->bytes(a));
 out:
     return rc;

@@ -81,6 +81,32 @@ typedef struct pseg_op_backward {
     const char *tol_why;
 } pseg_op_backward;
 
+/* One way to do an operation. */
+typedef struct pseg_op_variant {
+    const char *name; /* without spaces; its own among those of the row */
+    unsigned order;   /* of its sums: variants of one order give the same bits */
+    const void *way;  /* for the row: its kernel, its tile */
+} pseg_op_variant;
+
+#define PSEG_OP_MAX_CLASSES 32
+
+/* All ways to do an operation. Of those that can do it here, pseg_op_run takes what tuning found
+ * for shapes of this class (worker/ops/tune.h), else what `prefer` says. A new one is a line of
+ * `list`: tests run it and tuning tries it. */
+typedef struct pseg_op_variants {
+    const pseg_op_variant *list;
+    size_t n; /* below 256 */
+    /* Does v fit the types of the arguments, the form of the kernels and the processor? */
+    bool (*can)(const pseg_op_variant *v, const pseg_cl *, const pseg_op_args *);
+    /* Without measuring: the index of one that can; n: none can. */
+    size_t (*prefer)(const pseg_cl *, const pseg_op_args *);
+    /* A class is named and measured by the case that stands for it. */
+    size_t (*class_of)(const pseg_op_args *);
+    const pseg_op_case *classes;
+    size_t n_classes; /* at most PSEG_OP_MAX_CLASSES */
+    pseg_status (*launch)(pseg_stream *, const pseg_op_variant *, const pseg_op_args *, pseg_err *);
+} pseg_op_variants;
+
 typedef struct pseg_op {
     const char *name; /* also of the kernel, in tests and in profiles */
     const pseg_op_slot *slots;
@@ -94,7 +120,8 @@ typedef struct pseg_op {
     /* May input `slot` be the output? NULL: none may. */
     bool (*may_alias)(const pseg_op_args *, size_t slot);
     void (*ref)(const pseg_op_args *); /* plain loops, in double */
-    pseg_status (*launch)(pseg_stream *, const pseg_op_args *, pseg_err *);
+    pseg_status (*launch)(pseg_stream *, const pseg_op_args *, pseg_err *); /* the only way, or */
+    const pseg_op_variants *variants;
     const pseg_op_backward *backward; /* NULL: not trainable */
     double (*flops)(const pseg_op_args *), (*bytes)(const pseg_op_args *);
     /* Range of a case's integers in an I32 slot, both ends inclusive; NULL: there are none. */
@@ -121,6 +148,17 @@ pseg_status pseg_op_check_backward(const pseg_op *op, const pseg_op_args *a, con
                                    pseg_err *err);
 pseg_status pseg_op_run_backward(pseg_stream *s, const pseg_op *op, const pseg_op_args *a,
                                  const pseg_op_grads *g, pseg_err *err);
+
+/* What pseg_op_run takes for these arguments; NULL: the row has no variants, or none
+ * that can. Any thread. */
+const pseg_op_variant *pseg_op_choose(const pseg_cl *cl, const pseg_op *op, const pseg_op_args *a);
+/* From now on `v` of op's list for shapes of this class, as far as it can; NULL: what is preferred.
+ * Any thread. */
+void pseg_op_set_choice(pseg_cl *cl, const pseg_op *op, size_t class_index,
+                        const pseg_op_variant *v);
+/* The same for all shapes: for tests and comparisons. */
+void pseg_op_force(pseg_cl *cl, const pseg_op *op, const pseg_op_variant *v);
+const pseg_op_variant *pseg_op_variant_find(const pseg_op *op, const char *name, size_t name_len);
 
 /* What a case's output may be off by: op->tol, and where the output is BF16 its rounding and that
  * of a probability (2^-9 each), and of the cheaper GELU; where weights are BF16X2 what rounding

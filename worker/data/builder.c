@@ -82,7 +82,7 @@ pseg_status builder_image(uint32_t *index, pseg_dataset *d, const builder_image_
                           pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    image_entry e = {.place = in->place, .width = in->width, .height = in->height};
+    image_entry e = {.place = in->place, .of = {.width = in->width, .height = in->height}};
     char key[512];
     uint32_t first;
     bool is_new;
@@ -245,7 +245,7 @@ static uint32_t choose_phrases(const char **kept, pseg_dataset *d, const pseg_da
 
 static bool is_other_size(const image_entry *e, const pseg_data_mask *m)
 {
-    return e->width && e->height && (e->width != m->width || e->height != m->height);
+    return e->of.width && e->of.height && (e->of.width != m->width || e->of.height != m->height);
 }
 
 pseg_status builder_sample(pseg_dataset *d, uint32_t index, const pseg_data_sample *s,
@@ -256,6 +256,7 @@ pseg_status builder_sample(pseg_dataset *d, uint32_t index, const pseg_data_samp
     sample_entry e = {.image = index};
     const char **sentences = NULL;
     pseg_data_fault fault;
+    pseg_data_image *of;
     int64_t area;
     char why[160];
 
@@ -266,10 +267,11 @@ pseg_status builder_sample(pseg_dataset *d, uint32_t index, const pseg_data_samp
         builder_fault(d, fault, where, "the mask cannot be used: %s", why);
         return rc;
     }
+    of = &d->image[index].of;
     if (is_other_size(&d->image[index], &s->mask)) {
         builder_fault(d, PSEG_DATA_MASK_SIZE, where,
                       "the mask has %u x %u pixels, its image %u x %u", s->mask.width,
-                      s->mask.height, d->image[index].width, d->image[index].height);
+                      s->mask.height, of->width, of->height);
         return rc;
     }
     sentences = pseg_calloc(s->n_sentences + 1, sizeof *sentences);
@@ -285,6 +287,8 @@ pseg_status builder_sample(pseg_dataset *d, uint32_t index, const pseg_data_samp
     PSEG_TRY(record_write_sample(&e.at, &e.len, &d->spool, &kept, err));
     e.n_sentences = kept.n_sentences;
     d->sample[d->n_samples++] = e;
+    of->width = s->mask.width;
+    of->height = s->mask.height;
 out:
     pseg_free(sentences);
     return rc;

@@ -29,7 +29,6 @@ typedef struct image_entry {
     pseg_data_image of;
     uint64_t at, place; /* in the spool; place: of the file's bytes, the format's own number */
     uint32_t len, first_sample;
-    uint32_t width, height; /* px, as told; 0: not told */
 } image_entry;
 
 typedef struct sample_entry {

@@ -1,6 +1,7 @@
 #include "worker/data/dataset.h"
 #include "common/base/alloc.h"
 #include "common/base/file.h"
+#include "common/base/hash.h"
 #include "worker/data/builder.h"
 
 #include <dirent.h>
@@ -429,6 +430,33 @@ pseg_status pseg_dataset_image(pseg_data_bytes *out, pseg_dataset *d, size_t ima
     PSEG_TRY(pseg_file_read(&data, &out->len, path, MAX_IMAGE_BYTES, err));
     out->data = out->owned = data;
 out:
+    pseg_data_record_free(r);
+    pseg_free(path);
+    return rc;
+}
+
+pseg_status pseg_dataset_source(uint8_t out[24], const pseg_dataset *d, size_t image, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    uint8_t sum[PSEG_SHA256_BYTES];
+    pseg_data_record *r = NULL;
+    pseg_file_id id = {0};
+    pseg_sha256 *h = NULL;
+    char *path = NULL;
+
+    PSEG_TRY(pseg_dataset_read(&r, d, image, err));
+    PSEG_TRY(find_image(&path, d, r->file_name, err));
+    PSEG_TRY(pseg_file_identify(&id, path, err));
+    h = pseg_sha256_new();
+    if (!h)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a digest");
+    pseg_sha256_update(h, path, strlen(path) + 1);
+    pseg_sha256_update(h, &id.size, sizeof id.size);
+    pseg_sha256_update(h, &id.written_ns, sizeof id.written_ns);
+    pseg_sha256_finish(h, sum);
+    memcpy(out, sum, 24);
+out:
+    pseg_sha256_free(h);
     pseg_data_record_free(r);
     pseg_free(path);
     return rc;

@@ -56,7 +56,7 @@ typedef enum pseg_data_fault {
     PSEG_DATA_IMAGE_REPEATED,  /* a second record of the same image */
     PSEG_DATA_NO_SAMPLES,      /* an image without a mask */
     PSEG_DATA_MASK_BROKEN,     /* counts or polygon do not decode */
-    PSEG_DATA_MASK_SIZE,       /* of another size than its image */
+    PSEG_DATA_MASK_SIZE,       /* of another size than its image, or than the masks before it */
     PSEG_DATA_MASK_EMPTY,      /* no pixel inside */
     PSEG_DATA_MASK_AREA,       /* area or bbox as told differ from the mask's */
     PSEG_DATA_PHRASE_MISSING,  /* a mask without a phrase */
@@ -113,10 +113,11 @@ size_t pseg_dataset_n_faults(const pseg_dataset *d, pseg_data_fault fault);
  * file's name has COCO's form (COCO_train2014_000000000009.jpg, 000000000009.jpg), else the
  * image_id of the record, else the file's name without folders and ending. */
 typedef struct pseg_data_image {
-    uint64_t key;        /* a hash of it; 0 never */
-    uint32_t n_samples;  /* 1 or more */
-    uint32_t n_phrases;  /* of all its samples */
-    size_t first_phrase; /* of all phrases of the set, in order */
+    uint64_t key;           /* a hash of it; 0 never */
+    uint32_t width, height; /* px, of all its masks; the file's, if the set is right */
+    uint32_t n_samples;     /* 1 or more */
+    uint32_t n_phrases;     /* of all its samples */
+    size_t first_phrase;    /* of all phrases of the set, in order */
 } pseg_data_image;
 pseg_data_image pseg_dataset_at(const pseg_dataset *d, size_t image);
 
@@ -179,6 +180,10 @@ typedef struct pseg_data_bytes {
  * PSEG_R_DATA_CORRUPT (a page of a parquet file). Cheapest in the set's own order. */
 pseg_status pseg_dataset_image(pseg_data_bytes *out, pseg_dataset *d, size_t image, pseg_err *err);
 void pseg_data_bytes_free(pseg_data_bytes *b); /* twice is as good as once */
+/* Tells image files apart without reading them: name, size, time of the last change. Errors: those
+ * of pseg_dataset_image. */
+pseg_status pseg_dataset_source(uint8_t out[24], const pseg_dataset *d, size_t image,
+                                pseg_err *err);
 
 /* ---- examples: what is trained on and scored ---- */
 

@@ -71,6 +71,11 @@ out:
     return rc;
 }
 
+void idmap_set(idmap *m, uint64_t id, uint32_t value)
+{
+    find(m, id)->value = value;
+}
+
 bool idmap_get(uint32_t *value, const idmap *m, uint64_t id)
 {
     const idmap_slot *s = m->cap ? find(m, id) : NULL;

@@ -20,6 +20,8 @@ void idmap_deinit(idmap *m);
 /* The value of id, set to `value` if the id is new. */
 pseg_status idmap_put(uint32_t *found, idmap *m, uint64_t id, uint32_t value, bool *is_new,
                       pseg_err *err);
+/* Of an id that is there. */
+void idmap_set(idmap *m, uint64_t id, uint32_t value);
 bool idmap_get(uint32_t *value, const idmap *m, uint64_t id);
 
 /* A good spread of all bits (splitmix64's finaliser). */

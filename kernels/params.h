@@ -138,6 +138,24 @@ typedef struct pseg_attention_params {
 } pseg_attention_params;
 PSEG_SIZE_IS(pseg_attention_params, 136);
 
+/* Gradients of q, k and v that are wanted, and those that are added to what is there. */
+#define WANTS_Q 4u
+#define WANTS_K 8u
+#define WANTS_V 16u
+#define ADDS_Q  32u
+#define ADDS_K  64u
+#define ADDS_V  128u
+
+/* g: of the output, which has the strides of o. first: sample of a portable launch. */
+typedef struct pseg_attention_grad_params {
+    pseg_u64 g_off, o_off, q_off, k_off, v_off, key_len_off, dq_off, dk_off, dv_off;
+    pseg_u64 g_row, q_row, k_row, v_row, dq_row, dk_row, dv_row;
+    pseg_u64 g_batch, q_batch, k_batch, v_batch, dq_batch, dk_batch, dv_batch;
+    pseg_u32 batch, heads, d, n_q, n_k, flags, first;
+    pseg_f32 scale;
+} pseg_attention_grad_params;
+PSEG_SIZE_IS(pseg_attention_grad_params, 216);
+
 #define HAS_FROM 1u
 
 typedef struct pseg_tree_params {

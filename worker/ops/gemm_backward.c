@@ -275,7 +275,7 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, const pseg_op_g
                          .alpha = 1.0f,
                          .add = g->add >> RES & 1};
 
-        PSEG_TRY(pseg_sum_block(s, &b, err));
+        PSEG_TRY(pseg_sum_block(s, &b, 0, err));
     }
 out:
     return rc;

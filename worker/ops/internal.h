@@ -12,10 +12,12 @@ extern const pseg_op pseg_op_row_gemm, pseg_op_row_layernorm, pseg_op_row_groupn
     pseg_op_row_swiglu, pseg_op_row_maskdot, pseg_op_row_im2col3, pseg_op_row_shuffle2,
     pseg_op_row_transpose, pseg_op_row_conv3;
 
-extern const pseg_op_backward pseg_op_backward_gemm, pseg_op_backward_conv3, pseg_op_backward_act,
-    pseg_op_backward_swiglu, pseg_op_backward_copy, pseg_op_backward_add, pseg_op_backward_maskdot,
-    pseg_op_backward_im2col3, pseg_op_backward_shuffle2, pseg_op_backward_transpose,
-    pseg_op_backward_tokens, pseg_op_backward_gather;
+extern const pseg_op_backward pseg_op_backward_gemm, pseg_op_backward_conv3,
+    pseg_op_backward_attention, pseg_op_backward_act, pseg_op_backward_swiglu,
+    pseg_op_backward_copy, pseg_op_backward_add, pseg_op_backward_maskdot, pseg_op_backward_im2col3,
+    pseg_op_backward_shuffle2, pseg_op_backward_layernorm, pseg_op_backward_groupnorm,
+    pseg_op_backward_l2norm, pseg_op_backward_transpose, pseg_op_backward_tokens,
+    pseg_op_backward_gather;
 
 /* Typed arguments as generic ones. */
 pseg_op_args pseg_gemm_args(const pseg_gemm *g);

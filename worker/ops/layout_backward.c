@@ -245,7 +245,7 @@ static pseg_status tokens_rows(pseg_stream *s, const pseg_op_grads *g, const tok
 
     b.out.off += to * t->c;
     b.x.off += first * t->c;
-    return n > 0 && pseg_wants(g, slot) ? pseg_sum_block(s, &b, err) : PSEG_OK;
+    return n > 0 && pseg_wants(g, slot) ? pseg_sum_block(s, &b, 0, err) : PSEG_OK;
 }
 
 static pseg_status tokens_launch(pseg_stream *s, const pseg_op_args *a, const pseg_op_grads *g,

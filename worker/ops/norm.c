@@ -148,6 +148,7 @@ const pseg_op pseg_op_row_layernorm = {
     .may_alias = layernorm_may_alias,
     .ref = layernorm_ref,
     .launch = layernorm_launch,
+    .backward = &pseg_op_backward_layernorm,
     .flops = layernorm_flops,
     .bytes = layernorm_bytes,
     .tol = {5e-6, 5e-6, 1e-12},
@@ -275,6 +276,7 @@ static double groupnorm_bytes(const pseg_op_args *a)
 
 static const pseg_op_case groupnorm_cases[] = {
     {"small", {1, 2, 6, 2, 0}, {1e-5}, 0, 0, 0},
+    {"many samples", {140, 2, 6, 2, 0}, {1e-5}, 0, 0, 0},
     {"a group a channel", {2, 9, 5, 5, 0}, {1e-5}, 0, 0, 0},
     {"one group", {1, 7, 20, 1, PSEG_ACT_GELU}, {1e-5}, 0, 0, 0},
     {"groups of 8, odd tokens", {2, 13, 24, 3, PSEG_ACT_GELU}, {1e-5}, 0, 0, 0},
@@ -302,6 +304,7 @@ const pseg_op pseg_op_row_groupnorm = {
     .may_alias = x_is_out,
     .ref = groupnorm_ref,
     .launch = groupnorm_launch,
+    .backward = &pseg_op_backward_groupnorm,
     .flops = groupnorm_flops,
     .bytes = groupnorm_bytes,
     .tol = {5e-6, 5e-6, 1e-12},
@@ -408,6 +411,7 @@ const pseg_op pseg_op_row_l2norm = {
     .may_alias = x_is_out,
     .ref = l2norm_ref,
     .launch = l2norm_launch,
+    .backward = &pseg_op_backward_l2norm,
     .flops = l2norm_flops,
     .bytes = l2norm_bytes,
     .tol = {1e-6, 2e-6, 1e-12},

@@ -350,6 +350,9 @@ static const pseg_op_case add_cases[] = {
     {"odd", {2, 3, 19, 60, 20, 57, 19, 63, 21}, {-0.5}, 0, 0, 0},
     {"bias", {2, 5, 40, 200, 40, 200, 40, 0, 0}, {1.0}, 0, 1u << X, 0},
     {"to BF16", {2, 3, 19, 60, 20, 57, 19, 63, 21}, {-0.5}, 0, 0, 0, 1u << OUT},
+    {"a sum of many rows", {3, 50, 5, 250, 5, 250, 5, 0, 0}, {1.0}, 0, 0, 0},
+    {"a sum over samples", {140, 2, 5, 10, 5, 10, 5, 0, 5}, {-2.0}, 0, 0, 0},
+    {"a sum of very many rows", {1, 20000, 3, 0, 3, 0, 3, 0, 0}, {1.0}, 0, 0, PSEG_CASE_BIG},
     {"into y", {2, 5, 23, 115, 23, 0, 23, 115, 23}, {2.0}, 0, 1u << Y, 0},
     {"position",
      {4, 256, 256, 65536, 256, 65536, 256, 0, 256},
@@ -487,6 +490,7 @@ static double maskdot_bytes(const pseg_op_args *a)
 static const pseg_op_case maskdot_cases[] = {
     {"one", {1, 1, 1, 1}, {0}, 0, 0, 0},
     {"odd", {3, 2, 13, 19}, {0}, 0, 0, 0},
+    {"very many tokens", {1, 1, 70000, 2}, {0}, 0, 0, PSEG_CASE_BIG},
     {"many masks", {1, 70, 5, 32}, {0}, 0, 0, 0},
     {"BF16", {3, 2, 13, 19}, {0}, 0, 0, 0, 1u << 2},
     {"pseg", {4, 1, 16384, 32}, {0}, 0, 0, PSEG_CASE_BIG | PSEG_CASE_REAL},

@@ -205,7 +205,7 @@ static pseg_status block_launch(pseg_stream *s, const pseg_op_args *a, const pse
         .add = g->add >> slot & 1,
     };
 
-    return pseg_wants(g, slot) ? pseg_sum_block(s, &b, err) : PSEG_OK;
+    return pseg_wants(g, slot) ? pseg_sum_block(s, &b, 0, err) : PSEG_OK;
 }
 
 static pseg_status copy_launch(pseg_stream *s, const pseg_op_args *a, const pseg_op_grads *g,
@@ -317,7 +317,7 @@ static pseg_status maskdot_launch_q(pseg_stream *s, const pseg_op_args *a, const
 
     p.piece = PIECE;
     p.x_off = a->t[MD_X].off;
-    PSEG_TRY(pseg_stream_scratch(&mem, s, bytes, err));
+    PSEG_TRY(pseg_stream_scratch(&mem, s, 2 * bytes, err)); /* and room to sum them */
     pseg_arg args[] = {PSEG_ARG_MEM(mem), PSEG_ARG_MEM(g->t[OUT].mem), pseg_arg_of(a, MD_X),
                        PSEG_ARG_VALUE(p)};
     pseg_sum sum = {.out = g->t[MD_Q],

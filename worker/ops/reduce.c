@@ -83,7 +83,7 @@ static pseg_status move(pseg_stream *s, const pseg_spread *b, pseg_err *err)
     return pseg_op_row_add.launch(s, &a, err);
 }
 
-pseg_status pseg_sum_block(pseg_stream *s, const pseg_spread *b, pseg_err *err)
+pseg_status pseg_sum_block(pseg_stream *s, const pseg_spread *b, size_t scratch_used, pseg_err *err)
 {
     bool over_batch = b->batch > 1 && b->out_batch == 0, over_n = b->n > 1 && b->out_row == 0;
     pseg_sum sum = {.out = b->out, .x = b->x, .c = b->c, .alpha = b->alpha, .add = b->add};
@@ -109,5 +109,5 @@ pseg_status pseg_sum_block(pseg_stream *s, const pseg_spread *b, pseg_err *err)
         sum.inner_stride = b->x_row;
         sum.out_row = b->out_batch;
     }
-    return pseg_sum_rows(s, &sum, 0, err);
+    return pseg_sum_rows(s, &sum, scratch_used, err);
 }

@@ -200,16 +200,16 @@ out:
     return rc;
 }
 
-/* Until a signal asks to stop: a sweep of the queue every second, health by Redis' answers, and the
- * keys if they have changed. The whole server ("") stays healthy without Redis: restarting it would
- * help nobody. */
+/* Until a signal asks to stop: a sweep of the queue, by which deadlines bite, health by Redis'
+ * answers, and the keys if they have changed. The whole server ("") stays healthy without Redis:
+ * restarting it would help nobody. */
 static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, pseg_keys *keys,
                   pseg_scheduler_metrics *metrics, const sigset_t *signals)
 {
     const struct timespec tick = {0, 200000000};
 
     for (int n = 0;; n = (n + 1) % 5) {
-        if (n == 0 && !atomic_exchange(&sweeping, true))
+        if (!atomic_exchange(&sweeping, true))
             pseg_queue_sweep(queue, swept, NULL);
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)

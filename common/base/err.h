@@ -92,6 +92,7 @@ typedef enum pseg_status {
     X(ATTEMPTS_EXHAUSTED, PSEG_EINTERNAL, 13, false)    \
     X(LEASE_LOST, PSEG_ESTATE, 10, true)                \
     X(QUEUE_FULL, PSEG_EBUSY, 8, true)                  \
+    X(TENANT_LIMIT, PSEG_EBUSY, 8, true)                \
     X(BROKER_FULL, PSEG_EBUSY, 8, true)                 \
     X(BROKER_UNAVAILABLE, PSEG_EIO, 14, true)           \
     X(BROKER_PROTOCOL, PSEG_EINTERNAL, 13, false)       \

@@ -144,9 +144,9 @@ void pseg_queue_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queu
 }
 
 void pseg_queue_put_image(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,
-                          pseg_queue_done done, void *ud)
+                          int64_t tenant_bytes, pseg_queue_done done, void *ud)
 {
-    q->ops->put_image(q, tenant, sha256, data, done, ud);
+    q->ops->put_image(q, tenant, sha256, data, tenant_bytes, done, ud);
 }
 
 void pseg_queue_has_images(pseg_queue *q, const char *tenant, const char *const *sha256, size_t n,
@@ -194,6 +194,28 @@ void pseg_queue_sweep(pseg_queue *q, pseg_queue_done done, void *ud)
     q->ops->sweep(q, done, ud);
 }
 
+void pseg_queue_list_cases(pseg_queue *q, const char *after_id, size_t limit, pseg_queue_done done,
+                           void *ud)
+{
+    q->ops->list_cases(q, after_id, limit, done, ud);
+}
+
+void pseg_queue_get_case(pseg_queue *q, const char *id, pseg_queue_done done, void *ud)
+{
+    q->ops->get_case(q, id, done, ud);
+}
+
+void pseg_queue_drop_case(pseg_queue *q, const char *id, pseg_queue_done done, void *ud)
+{
+    q->ops->drop_case(q, id, done, ud);
+}
+
+void pseg_queue_requeue_case(pseg_queue *q, const char *id, const char *new_id,
+                             pseg_queue_done done, void *ud)
+{
+    q->ops->requeue_case(q, id, new_id, done, ud);
+}
+
 void pseg_queue_register(pseg_queue *q, const pseg_queue_worker *w, pseg_queue_done done, void *ud)
 {
     q->ops->register_worker(q, w, done, ud);
@@ -205,9 +227,9 @@ void pseg_queue_unregister(pseg_queue *q, const char *worker, pseg_queue_done do
 }
 
 void pseg_queue_claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
-                           pseg_queue_done done, void *ud)
+                           size_t held, pseg_queue_done done, void *ud)
 {
-    q->ops->claim_jobs(q, worker, model, max, done, ud);
+    q->ops->claim_jobs(q, worker, model, max, held, done, ud);
 }
 
 void pseg_queue_fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, void *ud)
@@ -222,9 +244,10 @@ void pseg_queue_renew(pseg_queue *q, const char *worker, const pseg_queue_lease 
 }
 
 void pseg_queue_publish(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,
-                        const pseg_bytes *masks, size_t n, pseg_queue_done done, void *ud)
+                        const pseg_bytes *masks, size_t n, int64_t cost_us, pseg_queue_done done,
+                        void *ud)
 {
-    q->ops->publish(q, worker, l, result, masks, n, done, ud);
+    q->ops->publish(q, worker, l, result, masks, n, cost_us, done, ud);
 }
 
 void pseg_queue_fail(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,

@@ -77,6 +77,7 @@ typedef struct pseg_queue_image {
 
 typedef struct pseg_queue_worker {
     const char *id, *model, *digest, *device, *version;
+    const char *log; /* register: its last lines, the evidence if it dies; an answer has none */
 } pseg_queue_worker;
 
 /* A job that was claimed. */
@@ -84,6 +85,9 @@ typedef struct pseg_queue_claim {
     const char *id, *tenant, *image; /* image: for pseg_queue_fetch_image */
     int64_t fence;                   /* names this lease in renew, publish, fail and release */
     int64_t attempt, deadline_unix_us, created_unix_us;
+    /* While this job is held, no more than `group` may be held in all; 0: any number. A worker that
+     * died had it among others, and which of them killed it is found by trying them among fewer. */
+    int64_t group;
     pseg_bytes spec;
 } pseg_queue_claim;
 
@@ -97,7 +101,17 @@ typedef enum pseg_lease_state {
 typedef struct pseg_queue_stats {
     int64_t live, leased, delayed, image_bytes;
     int64_t submitted, succeeded, failed, cancelled, expired;
+    int64_t quarantined; /* now */
 } pseg_queue_stats;
+
+/* A job that failed at its last attempt, kept for somebody to look at. */
+typedef struct pseg_queue_case {
+    const char *id, *tenant, *model, *message, *request_id;
+    const char
+        *evidence; /* per attempt: when, worker, device, reason, the worker's last log lines */
+    pseg_reason reason;
+    int64_t attempts, at_unix_us;
+} pseg_queue_case;
 
 /* Everything in it is borrowed until pseg_queue_reply_free; what a request does not fill is 0. */
 typedef struct pseg_queue_reply {
@@ -116,6 +130,8 @@ typedef struct pseg_queue_reply {
     size_t n_claims;
     pseg_lease_state *leases;
     size_t n_leases;
+    pseg_queue_case *cases;
+    size_t n_cases;
     pseg_job_state state; /* publish, fail, release: what the job is now */
     pseg_queue_stats stats;
     pseg_arena *arena;
@@ -140,6 +156,14 @@ pseg_queue_reply *pseg_queue_sync_take(pseg_queue_sync *s);
 
 /* ---- for schedulers ---- */
 
+/* What a tenant may have; 0: no limit. */
+typedef struct pseg_queue_tenant {
+    int64_t weight;      /* share of the compute-time while others wait, too; 0: 1 */
+    int64_t max_jobs;    /* alive at once */
+    int64_t max_bytes;   /* of images held */
+    int64_t rate, burst; /* submits a second, and how many at once */
+} pseg_queue_tenant;
+
 typedef struct pseg_queue_submit_args {
     const char *tenant, *id; /* id: 32 hexadecimal digits, see pseg_job_new_id */
     const char *request_id;  /* or "" */
@@ -151,15 +175,20 @@ typedef struct pseg_queue_submit_args {
     pseg_bytes content;       /* the image, or empty if it was uploaded */
     int64_t deadline_unix_us; /* 0: none */
     int64_t ttl_ms;           /* of the result */
+    int64_t
+        priority; /* among the tenant's own jobs: begun as if submitted that many minutes earlier */
+    const pseg_queue_tenant *limits; /* NULL: none */
 } pseg_queue_submit_args;
 
 /* -> created, jobs[0]. Errors: REQUEST_ID_REUSED, MODEL_UNKNOWN, IMAGE_NOT_HELD, QUEUE_FULL,
- * BROKER_FULL, BROKER_UNAVAILABLE (as for every request). */
+ * TENANT_LIMIT, BROKER_FULL, BROKER_UNAVAILABLE (as for every request). Submits that come while
+ * others are under way travel together; so do publications. */
 void pseg_queue_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done,
                        void *ud);
-/* -> images[0]. Errors: QUEUE_FULL, BROKER_FULL. */
+/* -> images[0]. tenant_bytes: what the tenant may hold, 0: no limit. Errors: QUEUE_FULL,
+ * TENANT_LIMIT, BROKER_FULL. */
 void pseg_queue_put_image(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,
-                          pseg_queue_done done, void *ud);
+                          int64_t tenant_bytes, pseg_queue_done done, void *ud);
 /* -> images, as many as asked. Extends the life of those held. */
 void pseg_queue_has_images(pseg_queue *q, const char *tenant, const char *const *sha256, size_t n,
                            pseg_queue_done done, void *ud);
@@ -179,18 +208,31 @@ void pseg_queue_cancel(pseg_queue *q, const char *tenant, const char *id, pseg_q
 void pseg_queue_workers(pseg_queue *q, pseg_queue_done done, void *ud);
 /* -> stats. */
 void pseg_queue_get_stats(pseg_queue *q, pseg_queue_done done, void *ud);
-/* Due retries, lost leases, passed deadlines, unused images, lost workers: to be called about once
- * a second by every process. */
+/* Due retries, lost leases, passed deadlines, unused images, lost workers: to be called a few times
+ * a second by every scheduler and worker; how often decides how late a deadline may bite. */
 void pseg_queue_sweep(pseg_queue *q, pseg_queue_done done, void *ud);
+
+/* -> cases, newest first, from those older than after_id ("": from the newest). */
+void pseg_queue_list_cases(pseg_queue *q, const char *after_id, size_t limit, pseg_queue_done done,
+                           void *ud);
+/* -> cases[0]; n_cases 0 if there is none. */
+void pseg_queue_get_case(pseg_queue *q, const char *id, pseg_queue_done done, void *ud);
+/* -> n_cases: 1 if there was one. Its image may go. */
+void pseg_queue_drop_case(pseg_queue *q, const char *id, pseg_queue_done done, void *ud);
+/* -> jobs[0]: its work submitted anew, as new_id, past its tenant's limits; n_jobs 0 if there is no
+ * such case. The job itself has ended and stays so. Errors: as submit. */
+void pseg_queue_requeue_case(pseg_queue *q, const char *id, const char *new_id,
+                             pseg_queue_done done, void *ud);
 
 /* ---- for workers ---- */
 
 /* Makes the worker and its model known; to be repeated with every heartbeat. */
 void pseg_queue_register(pseg_queue *q, const pseg_queue_worker *w, pseg_queue_done done, void *ud);
 void pseg_queue_unregister(pseg_queue *q, const char *worker, pseg_queue_done done, void *ud);
-/* -> claims, at most max; each lease runs from now. Does not wait. */
+/* -> claims, at most max; each lease runs from now. Does not wait. held: how many jobs the worker
+ * has already, see pseg_queue_claim.group. */
 void pseg_queue_claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
-                           pseg_queue_done done, void *ud);
+                           size_t held, pseg_queue_done done, void *ud);
 /* -> blobs[0]. */
 void pseg_queue_fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, void *ud);
 
@@ -202,10 +244,12 @@ typedef struct pseg_queue_lease {
 void pseg_queue_renew(pseg_queue *q, const char *worker, const pseg_queue_lease *l, size_t n,
                       pseg_queue_done done, void *ud);
 /* -> state: SUCCEEDED, or CANCELLED or EXPIRED if that came first. masks: n in prompt order.
- * Whoever ended its lease by this, by fail or by release gets the same answer when it asks again.
- * Errors: LEASE_LOST (nothing was written). */
+ * cost_us: what the job took to compute, for its tenant's share; 0: not known. Whoever ended its
+ * lease by this, by fail or by release gets the same answer when it asks again. Errors: LEASE_LOST
+ * (nothing was written). */
 void pseg_queue_publish(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,
-                        const pseg_bytes *masks, size_t n, pseg_queue_done done, void *ud);
+                        const pseg_bytes *masks, size_t n, int64_t cost_us, pseg_queue_done done,
+                        void *ud);
 /* -> state: QUEUED (another attempt after delay_ms), FAILED, CANCELLED or EXPIRED. `why` tells the
  * reason, the message and, by its reason, whether another attempt makes sense. Errors: LEASE_LOST.
  */

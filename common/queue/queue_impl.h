@@ -12,7 +12,7 @@ typedef struct queue_ops {
     int64_t (*silence_ms)(const pseg_queue *q);
     void (*submit)(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done, void *ud);
     void (*put_image)(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,
-                      pseg_queue_done done, void *ud);
+                      int64_t tenant_bytes, pseg_queue_done done, void *ud);
     void (*has_images)(pseg_queue *q, const char *tenant, const char *const *sha256, size_t n,
                        pseg_queue_done done, void *ud);
     void (*get)(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
@@ -26,16 +26,23 @@ typedef struct queue_ops {
     void (*workers)(pseg_queue *q, pseg_queue_done done, void *ud);
     void (*get_stats)(pseg_queue *q, pseg_queue_done done, void *ud);
     void (*sweep)(pseg_queue *q, pseg_queue_done done, void *ud);
+    void (*list_cases)(pseg_queue *q, const char *after_id, size_t limit, pseg_queue_done done,
+                       void *ud);
+    void (*get_case)(pseg_queue *q, const char *id, pseg_queue_done done, void *ud);
+    void (*drop_case)(pseg_queue *q, const char *id, pseg_queue_done done, void *ud);
+    void (*requeue_case)(pseg_queue *q, const char *id, const char *new_id, pseg_queue_done done,
+                         void *ud);
     void (*register_worker)(pseg_queue *q, const pseg_queue_worker *w, pseg_queue_done done,
                             void *ud);
     void (*unregister)(pseg_queue *q, const char *worker, pseg_queue_done done, void *ud);
     void (*claim_jobs)(pseg_queue *q, const char *worker, const char *model, size_t max,
-                       pseg_queue_done done, void *ud);
+                       size_t held, pseg_queue_done done, void *ud);
     void (*fetch_image)(pseg_queue *q, const char *image, pseg_queue_done done, void *ud);
     void (*renew)(pseg_queue *q, const char *worker, const pseg_queue_lease *l, size_t n,
                   pseg_queue_done done, void *ud);
     void (*publish)(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,
-                    const pseg_bytes *masks, size_t n, pseg_queue_done done, void *ud);
+                    const pseg_bytes *masks, size_t n, int64_t cost_us, pseg_queue_done done,
+                    void *ud);
     void (*fail)(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,
                  int64_t delay_ms, pseg_queue_done done, void *ud);
     void (*release)(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_queue_done done,

@@ -189,9 +189,9 @@ static void submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_do
 }
 
 static void put_image(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,
-                      pseg_queue_done done, void *ud)
+                      int64_t tenant_bytes, pseg_queue_done done, void *ud)
 {
-    ACT(mem_put_image(s, o, tenant, sha256, data, r));
+    ACT(mem_put_image(s, o, tenant, sha256, data, tenant_bytes, r));
 }
 
 static void has_images(pseg_queue *q, const char *tenant, const char *const *sha256, size_t n,
@@ -239,6 +239,28 @@ static void sweep(pseg_queue *q, pseg_queue_done done, void *ud)
     ACT(mem_sweep(s, o));
 }
 
+static void list_cases(pseg_queue *q, const char *after_id, size_t limit, pseg_queue_done done,
+                       void *ud)
+{
+    ACT(mem_list_cases(s, after_id, limit, r));
+}
+
+static void get_case(pseg_queue *q, const char *id, pseg_queue_done done, void *ud)
+{
+    ACT(mem_get_case(s, id, r));
+}
+
+static void drop_case(pseg_queue *q, const char *id, pseg_queue_done done, void *ud)
+{
+    ACT(mem_drop_case(s, id, r));
+}
+
+static void requeue_case(pseg_queue *q, const char *id, const char *new_id, pseg_queue_done done,
+                         void *ud)
+{
+    ACT(mem_requeue_case(s, o, id, new_id, r));
+}
+
 static void register_worker(pseg_queue *q, const pseg_queue_worker *w, pseg_queue_done done,
                             void *ud)
 {
@@ -251,9 +273,9 @@ static void unregister(pseg_queue *q, const char *worker, pseg_queue_done done, 
 }
 
 static void claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
-                       pseg_queue_done done, void *ud)
+                       size_t held, pseg_queue_done done, void *ud)
 {
-    ACT(mem_claim(s, o, worker, model, max, r));
+    ACT(mem_claim(s, o, worker, model, max, held, r));
 }
 
 static void fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, void *ud)
@@ -268,9 +290,9 @@ static void renew(pseg_queue *q, const char *worker, const pseg_queue_lease *l, 
 }
 
 static void publish(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,
-                    const pseg_bytes *m, size_t n, pseg_queue_done done, void *ud)
+                    const pseg_bytes *m, size_t n, int64_t cost_us, pseg_queue_done done, void *ud)
 {
-    ACT(mem_publish(s, worker, l, result, m, n, r));
+    ACT(mem_publish(s, worker, l, result, m, n, cost_us, r));
 }
 
 static void fail(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,
@@ -377,6 +399,10 @@ static const queue_ops mem_ops = {.close = mem_close,
                                   .workers = workers,
                                   .get_stats = get_stats,
                                   .sweep = sweep,
+                                  .list_cases = list_cases,
+                                  .get_case = get_case,
+                                  .drop_case = drop_case,
+                                  .requeue_case = requeue_case,
                                   .register_worker = register_worker,
                                   .unregister = unregister,
                                   .claim_jobs = claim_jobs,

@@ -10,6 +10,9 @@
 #define MAX_JOB_BYTES  ((size_t)1 << 30)
 #define MODEL_KEPT_US  (86400 * (int64_t)1000000)
 #define HISTORY_LENGTH 1024
+#define HEAD_START_US  (60 * (int64_t)1000000)
+#define FIRST_COST_US  10000
+#define CASE_KEPT_US   (7 * 86400 * (int64_t)1000000)
 
 struct mem_job {
     mem_job *next;
@@ -18,7 +21,10 @@ struct mem_job {
     const char *fingerprint;
     mem_image *image;
     int64_t ttl_ms, fence;
-    int64_t place;         /* in line; 0: not in it */
+    int64_t place; /* in line, if in_line */
+    bool in_line;
+    int64_t weight, charge_us, group;
+    char *evidence;        /* pseg_free */
     int64_t due_us;        /* back into line then; 0: not delayed */
     int64_t lease_us;      /* RUNNING: until then */
     const char *by_worker; /* who ended its own lease last, and which */
@@ -39,13 +45,39 @@ struct mem_image {
 struct mem_worker {
     mem_worker *next;
     pseg_queue_worker w;
-    int64_t expire_us;
+    int64_t expire_us, seen_us;
 };
 
 struct mem_model {
     mem_model *next;
     char *name;
     int64_t seen_us; /* 0: asked for, but never served */
+    double cost_us;  /* of a job; 0: not known */
+    double clock;
+};
+
+/* A tenant's virtual time in the line of a model. */
+struct mem_share {
+    mem_share *next;
+    char *model, *tenant;
+    double time;
+    bool waits;
+};
+
+struct mem_case {
+    mem_case *next;
+    pseg_arena *arena;
+    pseg_queue_case c;
+    mem_image *image;
+    pseg_bytes spec;
+    int64_t ttl_ms, expire_us;
+};
+
+/* Per tenant, for the limit of its rate. */
+struct mem_rate {
+    mem_rate *next;
+    char *tenant;
+    double due_us;
 };
 
 static int64_t now_us(const mem_store *s)
@@ -157,19 +189,100 @@ static mem_model *model_of(mem_store *s, const char *name, bool make)
 
 /* ---- transitions ---- */
 
+static mem_share *share_of(mem_store *s, const char *model, const char *tenant, bool make)
+{
+    mem_share *x = s->shares;
+
+    while (x && (strcmp(x->model, model) != 0 || strcmp(x->tenant, tenant) != 0))
+        x = x->next;
+    if (x || !make)
+        return x;
+    x = pseg_calloc(1, sizeof *x);
+    if (x) {
+        x->model = pseg_strdup(model);
+        x->tenant = pseg_strdup(tenant);
+    }
+    if (!x || !x->model || !x->tenant) {
+        if (x) {
+            pseg_free(x->model);
+            pseg_free(x->tenant);
+        }
+        pseg_free(x);
+        return NULL;
+    }
+    x->next = s->shares;
+    s->shares = x;
+    return x;
+}
+
+static void activate(mem_store *s, const char *model, const char *tenant)
+{
+    mem_share *x = share_of(s, model, tenant, true);
+    const mem_model *m = model_of(s, model, true);
+
+    if (!x || !m || x->waits)
+        return;
+    x->waits = true;
+    if (x->time < m->clock)
+        x->time = m->clock;
+}
+
+static bool waits_any(const mem_store *s, const char *model, const char *tenant)
+{
+    for (const mem_job *job = s->jobs; job; job = job->next)
+        if (job->in_line && strcmp(job->j.model, model) == 0 &&
+            (!tenant || strcmp(job->j.tenant, tenant) == 0))
+            return true;
+    return false;
+}
+
+/* After a job has left a line: if it was the tenant's last, and if it was the model's last. */
+static void left_line(mem_store *s, const char *model, const char *tenant)
+{
+    mem_share *x = share_of(s, model, tenant, false);
+
+    if (waits_any(s, model, tenant))
+        return;
+    if (x)
+        x->waits = false;
+    if (waits_any(s, model, NULL))
+        return;
+    for (x = s->shares; x; x = x->next)
+        if (strcmp(x->model, model) == 0)
+            x->time = 0;
+    mem_model *m = model_of(s, model, false);
+    if (m)
+        m->clock = 0;
+}
+
 static void enqueue(mem_store *s, mem_job *job)
 {
-    job->place = ++s->last_place;
+    job->in_line = true;
     job->due_us = 0;
+    activate(s, job->j.model, job->j.tenant);
     s->ready(s->ud, job->j.model);
 }
 
-static void note(mem_job *job, const char *reason, const char *message)
+/* What came to nothing, for the message of the job's end and for whoever looks at it in quarantine.
+ */
+static void note(const mem_store *s, mem_job *job, const char *reason, const char *message)
 {
-    size_t n = strlen(job->history);
+    size_t n = strlen(job->history), old = job->evidence ? strlen(job->evidence) : 0;
+    const mem_worker *w = s->workers;
+    char *more = pseg_calloc(1, old + 4096);
 
     snprintf(job->history + n, sizeof job->history - n, "%s%lld: %s, %.120s", n ? "; " : "",
              (long long)job->j.attempts, reason, message);
+    while (w && strcmp(w->w.id, job->j.worker) != 0)
+        w = w->next;
+    if (!more)
+        return;
+    snprintf(more, old + 4096, "%sattempt %lld at %lld on %s, device %s: %s, %.400s\n%.2500s\n",
+             job->evidence ? job->evidence : "", (long long)job->j.attempts,
+             (long long)(now_us(s) / 1000), job->j.worker, w ? w->w.device : "unknown", reason,
+             message, w && w->w.log ? w->w.log : "");
+    pseg_free(job->evidence);
+    job->evidence = more;
 }
 
 static void say(mem_job *job, pseg_reason reason, const char *message)
@@ -186,10 +299,46 @@ static void finish(mem_store *s, mem_job *job, pseg_job_state state)
     job->j.finished_unix_us = now;
     job->j.expire_unix_us = now + job->ttl_ms * 1000;
     job->j.cancel_requested = false;
-    job->place = job->due_us = 0;
+    job->due_us = 0;
+    if (job->in_line) {
+        job->in_line = false;
+        left_line(s, job->j.model, job->j.tenant);
+    }
     job->image->uses--;
     s->ended[state]++;
     s->changed(s->ud, job->j.id, state);
+}
+
+static void quarantine(mem_store *s, mem_job *job)
+{
+    mem_case *x = pseg_calloc(1, sizeof *x);
+    pseg_arena *a = pseg_arena_new(MAX_JOB_BYTES);
+
+    if (!x || !a) {
+        pseg_free(x);
+        pseg_arena_free(a);
+        return;
+    }
+    x->arena = a;
+    x->c = (pseg_queue_case){.id = text_in(a, job->j.id),
+                             .tenant = text_in(a, job->j.tenant),
+                             .model = text_in(a, job->j.model),
+                             .message = text_in(a, job->j.message),
+                             .request_id = text_in(a, job->j.request_id),
+                             .evidence = text_in(a, job->evidence),
+                             .reason = job->j.reason,
+                             .attempts = job->j.attempts,
+                             .at_unix_us = now_us(s)};
+    x->spec = bytes_in(a, job->j.spec);
+    x->ttl_ms = job->ttl_ms;
+    x->expire_us = now_us(s) + CASE_KEPT_US;
+    x->image = job->image;
+    x->image->uses++;
+    mem_case **at = &s->cases;
+    while (*at && strcmp((*at)->c.id, x->c.id) > 0)
+        at = &(*at)->next;
+    x->next = *at;
+    *at = x;
 }
 
 static void requeue(mem_store *s, mem_job *job, int64_t delay_ms)
@@ -204,6 +353,17 @@ static void requeue(mem_store *s, mem_job *job, int64_t delay_ms)
 }
 
 /* ---- images ---- */
+
+static int64_t bytes_of_tenant(const mem_store *s, const char *tenant)
+{
+    size_t n = strlen(tenant);
+    int64_t sum = 0;
+
+    for (const mem_image *i = s->images; i; i = i->next)
+        if (strncmp(i->name, tenant, n) == 0 && i->name[n] == ':')
+            sum += (int64_t)i->len;
+    return sum;
+}
 
 static void image_free(mem_store *s, mem_image *i)
 {
@@ -230,8 +390,12 @@ static void purge_images(mem_store *s)
 
 /* NULL: r->err is set. */
 static mem_image *store_image(mem_store *s, const pseg_queue_options *o, const char *name,
-                              pseg_bytes data, pseg_queue_reply *r)
+                              pseg_bytes data, int64_t tenant_bytes, pseg_queue_reply *r)
 {
+    char tenant[192];
+
+    snprintf(tenant, sizeof tenant, "%.*s", (int)strcspn(name, ":"), name);
+
     mem_image *i = NULL;
 
     if (s->image_bytes + (int64_t)data.len > o->max_bytes)
@@ -241,6 +405,15 @@ static mem_image *store_image(mem_store *s, const pseg_queue_options *o, const c
                      "an image of %zu bytes does not fit: %lld of %lld bytes are held; try again "
                      "later",
                      data.len, (long long)s->image_bytes, (long long)o->max_bytes);
+        return NULL;
+    }
+    int64_t own = bytes_of_tenant(s, tenant);
+    if (tenant_bytes > 0 && own + (int64_t)data.len > tenant_bytes) {
+        pseg_err_set(
+            &r->err, PSEG_R_TENANT_LIMIT, 0, PSEG_HERE,
+            "an image of %zu bytes does not fit: %lld of %lld bytes of tenant %s are held; "
+            "try again later",
+            data.len, (long long)own, (long long)tenant_bytes, tenant);
         return NULL;
     }
     i = pseg_calloc(1, sizeof *i);
@@ -278,7 +451,7 @@ static void image_name(char out[192], const char *tenant, const char *sha256)
 }
 
 void mem_put_image(mem_store *s, const pseg_queue_options *o, const char *tenant,
-                   const char *sha256, pseg_bytes data, pseg_queue_reply *r)
+                   const char *sha256, pseg_bytes data, int64_t tenant_bytes, pseg_queue_reply *r)
 {
     char name[192];
 
@@ -291,7 +464,7 @@ void mem_put_image(mem_store *s, const pseg_queue_options *o, const char *tenant
     }
     r->images[0].existed = i != NULL;
     if (!i)
-        i = store_image(s, o, name, data, r);
+        i = store_image(s, o, name, data, tenant_bytes, r);
     if (!i)
         return;
     extend(s, o, i);
@@ -343,7 +516,38 @@ void mem_fetch_image(mem_store *s, const char *image, pseg_queue_reply *r)
 static void job_free(mem_job *job)
 {
     pseg_arena_free(job->arena);
+    pseg_free(job->evidence);
     pseg_free(job);
+}
+
+/* The generic cell rate algorithm, as in pseg.lua. */
+static bool is_too_fast(mem_store *s, const char *tenant, const pseg_queue_tenant *t,
+                        pseg_queue_reply *r)
+{
+    mem_rate *x = s->rates;
+    double now = (double)now_us(s), interval = 1e6 / (double)t->rate;
+
+    while (x && strcmp(x->tenant, tenant) != 0)
+        x = x->next;
+    if (!x && (x = pseg_calloc(1, sizeof *x))) {
+        x->tenant = pseg_strdup(tenant);
+        x->next = s->rates;
+        s->rates = x;
+    }
+    if (!x || !x->tenant) {
+        no_memory(r);
+        return true;
+    }
+    double due = x->due_us > now ? x->due_us : now;
+    double early = due - now - (double)((t->burst > 0 ? t->burst : 1) - 1) * interval;
+    if (early > 0) {
+        pseg_err_set(&r->err, PSEG_R_TENANT_LIMIT, 0, PSEG_HERE,
+                     "tenant %s submits more than %lld jobs a second; try again in %.0f ms", tenant,
+                     (long long)t->rate, early / 1000);
+        return true;
+    }
+    x->due_us = due + interval;
+    return false;
 }
 
 static bool is_refused(mem_store *s, const pseg_queue_options *o, const pseg_queue_submit_args *a,
@@ -357,13 +561,25 @@ static bool is_refused(mem_store *s, const pseg_queue_options *o, const pseg_que
                      "model \"%s\" is served by no worker", a->model);
         return true;
     }
-    for (const mem_job *job = s->jobs; job; job = job->next)
-        live += !pseg_job_state_is_terminal(job->j.state);
-    if (live >= o->max_jobs)
+    int64_t own = 0;
+    for (const mem_job *job = s->jobs; job; job = job->next) {
+        bool lives = !pseg_job_state_is_terminal(job->j.state);
+        live += lives;
+        own += lives && strcmp(job->j.tenant, a->tenant) == 0;
+    }
+    if (live >= o->max_jobs) {
         pseg_err_set(&r->err, PSEG_R_QUEUE_FULL, 0, PSEG_HERE,
                      "%lld jobs are alive, the limit is %lld; try again later", (long long)live,
                      (long long)o->max_jobs);
-    return live >= o->max_jobs;
+        return true;
+    }
+    if (a->limits && a->limits->max_jobs > 0 && own >= a->limits->max_jobs) {
+        pseg_err_set(&r->err, PSEG_R_TENANT_LIMIT, 0, PSEG_HERE,
+                     "%lld jobs of tenant %s are alive, its limit is %lld; try again later",
+                     (long long)own, a->tenant, (long long)a->limits->max_jobs);
+        return true;
+    }
+    return false;
 }
 
 static mem_job *job_new(const mem_store *s, const pseg_queue_options *o,
@@ -381,6 +597,7 @@ static mem_job *job_new(const mem_store *s, const pseg_queue_options *o,
     job->arena = arena;
     job->image = image;
     job->ttl_ms = a->ttl_ms;
+    job->weight = a->limits && a->limits->weight > 0 ? a->limits->weight : 1;
     job->fingerprint = text_in(arena, a->fingerprint);
     job->j = (pseg_job){.id = text_in(arena, a->id),
                         .tenant = text_in(arena, a->tenant),
@@ -443,7 +660,9 @@ void mem_submit(mem_store *s, const pseg_queue_options *o, const pseg_queue_subm
                      "image %s is not held; upload it and repeat", a->image_sha256);
         return;
     }
-    if (!i && !(i = store_image(s, o, name, a->content, r)))
+    if (a->limits && a->limits->rate > 0 && is_too_fast(s, a->tenant, a->limits, r))
+        return;
+    if (!i && !(i = store_image(s, o, name, a->content, a->limits ? a->limits->max_bytes : 0, r)))
         return;
     extend(s, o, i);
     mem_job *job = job_new(s, o, a, i);
@@ -460,6 +679,8 @@ void mem_submit(mem_store *s, const pseg_queue_options *o, const pseg_queue_subm
     job->next = *at;
     *at = job;
     s->submitted++;
+    s->last_place = s->last_place + 1 > now_us(s) ? s->last_place + 1 : now_us(s);
+    job->place = s->last_place - a->priority * HEAD_START_US;
     enqueue(s, job);
     reply_job(r, job);
     r->created = true;
@@ -526,9 +747,9 @@ void mem_workers(mem_store *s, pseg_queue_reply *r)
     for (const mem_worker *w = s->workers; w; w = w->next)
         if (w->expire_us >= now)
             r->workers[r->n_workers++] =
-                (pseg_queue_worker){text_in(r->arena, w->w.id), text_in(r->arena, w->w.model),
-                                    text_in(r->arena, w->w.digest), text_in(r->arena, w->w.device),
-                                    text_in(r->arena, w->w.version)};
+                (pseg_queue_worker){text_in(r->arena, w->w.id),      text_in(r->arena, w->w.model),
+                                    text_in(r->arena, w->w.digest),  text_in(r->arena, w->w.device),
+                                    text_in(r->arena, w->w.version), ""};
 }
 
 void mem_stats(mem_store *s, pseg_queue_reply *r)
@@ -544,6 +765,8 @@ void mem_stats(mem_store *s, pseg_queue_reply *r)
         r->stats.leased += job->j.state == PSEG_JOB_RUNNING;
         r->stats.delayed += job->due_us != 0;
     }
+    for (const mem_case *x = s->cases; x; x = x->next)
+        r->stats.quarantined++;
 }
 
 /* ---- for clients ---- */
@@ -570,6 +793,7 @@ static void worker_free(mem_worker *w)
     pseg_free((void *)(uintptr_t)w->w.digest);
     pseg_free((void *)(uintptr_t)w->w.device);
     pseg_free((void *)(uintptr_t)w->w.version);
+    pseg_free((void *)(uintptr_t)w->w.log);
     pseg_free(w);
 }
 
@@ -592,10 +816,12 @@ void mem_register(mem_store *s, const pseg_queue_options *o, const pseg_queue_wo
 
     mem_unregister(s, from->id);
     if (w)
-        w->w = (pseg_queue_worker){pseg_strdup(from->id), pseg_strdup(from->model),
-                                   pseg_strdup(from->digest), pseg_strdup(from->device),
-                                   pseg_strdup(from->version)};
-    if (!w || !m || !w->w.id || !w->w.model || !w->w.digest || !w->w.device || !w->w.version) {
+        w->w = (pseg_queue_worker){
+            pseg_strdup(from->id),      pseg_strdup(from->model),
+            pseg_strdup(from->digest),  pseg_strdup(from->device),
+            pseg_strdup(from->version), pseg_strdup(from->log ? from->log : "")};
+    if (!w || !m || !w->w.id || !w->w.model || !w->w.digest || !w->w.device || !w->w.version ||
+        !w->w.log) {
         if (w)
             worker_free(w);
         no_memory(r);
@@ -603,51 +829,128 @@ void mem_register(mem_store *s, const pseg_queue_options *o, const pseg_queue_wo
     }
     int64_t kept_ms = 3 * o->lease_ms > 30000 ? 3 * o->lease_ms : 30000;
     w->expire_us = now_us(s) + kept_ms * 1000;
+    w->seen_us = now_us(s);
     m->seen_us = now_us(s);
     w->next = s->workers;
     s->workers = w;
 }
 
-void mem_claim(mem_store *s, const pseg_queue_options *o, const char *worker, const char *model,
-               size_t max, pseg_queue_reply *r)
+typedef struct mem_claimer {
+    const char *worker, *model;
+    double cost_us, clock;
+    size_t held, most;
+    int64_t lease_us;
+    pseg_queue_reply *r;
+} mem_claimer;
+
+static mem_job *first_in_line(mem_store *s, const char *model, const char *tenant)
 {
-    int64_t now = now_us(s);
+    mem_job *first = NULL;
+
+    for (mem_job *job = s->jobs; job; job = job->next)
+        if (job->in_line && strcmp(job->j.model, model) == 0 &&
+            strcmp(job->j.tenant, tenant) == 0 && (!first || job->place < first->place))
+            first = job;
+    return first;
+}
+
+/* False: it must wait until the worker's hands are empty. */
+static bool claim_one(mem_store *s, mem_claimer *c, mem_job *job, mem_share *x)
+{
+    pseg_queue_reply *r = c->r;
+
+    if (job->j.deadline_unix_us <= now_us(s)) {
+        finish(s, job, PSEG_JOB_EXPIRED);
+        return true;
+    }
+    if (job->group > 0 && c->held >= (size_t)job->group)
+        return false;
+    if (job->group > 0 && (size_t)job->group < c->most)
+        c->most = (size_t)job->group;
+    if (x->time > c->clock)
+        c->clock = x->time;
+    x->time += c->cost_us / (double)job->weight;
+    job->in_line = false;
+    job->charge_us = (int64_t)c->cost_us;
+    job->fence++;
+    job->lease_us = now_us(s) + c->lease_us;
+    job->j.attempts++;
+    job->j.state = PSEG_JOB_RUNNING;
+    job->j.started_unix_us = now_us(s);
+    job->j.worker = text_in(job->arena, c->worker);
+    s->changed(s->ud, job->j.id, PSEG_JOB_RUNNING);
+    c->held++;
+    r->claims[r->n_claims++] = (pseg_queue_claim){.id = text_in(r->arena, job->j.id),
+                                                  .tenant = text_in(r->arena, job->j.tenant),
+                                                  .image = text_in(r->arena, job->image->name),
+                                                  .fence = job->fence,
+                                                  .attempt = job->j.attempts,
+                                                  .group = job->group,
+                                                  .deadline_unix_us = job->j.deadline_unix_us,
+                                                  .created_unix_us = job->j.created_unix_us,
+                                                  .spec = bytes_in(r->arena, job->j.spec)};
+    left_line(s, job->j.model, job->j.tenant);
+    return true;
+}
+
+/* Whose turn it is. Ties go by name, as they lie when the claim begins: `order` keeps that. */
+static mem_share *next_share(mem_share **order, size_t n)
+{
+    mem_share *first = NULL;
+
+    for (size_t i = 0; i < n; i++)
+        if (order[i]->waits && (!first || order[i]->time < first->time))
+            first = order[i];
+    return first;
+}
+
+static size_t shares_in_order(mem_store *s, const char *model, mem_share **order, size_t most)
+{
+    size_t n = 0;
+
+    for (mem_share *x = s->shares; x; x = x->next) {
+        if (!x->waits || strcmp(x->model, model) != 0)
+            continue;
+        size_t at = n < most ? n++ : n;
+        for (; at > 0 &&
+               (x->time < order[at - 1]->time ||
+                (x->time == order[at - 1]->time && strcmp(x->tenant, order[at - 1]->tenant) < 0));
+             at--)
+            if (at < most)
+                order[at] = order[at - 1];
+        if (at < most)
+            order[at] = x;
+    }
+    return n;
+}
+
+void mem_claim(mem_store *s, const pseg_queue_options *o, const char *worker, const char *model,
+               size_t max, size_t held, pseg_queue_reply *r)
+{
+    mem_model *m = model_of(s, model, false);
+    mem_share **order = pseg_arena_calloc(r->arena, max + 1, sizeof(mem_share *));
+    mem_claimer c = {.worker = worker,
+                     .model = model,
+                     .cost_us = m && m->cost_us > 0 ? m->cost_us : FIRST_COST_US,
+                     .held = held,
+                     .most = held + max,
+                     .lease_us = o->lease_ms * 1000,
+                     .r = r};
 
     r->claims = pseg_arena_calloc(r->arena, max, sizeof *r->claims);
-    if (!r->claims) {
+    if (!r->claims || !order) {
         no_memory(r);
         return;
     }
-    while (r->n_claims < max) {
-        mem_job *first = NULL;
-        for (mem_job *job = s->jobs; job; job = job->next)
-            if (job->place && strcmp(job->j.model, model) == 0 &&
-                (!first || job->place < first->place))
-                first = job;
-        if (!first)
-            return;
-        if (first->j.deadline_unix_us <= now) {
-            finish(s, first, PSEG_JOB_EXPIRED);
-            continue;
-        }
-        first->place = 0;
-        first->fence++;
-        first->lease_us = now + o->lease_ms * 1000;
-        first->j.attempts++;
-        first->j.state = PSEG_JOB_RUNNING;
-        first->j.started_unix_us = now;
-        first->j.worker = text_in(first->arena, worker);
-        s->changed(s->ud, first->j.id, PSEG_JOB_RUNNING);
-        r->claims[r->n_claims++] =
-            (pseg_queue_claim){.id = text_in(r->arena, first->j.id),
-                               .tenant = text_in(r->arena, first->j.tenant),
-                               .image = text_in(r->arena, first->image->name),
-                               .fence = first->fence,
-                               .attempt = first->j.attempts,
-                               .deadline_unix_us = first->j.deadline_unix_us,
-                               .created_unix_us = first->j.created_unix_us,
-                               .spec = bytes_in(r->arena, first->j.spec)};
+    size_t n = shares_in_order(s, model, order, max + 1);
+    while (c.held < c.most) {
+        mem_share *x = next_share(order, n);
+        mem_job *job = x ? first_in_line(s, model, x->tenant) : NULL;
+        if (!job || !claim_one(s, &c, job, x))
+            break;
     }
+    if (m && n > 1 && c.clock > 0 && waits_any(s, model, NULL))
+        m->clock = c.clock;
 }
 
 /* The job if the worker holds it; else NULL, and *ended is the job if the worker itself ended this
@@ -721,8 +1024,20 @@ void mem_renew(mem_store *s, const pseg_queue_options *o, const char *worker,
     }
 }
 
+/* The mean of the model, and what the job took more than it was charged. */
+static void pay(mem_store *s, const mem_job *job, double cost_us)
+{
+    mem_model *m = model_of(s, job->j.model, true);
+    mem_share *x = share_of(s, job->j.model, job->j.tenant, false);
+
+    if (m)
+        m->cost_us = m->cost_us > 0 ? m->cost_us + (cost_us - m->cost_us) / 64 : cost_us;
+    if (x && (x->waits || x->time > 0))
+        x->time += (cost_us - (double)job->charge_us) / (double)job->weight;
+}
+
 void mem_publish(mem_store *s, const char *worker, pseg_queue_lease l, pseg_bytes result,
-                 const pseg_bytes *masks, size_t n, pseg_queue_reply *r)
+                 const pseg_bytes *masks, size_t n, int64_t cost_us, pseg_queue_reply *r)
 {
     mem_job *job = end_lease(s, worker, l, true, r);
 
@@ -732,6 +1047,8 @@ void mem_publish(mem_store *s, const char *worker, pseg_queue_lease l, pseg_byte
         job->masks = pseg_arena_calloc(job->arena, n, sizeof *job->masks);
         for (size_t i = 0; job->masks && i < n; i++)
             job->masks[job->n_masks++] = bytes_in(job->arena, masks[i]);
+        if (cost_us > 0)
+            pay(s, job, (double)cost_us);
         job->j.result = bytes_in(job->arena, result);
         say(job, PSEG_R_NONE, "");
         finish(s, job, PSEG_JOB_SUCCEEDED);
@@ -755,12 +1072,15 @@ void mem_fail(mem_store *s, const pseg_queue_options *o, const char *worker, pse
         if (!again && *job->history)
             snprintf(text, sizeof text, "%s (attempt %lld; before: %s)", why->msg,
                      (long long)job->j.attempts, job->history);
+        if (pseg_reason_is_retryable(why->reason))
+            note(s, job, pseg_reason_name(why->reason), why->msg);
         say(job, why->reason, text);
         if (again) {
-            note(job, pseg_reason_name(why->reason), why->msg);
             requeue(s, job, delay_ms);
         } else {
             finish(s, job, PSEG_JOB_FAILED);
+            if (pseg_reason_is_retryable(why->reason))
+                quarantine(s, job);
         }
     } else if (job->j.state == PSEG_JOB_EXPIRED) {
         say(job, why->reason, why->msg);
@@ -783,36 +1103,175 @@ void mem_release(mem_store *s, const char *worker, pseg_queue_lease l, pseg_queu
 
 /* ---- sweep ---- */
 
-static void lease_ends(mem_store *s, const pseg_queue_options *o, mem_job *job)
+static mem_worker *worker_of(mem_store *s, const char *id)
 {
+    mem_worker *w = s->workers;
+
+    while (w && strcmp(w->w.id, id) != 0)
+        w = w->next;
+    return w;
+}
+
+/* What becomes of a job whose worker went silent while it held n; see pseg.lua. */
+static void lease_ends(mem_store *s, const pseg_queue_options *o, mem_job *job, int64_t n)
+{
+    const mem_worker *w = worker_of(s, job->j.worker);
     char why[256], text[HISTORY_LENGTH + 512];
 
     if (is_over(s, job))
         return;
     snprintf(why, sizeof why, "worker %s went away during attempt %lld", job->j.worker,
              (long long)job->j.attempts);
-    if (job->j.attempts < o->max_attempts) {
-        note(job, "LEASE_LOST", why);
-        say(job, PSEG_R_LEASE_LOST, why);
+    if (w && w->seen_us > now_us(s) - o->lease_ms * 500) {
+        job->j.attempts--;
+        requeue(s, job, 0);
+        return;
+    }
+    if (n > 1 && job->group != 1) {
+        int64_t group = (n + 1) / 2;
+        if (job->group > 0 && job->group - 1 < group)
+            group = job->group > 2 ? job->group - 1 : 1;
+        snprintf(text, sizeof text, "%s, with %lld others", why, (long long)n - 1);
+        job->group = group;
+        job->j.attempts--;
+        say(job, PSEG_R_LEASE_LOST, text);
         requeue(s, job, 0);
         return;
     }
     snprintf(text, sizeof text, "%s, the last of %lld%s%s%s", why, (long long)o->max_attempts,
              *job->history ? " (before: " : "", job->history, *job->history ? ")" : "");
+    note(s, job, "LEASE_LOST", why);
+    if (job->j.attempts < o->max_attempts) {
+        say(job, PSEG_R_LEASE_LOST, why);
+        requeue(s, job, 0);
+        return;
+    }
     say(job, PSEG_R_ATTEMPTS_EXHAUSTED, text);
     finish(s, job, PSEG_JOB_FAILED);
+    quarantine(s, job);
+}
+
+/* Leases that have ended, and with them those that a dead worker has not renewed for half a lease.
+ */
+static void sweep_leases(mem_store *s, const pseg_queue_options *o)
+{
+    int64_t now = now_us(s);
+
+    for (mem_job *stale = s->jobs; stale; stale = stale->next) {
+        if (stale->j.state != PSEG_JOB_RUNNING || stale->lease_us > now)
+            continue;
+        char worker[128];
+        int64_t n = 0, soon = now + o->lease_ms * 500;
+        snprintf(worker, sizeof worker, "%s", stale->j.worker);
+        const mem_worker *w = worker_of(s, worker);
+        if (w && w->seen_us > now - o->lease_ms * 500)
+            soon = now; /* it lives, and does not know of these */
+        for (const mem_job *job = s->jobs; job; job = job->next)
+            n += job->j.state == PSEG_JOB_RUNNING && job->lease_us <= soon &&
+                 strcmp(job->j.worker, worker) == 0;
+        for (mem_job *job = s->jobs; job; job = job->next)
+            if (job->j.state == PSEG_JOB_RUNNING && job->lease_us <= soon &&
+                strcmp(job->j.worker, worker) == 0)
+                lease_ends(s, o, job, n);
+    }
+}
+
+/* ---- quarantine ---- */
+
+static mem_case **case_at(mem_store *s, const char *id)
+{
+    mem_case **at = &s->cases;
+
+    while (*at && strcmp((*at)->c.id, id) != 0)
+        at = &(*at)->next;
+    return at;
+}
+
+static void case_drop(mem_case **at)
+{
+    mem_case *x = *at;
+
+    *at = x->next;
+    x->image->uses--;
+    pseg_arena_free(x->arena);
+    pseg_free(x);
+}
+
+static void reply_case(pseg_queue_reply *r, const mem_case *x)
+{
+    pseg_arena *a = r->arena;
+
+    r->cases[r->n_cases] = x->c;
+    pseg_queue_case *c = &r->cases[r->n_cases++];
+    c->id = text_in(a, c->id);
+    c->tenant = text_in(a, c->tenant);
+    c->model = text_in(a, c->model);
+    c->message = text_in(a, c->message);
+    c->request_id = text_in(a, c->request_id);
+    c->evidence = text_in(a, c->evidence);
+}
+
+void mem_list_cases(mem_store *s, const char *after_id, size_t limit, pseg_queue_reply *r)
+{
+    r->cases = pseg_arena_calloc(r->arena, limit, sizeof *r->cases);
+    if (!r->cases) {
+        no_memory(r);
+        return;
+    }
+    for (const mem_case *x = s->cases; x && r->n_cases < limit; x = x->next)
+        if (!*after_id || strcmp(x->c.id, after_id) < 0)
+            reply_case(r, x);
+}
+
+void mem_get_case(mem_store *s, const char *id, pseg_queue_reply *r)
+{
+    const mem_case *x = *case_at(s, id);
+
+    r->cases = pseg_arena_calloc(r->arena, 1, sizeof *r->cases);
+    if (!r->cases)
+        no_memory(r);
+    else if (x)
+        reply_case(r, x);
+}
+
+void mem_drop_case(mem_store *s, const char *id, pseg_queue_reply *r)
+{
+    mem_get_case(s, id, r);
+    if (r->n_cases)
+        case_drop(case_at(s, id));
+}
+
+void mem_requeue_case(mem_store *s, const pseg_queue_options *o, const char *id, const char *new_id,
+                      pseg_queue_reply *r)
+{
+    const mem_case *x = *case_at(s, id);
+
+    if (!x)
+        return;
+    const char *sha = strchr(x->image->name, ':');
+    pseg_queue_submit_args a = {.tenant = x->c.tenant,
+                                .id = new_id,
+                                .request_id = "",
+                                .fingerprint = "",
+                                .model = x->c.model,
+                                .model_is_default = true,
+                                .image_sha256 = sha ? sha + 1 : "",
+                                .spec = x->spec,
+                                .ttl_ms = x->ttl_ms};
+    mem_submit(s, o, &a, r);
+    if (r->err.code == PSEG_OK)
+        case_drop(case_at(s, id));
 }
 
 void mem_sweep(mem_store *s, const pseg_queue_options *o)
 {
     int64_t now = now_us(s);
 
+    sweep_leases(s, o);
     for (mem_job **p = &s->jobs; *p;) {
         mem_job *job = *p;
         if (job->due_us && job->due_us <= now)
             enqueue(s, job);
-        if (job->j.state == PSEG_JOB_RUNNING && job->lease_us <= now)
-            lease_ends(s, o, job);
         if (!pseg_job_state_is_terminal(job->j.state) && job->j.deadline_unix_us <= now)
             finish(s, job, PSEG_JOB_EXPIRED);
         if (pseg_job_state_is_terminal(job->j.state) && job->j.expire_unix_us <= now) {
@@ -822,6 +1281,11 @@ void mem_sweep(mem_store *s, const pseg_queue_options *o)
             p = &job->next;
         }
     }
+    for (mem_case **at = &s->cases; *at;)
+        if ((*at)->expire_us <= now)
+            case_drop(at);
+        else
+            at = &(*at)->next;
     purge_images(s);
     for (mem_worker **p = &s->workers; *p;) {
         mem_worker *w = *p;
@@ -839,6 +1303,19 @@ void mem_sweep(mem_store *s, const pseg_queue_options *o)
 
 void mem_free(mem_store *s)
 {
+    while (s->cases)
+        case_drop(&s->cases);
+    for (mem_share *x = s->shares, *next; x; x = next) {
+        next = x->next;
+        pseg_free(x->model);
+        pseg_free(x->tenant);
+        pseg_free(x);
+    }
+    for (mem_rate *x = s->rates, *next; x; x = next) {
+        next = x->next;
+        pseg_free(x->tenant);
+        pseg_free(x);
+    }
     for (mem_job *job = s->jobs, *next; job; job = next) {
         next = job->next;
         job_free(job);

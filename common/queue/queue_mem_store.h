@@ -9,12 +9,18 @@ typedef struct mem_job mem_job;
 typedef struct mem_image mem_image;
 typedef struct mem_worker mem_worker;
 typedef struct mem_model mem_model;
+typedef struct mem_share mem_share;
+typedef struct mem_case mem_case;
+typedef struct mem_rate mem_rate;
 
 typedef struct mem_store {
     mem_job *jobs; /* by id, newest first */
     mem_image *images;
     mem_worker *workers;
     mem_model *models;
+    mem_share *shares;
+    mem_case *cases; /* by id, newest first */
+    mem_rate *rates;
     int64_t last_place, image_bytes, skew_us;
     int64_t submitted, ended[PSEG_JOB_EXPIRED + 1];
     void (*changed)(void *ud, const char *id, pseg_job_state state);
@@ -27,7 +33,7 @@ void mem_free(mem_store *s);
 void mem_submit(mem_store *s, const pseg_queue_options *o, const pseg_queue_submit_args *a,
                 pseg_queue_reply *r);
 void mem_put_image(mem_store *s, const pseg_queue_options *o, const char *tenant,
-                   const char *sha256, pseg_bytes data, pseg_queue_reply *r);
+                   const char *sha256, pseg_bytes data, int64_t tenant_bytes, pseg_queue_reply *r);
 void mem_has_images(mem_store *s, const pseg_queue_options *o, const char *tenant,
                     const char *const *sha256, size_t n, pseg_queue_reply *r);
 void mem_get(mem_store *s, const char *tenant, const char *const *ids, size_t n,
@@ -44,12 +50,17 @@ void mem_register(mem_store *s, const pseg_queue_options *o, const pseg_queue_wo
                   pseg_queue_reply *r);
 void mem_unregister(mem_store *s, const char *worker);
 void mem_claim(mem_store *s, const pseg_queue_options *o, const char *worker, const char *model,
-               size_t max, pseg_queue_reply *r);
+               size_t max, size_t held, pseg_queue_reply *r);
 void mem_fetch_image(mem_store *s, const char *image, pseg_queue_reply *r);
 void mem_renew(mem_store *s, const pseg_queue_options *o, const char *worker,
                const pseg_queue_lease *l, size_t n, pseg_queue_reply *r);
 void mem_publish(mem_store *s, const char *worker, pseg_queue_lease l, pseg_bytes result,
-                 const pseg_bytes *masks, size_t n, pseg_queue_reply *r);
+                 const pseg_bytes *masks, size_t n, int64_t cost_us, pseg_queue_reply *r);
+void mem_list_cases(mem_store *s, const char *after_id, size_t limit, pseg_queue_reply *r);
+void mem_get_case(mem_store *s, const char *id, pseg_queue_reply *r);
+void mem_drop_case(mem_store *s, const char *id, pseg_queue_reply *r);
+void mem_requeue_case(mem_store *s, const pseg_queue_options *o, const char *id, const char *new_id,
+                      pseg_queue_reply *r);
 void mem_fail(mem_store *s, const pseg_queue_options *o, const char *worker, pseg_queue_lease l,
               const pseg_err *why, int64_t delay_ms, pseg_queue_reply *r);
 void mem_release(mem_store *s, const char *worker, pseg_queue_lease l, pseg_queue_reply *r);

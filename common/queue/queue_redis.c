@@ -1,5 +1,6 @@
 /* The queue's thread: one connection for requests, pipelined, and one that blocks on events. */
 #include "common/queue/queue_redis.h"
+#include "common/base/alloc.h"
 #include "common/base/clock.h"
 #include "common/queue/pseg_lua.h"
 
@@ -23,8 +24,14 @@ static bool begins(const char *s, const char *with)
 
 /* ---- answering ---- */
 
+/* A call of many requests answers each of them. */
 static void answer_error(command *c, const pseg_err *err)
 {
+    for (command *item = c->next_item, *next; item; item = next) {
+        next = item->next_item;
+        item->done(item->ud, queue_reply_new(err));
+        command_free(item);
+    }
     if (c->done)
         c->done(c->ud, queue_reply_new(err));
     command_free(c);
@@ -45,7 +52,7 @@ static void answer_lost(const loop *lp, command *c, const char *why, bool was_se
     answer_error(c, &e);
 }
 
-static void error_of(pseg_err *err, const char *text)
+void queue_error_of(pseg_err *err, const char *text)
 {
     static const char *const unavailable[] = {
         "LOADING", "READONLY",  "MASTERDOWN", "CLUSTERDOWN", "BUSY",  "MISCONF", "NOAUTH",
@@ -100,6 +107,145 @@ static void hold(line *l, command *c)
     l->held_tail = c;
 }
 
+/* ---- requests that travel together ---- */
+
+/* The arguments of a formatted command, without the line that counts them. */
+static const char *arguments_of(const command *c, size_t *len)
+{
+    const char *nl = memchr(c->text, '\n', c->len);
+
+    *len = c->len - (size_t)(nl + 1 - c->text);
+    return nl + 1;
+}
+
+/* One call of all that waits of g, up to the bounds. NULL: no memory, and g is as it was. */
+static command *gathered_call(loop *lp, gathering *g)
+{
+    char numbers[6][24], count[32];
+    const char *argv[10] = {"FCALL", g->head->kind->function, "1", lp->q->prefix};
+    int n_head = queue_batch_head(lp->q, g->head->kind, numbers), n_args = 4 + n_head, n = 0;
+    size_t bytes = 0, len;
+    command *last = NULL;
+
+    for (command *c = g->head; c && n < BATCH_ITEMS && (!n || bytes + c->len <= BATCH_BYTES);
+         c = c->next_item, n++) {
+        n_args += c->n_args;
+        bytes += c->len;
+        last = c;
+    }
+    for (int i = 0; i < n_head; i++)
+        argv[4 + i] = numbers[i];
+    command *call = command_new(4 + n_head, argv, NULL);
+    if (!call)
+        return NULL;
+    const char *head = arguments_of(call, &len);
+    int n_count = snprintf(count, sizeof count, "*%d\r\n", n_args);
+    char *text = pseg_calloc(1, (size_t)n_count + len + bytes);
+    if (!text) {
+        command_free(call);
+        return NULL;
+    }
+    memcpy(text, count, (size_t)n_count);
+    memcpy(text + n_count, head, len);
+    size_t used = (size_t)n_count + len;
+    call->next_item = g->head;
+    for (command *c = g->head;; c = c->next_item) {
+        const char *args = arguments_of(c, &len);
+        memcpy(text + used, args, len);
+        used += len;
+        redisFreeCommand(c->text); /* an image is held once */
+        c->text = NULL;
+        if (c == last)
+            break;
+    }
+    g->head = last->next_item;
+    last->next_item = NULL;
+    if (!g->head)
+        g->tail = NULL;
+    g->n -= (size_t)n;
+    command_set_text(call, text, used);
+    call->kind = call->next_item->kind;
+    call->is_write = true;
+    call->n_asked = (size_t)n;
+    call->since_mono_us = pseg_clock_mono_us();
+    return call;
+}
+
+/* Sends what waits of a kind, as long as few enough calls are under way. */
+static void send_gathered(loop *lp, line *l, gathering *g)
+{
+    pseg_err e = PSEG_ERR_INIT;
+
+    while (g->head && g->under_way < BATCHES_UNDER_WAY) {
+        command *call = gathered_call(lp, g);
+        if (call) {
+            g->under_way++;
+            push(l, call);
+            continue;
+        }
+        command *c = g->head;
+        g->head = c->next_item;
+        c->next_item = NULL;
+        if (!g->head)
+            g->tail = NULL;
+        pseg_err_set(&e, PSEG_R_OUT_OF_MEMORY, 0, PSEG_HERE, "no memory for a request to redis");
+        answer_error(c, &e);
+    }
+}
+
+static void gather(loop *lp, command *c)
+{
+    gathering *g = &lp->gathering[c->kind->index];
+
+    c->next_item = NULL;
+    if (g->tail)
+        g->tail->next_item = c;
+    else
+        g->head = c;
+    g->tail = c;
+    g->n++;
+}
+
+/* What has not been sent when the line ends. */
+static void answer_gathered(loop *lp, const char *why)
+{
+    for (int i = 0; i < N_BATCH_KINDS; i++) {
+        command *c = lp->gathering[i].head;
+        lp->gathering[i] = (gathering){0};
+        for (command *next; c; c = next) {
+            next = c->next_item;
+            c->next_item = NULL;
+            answer_lost(lp, c, why, false);
+        }
+    }
+}
+
+/* The answer to a call of many requests: one element for each, of which any may be an error. */
+static void take_answers_of_batch(command *call, const redisReply *from)
+{
+    command *item = call->next_item;
+    bool good = from->type == REDIS_REPLY_ARRAY && from->elements == call->n_asked;
+
+    call->next_item = NULL;
+    for (size_t i = 0; item; i++) {
+        command *next = item->next_item;
+        pseg_queue_reply *r = queue_reply_new(NULL);
+        const redisReply *one = good ? from->element[i] : from;
+        item->next_item = NULL;
+        if (r->arena && one->type == REDIS_REPLY_ERROR)
+            queue_error_of(&r->err, one->str);
+        else if (r->arena && good)
+            item->parse(r, one, item);
+        else if (r->arena)
+            pseg_err_set(&r->err, PSEG_R_BROKER_PROTOCOL, 0, PSEG_HERE,
+                         "redis' answer has an unexpected shape");
+        item->done(item->ud, r);
+        command_free(item);
+        item = next;
+    }
+    command_free(call);
+}
+
 void line_say(loop *lp, line *l, void (*internal)(loop *, line *, const redisReply *), int argc,
               const char **argv)
 {
@@ -125,7 +271,8 @@ static void line_write(loop *lp, line *l)
         struct msghdr m = {.msg_iov = v};
         size_t off = l->unsent_off;
         for (command *c = l->unsent; c && m.msg_iovlen < BATCH; c = c->next, off = 0)
-            v[m.msg_iovlen++] = (struct iovec){c->text + off, c->len - off};
+            v[m.msg_iovlen++] =
+                (struct iovec){(c->text ? c->text : c->own_text) + off, c->len - off};
         ssize_t n = sendmsg(l->redis->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && errno == EINTR)
             continue;
@@ -164,6 +311,9 @@ void line_fail(loop *lp, line *l, const char *why)
     }
     if (l->phase == LINE_CONNECTING)
         lp->moved_host[0] = '\0';
+    if (l == &lp->commands)
+        for (int i = 0; i < N_BATCH_KINDS; i++)
+            lp->gathering[i].under_way = 0;
     if (l->redis)
         redisFree(l->redis);
     l->redis = NULL;
@@ -188,19 +338,25 @@ void line_fail(loop *lp, line *l, const char *why)
         next = held->next;
         answer_lost(lp, held, why, false);
     }
+    if (l == &lp->commands)
+        answer_gathered(lp, why);
 }
 
 void line_is_ready(loop *lp, line *l)
 {
     command *c = l->held;
 
-    (void)lp;
     l->phase = LINE_READY;
     l->held = l->held_tail = NULL;
     for (command *next; c; c = next) {
         next = c->next;
-        push(l, c);
+        if (c->kind)
+            gather(lp, c);
+        else
+            push(l, c);
     }
+    for (int i = 0; i < N_BATCH_KINDS && l == &lp->commands; i++)
+        send_gathered(lp, l, &lp->gathering[i]);
 }
 
 bool line_follow(loop *lp, line *l, const redisReply *from)
@@ -386,13 +542,20 @@ static void take_answer(loop *lp, line *l, const redisReply *from)
             answer_lost(lp, c, l->why, false);
         return;
     }
-    pseg_queue_reply *r = queue_reply_new(NULL);
-    if (r->arena && failed)
-        error_of(&r->err, from->str);
-    else if (r->arena)
-        c->parse(r, from, c);
-    c->done(c->ud, r);
-    command_free(c);
+    if (c->kind) {
+        gathering *g = &lp->gathering[c->kind->index];
+        g->under_way--;
+        take_answers_of_batch(c, from);
+        send_gathered(lp, l, g);
+    } else {
+        pseg_queue_reply *r = queue_reply_new(NULL);
+        if (r->arena && failed)
+            queue_error_of(&r->err, from->str);
+        else if (r->arena)
+            c->parse(r, from, c);
+        c->done(c->ud, r);
+        command_free(c);
+    }
     if (failed)
         line_follow(lp, l, from);
 }
@@ -490,11 +653,15 @@ static void take_inbox(loop *lp)
         c->since_mono_us = now;
         if (lp->stopping || l->phase == LINE_DOWN)
             answer_lost(lp, c, l->why, false);
-        else if (l->phase == LINE_READY)
-            push(l, c);
-        else
+        else if (l->phase != LINE_READY)
             hold(l, c);
+        else if (c->kind)
+            gather(lp, c);
+        else
+            push(l, c);
     }
+    for (int i = 0; i < N_BATCH_KINDS && l->phase == LINE_READY; i++)
+        send_gathered(lp, l, &lp->gathering[i]);
 }
 
 static void line_serve(loop *lp, line *l, short revents)

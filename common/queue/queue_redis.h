@@ -12,6 +12,7 @@
 #include <hiredis/hiredis.h>
 
 typedef struct command command;
+typedef struct batch_kind batch_kind;
 typedef struct line line;
 typedef struct loop loop;
 
@@ -20,7 +21,8 @@ typedef void (*reply_parser)(pseg_queue_reply *r, const redisReply *from, const 
 
 struct command {
     command *next;
-    char *text; /* in Redis' protocol */
+    char *text;     /* in Redis' protocol, by hiredis; or */
+    char *own_text; /* by us */
     size_t len;
     /* Of the greeting and the watch, and then the rest is unused. May end the line. */
     void (*internal)(loop *lp, line *l, const redisReply *from);
@@ -28,10 +30,30 @@ struct command {
     pseg_queue_done done;
     void *ud;
     int64_t since_mono_us; /* when it was given to the line */
-    bool is_write;         /* a lost answer leaves the outcome unknown */
-    bool was_resent;       /* after the functions were loaded anew */
+    /* A request of a kind that travels together: `text` is its part of the arguments, and the
+     * requests of one call follow each other by `next_item`. */
+    const batch_kind *kind;
+    command *next_item;
+    int n_args;
+    bool is_write;   /* a lost answer leaves the outcome unknown */
+    bool was_resent; /* after the functions were loaded anew */
     size_t n_asked;
 };
+
+/* Requests that are sent as one call of a function: while a few calls of a kind are under way, what
+ * comes waits and goes together with what comes after it. (The group commit of databases.) */
+struct batch_kind {
+    const char *function;
+    int index; /* in loop.gathering */
+};
+enum { N_BATCH_KINDS = 2, BATCHES_UNDER_WAY = 2, BATCH_ITEMS = 64, BATCH_BYTES = 1 << 20 };
+
+/* What waits of one kind. */
+typedef struct gathering {
+    command *head, *tail;
+    size_t n, bytes;
+    int under_way;
+} gathering;
 
 typedef struct redis_queue {
     pseg_queue base;
@@ -73,6 +95,7 @@ struct loop {
     int moved_port, n_moves;
     char last_event[40], last_ready[40]; /* stream positions */
     int n_positions;                     /* how many of them are being asked for */
+    gathering gathering[N_BATCH_KINDS];
     uint8_t buf[128 << 10];
 };
 
@@ -85,6 +108,7 @@ void line_say(loop *lp, line *l, void (*internal)(loop *, line *, const redisRep
               const char **argv);
 /* Answers all that wait with the fault, and dials again after a while. */
 void line_fail(loop *lp, line *l, const char *why);
+void queue_error_of(pseg_err *err, const char *text); /* of an error reply of Redis */
 void line_is_ready(loop *lp, line *l);
 /* Goes to the node that an answer "MOVED slot host:port" names; false if it is no such answer. */
 bool line_follow(loop *lp, line *l, const redisReply *from);
@@ -98,6 +122,7 @@ void watch_greet(loop *lp); /* after AUTH and SELECT have been sent */
 
 command *command_new(int argc, const char **argv, const size_t *len); /* NULL: no memory */
 void command_free(command *c);
+void command_set_text(command *c, char *text, size_t len); /* takes ownership, pseg_free */
 command *queue_take_inbox(redis_queue *q, bool *stopping);
 void queue_redis_close(pseg_queue *q);
 int64_t queue_redis_silence_ms(const pseg_queue *q);
@@ -105,9 +130,14 @@ int64_t queue_redis_silence_ms(const pseg_queue *q);
 /* Queues a command made of argc arguments; answers at once if memory is short. Any thread. */
 void queue_send(redis_queue *q, bool is_write, reply_parser parse, size_t n_asked, int argc,
                 const char **argv, const size_t *len, pseg_queue_done done, void *ud);
+/* The same for one request of a kind, whose answer is one element of its call's. */
+void queue_send_item(redis_queue *q, const batch_kind *kind, reply_parser parse, int argc,
+                     const char **argv, const size_t *len, pseg_queue_done done, void *ud);
 
 /* ---- queue_redis_ops.c ---- */
 
 extern const queue_ops queue_redis_ops;
+/* The fixed arguments of a call of `kind` and their number, at most 6. */
+int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][24]);
 
 #endif

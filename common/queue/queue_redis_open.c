@@ -29,11 +29,35 @@ command *command_new(int argc, const char **argv, const size_t *len)
     return c;
 }
 
+void command_set_text(command *c, char *text, size_t len)
+{
+    if (c->text)
+        redisFreeCommand(c->text);
+    c->text = NULL;
+    c->own_text = text;
+    c->len = len;
+}
+
 void command_free(command *c)
 {
     if (c->text)
         redisFreeCommand(c->text);
+    pseg_free(c->own_text);
     pseg_free(c);
+}
+
+static void into_inbox(redis_queue *q, command *c)
+{
+    pthread_mutex_lock(&q->mu);
+    bool first = !q->inbox;
+    if (first)
+        q->inbox = c;
+    else
+        q->inbox_tail->next = c;
+    q->inbox_tail = c;
+    pthread_mutex_unlock(&q->mu);
+    if (first)
+        eventfd_write(q->wake_fd, 1);
 }
 
 void queue_send(redis_queue *q, bool is_write, reply_parser parse, size_t n_asked, int argc,
@@ -50,16 +74,26 @@ void queue_send(redis_queue *q, bool is_write, reply_parser parse, size_t n_aske
     c->n_asked = n_asked;
     c->done = done;
     c->ud = ud;
-    pthread_mutex_lock(&q->mu);
-    bool first = !q->inbox;
-    if (first)
-        q->inbox = c;
-    else
-        q->inbox_tail->next = c;
-    q->inbox_tail = c;
-    pthread_mutex_unlock(&q->mu);
-    if (first)
-        eventfd_write(q->wake_fd, 1);
+    into_inbox(q, c);
+}
+
+void queue_send_item(redis_queue *q, const batch_kind *kind, reply_parser parse, int argc,
+                     const char **argv, const size_t *len, pseg_queue_done done, void *ud)
+{
+    command *c = command_new(argc, argv, len);
+
+    if (!c) {
+        queue_answer_no_memory(done, ud);
+        return;
+    }
+    c->kind = kind;
+    c->n_args = argc;
+    c->parse = parse;
+    c->is_write = true;
+    c->n_asked = 1;
+    c->done = done;
+    c->ud = ud;
+    into_inbox(q, c);
 }
 
 command *queue_take_inbox(redis_queue *q, bool *stopping)

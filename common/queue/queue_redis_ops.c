@@ -24,10 +24,8 @@ typedef struct call {
 } call;
 
 /* Room for `extra` arguments besides a few fixed ones; false when memory is short. */
-static bool call_begin(call *c, const pseg_queue *base, const char *function, size_t extra)
+static bool call_room(call *c, size_t extra)
 {
-    const redis_queue *q = (const redis_queue *)base;
-
     c->cap = (int)extra + MAX_FIXED;
     c->is_heap = extra > 0;
     c->n = c->n_numbers = 0;
@@ -41,6 +39,20 @@ static bool call_begin(call *c, const pseg_queue *base, const char *function, si
         if (!c->argv || !c->len || !c->numbers)
             return false;
     }
+    return true;
+}
+
+static void item_begin(call *c)
+{
+    call_room(c, 0);
+}
+
+static bool call_begin(call *c, const pseg_queue *base, const char *function, size_t extra)
+{
+    const redis_queue *q = (const redis_queue *)base;
+
+    if (!call_room(c, extra))
+        return false;
     const char *head[] = {"FCALL", function, "1", q->prefix};
     for (int i = 0; i < 4; i++, c->n++) {
         c->argv[c->n] = head[i];
@@ -81,6 +93,13 @@ static void call_send(call *c, pseg_queue *base, bool is_write, reply_parser par
                       pseg_queue_done done, void *ud)
 {
     queue_send((redis_queue *)base, is_write, parse, n_asked, c->n, c->argv, c->len, done, ud);
+    call_free(c);
+}
+
+static void item_send(call *c, pseg_queue *base, const batch_kind *kind, reply_parser parse,
+                      pseg_queue_done done, void *ud)
+{
+    queue_send_item((redis_queue *)base, kind, parse, c->n, c->argv, c->len, done, ud);
     call_free(c);
 }
 
@@ -308,7 +327,7 @@ static void parse_workers(pseg_queue_reply *r, const redisReply *from, const com
         if (is_array(w, 5))
             r->workers[r->n_workers++] =
                 (pseg_queue_worker){text_at(r, w, 0), text_at(r, w, 1), text_at(r, w, 2),
-                                    text_at(r, w, 3), text_at(r, w, 4)};
+                                    text_at(r, w, 3), text_at(r, w, 4), ""};
     }
 }
 
@@ -326,7 +345,7 @@ static void parse_claims(pseg_queue_reply *r, const redisReply *from, const comm
     }
     for (size_t i = 0; i < from->elements; i++) {
         const redisReply *v = from->element[i];
-        if (!is_array(v, 8)) {
+        if (!is_array(v, 9)) {
             bad_shape(r);
             return;
         }
@@ -337,7 +356,8 @@ static void parse_claims(pseg_queue_reply *r, const redisReply *from, const comm
                                                       .spec = bytes_at(r, v, 4),
                                                       .image = text_at(r, v, 5),
                                                       .deadline_unix_us = number_at(v, 6),
-                                                      .created_unix_us = number_at(v, 7)};
+                                                      .created_unix_us = number_at(v, 7),
+                                                      .group = number_at(v, 8)};
     }
 }
 
@@ -371,13 +391,77 @@ static void parse_state(pseg_queue_reply *r, const redisReply *from, const comma
 static void parse_stats(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     (void)c;
-    if (!is_array(from, 9)) {
+    if (!is_array(from, 10)) {
         bad_shape(r);
         return;
     }
     r->stats = (pseg_queue_stats){number_at(from, 0), number_at(from, 1), number_at(from, 2),
                                   number_at(from, 3), number_at(from, 4), number_at(from, 5),
-                                  number_at(from, 6), number_at(from, 7), number_at(from, 8)};
+                                  number_at(from, 6), number_at(from, 7), number_at(from, 8),
+                                  number_at(from, 9)};
+}
+
+static void case_of(pseg_queue_case *to, pseg_queue_reply *r, const redisReply *v)
+{
+    *to = (pseg_queue_case){.id = text_at(r, v, 0),
+                            .tenant = text_at(r, v, 1),
+                            .model = text_at(r, v, 2),
+                            .reason = pseg_reason_from_name(text_at(r, v, 3)),
+                            .message = text_at(r, v, 4),
+                            .attempts = number_at(v, 5),
+                            .at_unix_us = number_at(v, 6),
+                            .evidence = text_at(r, v, 7),
+                            .request_id = text_at(r, v, 8)};
+}
+
+static bool case_room(pseg_queue_reply *r, size_t n)
+{
+    r->cases = pseg_arena_calloc(r->arena, n, sizeof *r->cases);
+    if (!r->cases)
+        no_room(r);
+    return r->cases != NULL;
+}
+
+static void parse_cases(pseg_queue_reply *r, const redisReply *from, const command *c)
+{
+    (void)c;
+    if (!is_array(from, 0)) {
+        bad_shape(r);
+        return;
+    }
+    if (!case_room(r, from->elements))
+        return;
+    for (size_t i = 0; i < from->elements; i++)
+        if (is_array(from->element[i], 9))
+            case_of(&r->cases[r->n_cases++], r, from->element[i]);
+}
+
+static void parse_case(pseg_queue_reply *r, const redisReply *from, const command *c)
+{
+    (void)c;
+    if (!is_array(from, 0) || (from->elements && !is_array(from, 9)))
+        bad_shape(r);
+    else if (from->elements && case_room(r, 1))
+        case_of(&r->cases[r->n_cases++], r, from);
+}
+
+static void parse_dropped(pseg_queue_reply *r, const redisReply *from, const command *c)
+{
+    (void)c;
+    if (from->type != REDIS_REPLY_INTEGER)
+        bad_shape(r);
+    else if (from->integer > 0 && case_room(r, 1))
+        r->n_cases = 1;
+}
+
+static void parse_requeued(pseg_queue_reply *r, const redisReply *from, const command *c)
+{
+    if (!is_array(from, 0))
+        bad_shape(r);
+    else if (from->elements && from->element[0]->type == REDIS_REPLY_ERROR)
+        queue_error_of(&r->err, from->element[0]->str);
+    else if (from->elements)
+        parse_submit(r, from->element[0], c);
 }
 
 static void parse_nothing(pseg_queue_reply *r, const redisReply *from, const command *c)
@@ -389,12 +473,30 @@ static void parse_nothing(pseg_queue_reply *r, const redisReply *from, const com
 
 /* ---- requests ---- */
 
+enum { KIND_SUBMIT, KIND_PUBLISH };
+static const batch_kind submit_kind = {"pseg1_submit", KIND_SUBMIT},
+                        publish_kind = {"pseg1_publish", KIND_PUBLISH};
+
+int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][24])
+{
+    const pseg_queue_options *o = &q->base.opt;
+    const int64_t numbers[] = {o->max_age_ms, o->max_jobs, o->max_bytes, o->image_ttl_ms};
+
+    if (kind->index != KIND_SUBMIT)
+        return 0;
+    for (int i = 0; i < 4; i++)
+        snprintf(head[i], 24, "%lld", (long long)numbers[i]);
+    return 4;
+}
+
 static void redis_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done,
                          void *ud)
 {
+    static const pseg_queue_tenant none;
+    const pseg_queue_tenant *t = a->limits ? a->limits : &none;
     call c;
 
-    call_begin(&c, q, "pseg1_submit", 0);
+    item_begin(&c);
     add(&c, a->tenant);
     add(&c, a->id);
     add(&c, a->request_id);
@@ -405,16 +507,18 @@ static void redis_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_qu
     add_bytes(&c, a->spec);
     add_bytes(&c, a->content);
     add_number(&c, a->deadline_unix_us);
-    add_number(&c, q->opt.max_age_ms);
     add_number(&c, a->ttl_ms);
-    add_number(&c, q->opt.max_jobs);
-    add_number(&c, q->opt.max_bytes);
-    add_number(&c, q->opt.image_ttl_ms);
-    call_send(&c, q, true, parse_submit, 1, done, ud);
+    add_number(&c, a->priority);
+    add_number(&c, t->weight > 0 ? t->weight : 1);
+    add_number(&c, t->max_jobs);
+    add_number(&c, t->max_bytes);
+    add_number(&c, t->rate);
+    add_number(&c, t->burst > 0 ? t->burst : 1);
+    item_send(&c, q, &submit_kind, parse_submit, done, ud);
 }
 
 static void redis_put_image(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,
-                            pseg_queue_done done, void *ud)
+                            int64_t tenant_bytes, pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -424,6 +528,7 @@ static void redis_put_image(pseg_queue *q, const char *tenant, const char *sha25
     add_bytes(&c, data);
     add_number(&c, q->opt.max_bytes);
     add_number(&c, q->opt.image_ttl_ms);
+    add_number(&c, tenant_bytes);
     call_send(&c, q, true, parse_put, 1, done, ud);
 }
 
@@ -520,6 +625,8 @@ static void redis_sweep(pseg_queue *q, pseg_queue_done done, void *ud)
     call_begin(&c, q, "pseg1_sweep", 0);
     add_number(&c, q->opt.max_attempts);
     add_number(&c, 200);
+    add_number(&c, q->opt.lease_ms);
+    add_number(&c, q->opt.image_ttl_ms);
     call_send(&c, q, true, parse_nothing, 0, done, ud);
 }
 
@@ -535,6 +642,7 @@ static void redis_register(pseg_queue *q, const pseg_queue_worker *w, pseg_queue
     add(&c, w->digest);
     add(&c, w->device);
     add(&c, w->version);
+    add(&c, w->log ? w->log : "");
     call_send(&c, q, true, parse_nothing, 0, done, ud);
 }
 
@@ -548,7 +656,7 @@ static void redis_unregister(pseg_queue *q, const char *worker, pseg_queue_done 
 }
 
 static void redis_claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
-                             pseg_queue_done done, void *ud)
+                             size_t held, pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -557,6 +665,8 @@ static void redis_claim_jobs(pseg_queue *q, const char *worker, const char *mode
     add(&c, model);
     add_number(&c, (int64_t)max);
     add_number(&c, q->opt.lease_ms);
+    add_number(&c, q->opt.max_attempts);
+    add_number(&c, (int64_t)held);
     call_send(&c, q, true, parse_claims, max, done, ud);
 }
 
@@ -595,19 +705,22 @@ static void add_lease(call *c, const char *worker, pseg_queue_lease l)
 }
 
 static void redis_publish(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,
-                          const pseg_bytes *masks, size_t n, pseg_queue_done done, void *ud)
+                          const pseg_bytes *masks, size_t n, int64_t cost_us, pseg_queue_done done,
+                          void *ud)
 {
     call c;
 
-    if (!call_begin(&c, q, "pseg1_publish", n)) {
+    if (!call_room(&c, n)) {
         no_memory(&c, done, ud);
         return;
     }
     add_lease(&c, worker, l);
+    add_number(&c, cost_us);
+    add_number(&c, (int64_t)n);
     add_bytes(&c, result);
     for (size_t i = 0; i < n; i++)
         add_bytes(&c, masks[i]);
-    call_send(&c, q, true, parse_state, 1, done, ud);
+    item_send(&c, q, &publish_kind, parse_state, done, ud);
 }
 
 static void redis_fail(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,
@@ -635,6 +748,50 @@ static void redis_release(pseg_queue *q, const char *worker, pseg_queue_lease l,
     call_send(&c, q, true, parse_state, 1, done, ud);
 }
 
+static void redis_list_cases(pseg_queue *q, const char *after_id, size_t limit,
+                             pseg_queue_done done, void *ud)
+{
+    call c;
+
+    call_begin(&c, q, "pseg1_cases", 0);
+    add(&c, after_id);
+    add_number(&c, (int64_t)limit);
+    call_send(&c, q, false, parse_cases, limit, done, ud);
+}
+
+static void redis_get_case(pseg_queue *q, const char *id, pseg_queue_done done, void *ud)
+{
+    call c;
+
+    call_begin(&c, q, "pseg1_case", 0);
+    add(&c, id);
+    call_send(&c, q, false, parse_case, 1, done, ud);
+}
+
+static void redis_drop_case(pseg_queue *q, const char *id, pseg_queue_done done, void *ud)
+{
+    call c;
+
+    call_begin(&c, q, "pseg1_case_drop", 0);
+    add(&c, id);
+    call_send(&c, q, true, parse_dropped, 1, done, ud);
+}
+
+static void redis_requeue_case(pseg_queue *q, const char *id, const char *new_id,
+                               pseg_queue_done done, void *ud)
+{
+    char head[6][24];
+    call c;
+
+    call_begin(&c, q, "pseg1_case_requeue", 0);
+    add(&c, id);
+    add(&c, new_id);
+    int n = queue_batch_head((redis_queue *)q, &submit_kind, head);
+    for (int i = 0; i < n; i++)
+        add(&c, head[i]);
+    call_send(&c, q, true, parse_requeued, 1, done, ud);
+}
+
 const queue_ops queue_redis_ops = {
     .close = queue_redis_close,
     .silence_ms = queue_redis_silence_ms,
@@ -648,6 +805,10 @@ const queue_ops queue_redis_ops = {
     .workers = redis_workers,
     .get_stats = redis_get_stats,
     .sweep = redis_sweep,
+    .list_cases = redis_list_cases,
+    .get_case = redis_get_case,
+    .drop_case = redis_drop_case,
+    .requeue_case = redis_requeue_case,
     .register_worker = redis_register,
     .unregister = redis_unregister,
     .claim_jobs = redis_claim_jobs,

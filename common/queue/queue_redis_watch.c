@@ -25,7 +25,7 @@ static void ask(loop *lp)
     int64_t block_ms = o->timeout_ms / 2 < 1000 ? o->timeout_ms / 2 + 1 : 1000;
     snprintf(block, sizeof block, "%lld", (long long)block_ms);
     snprintf(events, sizeof events, "%sevents", lp->q->prefix);
-    snprintf(ready, sizeof ready, "%sready:%s", lp->q->prefix, o->watch_model);
+    snprintf(ready, sizeof ready, "%swake:%s", lp->q->prefix, o->watch_model);
     if (o->on_event) {
         argv[n] = events;
         argv[n++ + streams] = lp->last_event;
@@ -43,12 +43,22 @@ static bool is_entry(const redisReply *e)
            e->element[0]->type == REDIS_REPLY_STRING;
 }
 
-static const char *field_of(const redisReply *fields, const char *name)
+/* An entry tells of one job or of many: id, state, and what else belongs to it, again and again. */
+static void tell_events(const pseg_queue_options *o, const redisReply *fields)
 {
-    for (size_t i = 0; fields->type == REDIS_REPLY_ARRAY && i + 1 < fields->elements; i += 2)
-        if (fields->element[i]->str && strcmp(fields->element[i]->str, name) == 0)
-            return fields->element[i + 1]->str;
-    return NULL;
+    const char *id = NULL;
+
+    for (size_t i = 0; fields->type == REDIS_REPLY_ARRAY && i + 1 < fields->elements; i += 2) {
+        const char *name = fields->element[i]->str, *value = fields->element[i + 1]->str;
+        if (!name || !value)
+            continue;
+        if (strcmp(name, "id") == 0) {
+            id = value;
+        } else if (id && strcmp(name, "state") == 0) {
+            o->on_event(o->ud, id, pseg_job_state_parse(value));
+            id = NULL;
+        }
+    }
 }
 
 static void take_stream(loop *lp, const redisReply *stream)
@@ -67,9 +77,8 @@ static void take_stream(loop *lp, const redisReply *stream)
             continue;
         snprintf(is_event ? lp->last_event : lp->last_ready, sizeof lp->last_event, "%s",
                  e->element[0]->str);
-        const char *id = field_of(e->element[1], "id"), *state = field_of(e->element[1], "state");
-        if (is_event && o->on_event && id && state)
-            o->on_event(o->ud, id, pseg_job_state_parse(state));
+        if (is_event && o->on_event)
+            tell_events(o, e->element[1]);
     }
     if (!is_event && o->on_ready)
         o->on_ready(o->ud);
@@ -131,7 +140,7 @@ void watch_greet(loop *lp)
     lp->last_event[0] = lp->last_ready[0] = '\0';
     if (o->on_event)
         ask_position(lp, "events");
-    snprintf(ready, sizeof ready, "ready:%s", o->watch_model);
+    snprintf(ready, sizeof ready, "wake:%s", o->watch_model);
     if (o->on_ready && lp->events.redis)
         ask_position(lp, ready);
 }

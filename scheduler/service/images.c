@@ -192,7 +192,7 @@ static void finish(pseg_rpc_call *c, upload *u)
     op *o = op_new(c, stored);
     if (o)
         pseg_queue_put_image(service_of(c)->queue, pseg_rpc_tenant(c), u->sha256,
-                             (pseg_bytes){u->data, u->len}, op_done, o);
+                             (pseg_bytes){u->data, u->len}, 0, op_done, o);
 }
 
 void upload_image(pseg_rpc_call *c, const void *msg)

@@ -117,16 +117,17 @@ def left_keys(cluster):
     for key in r("KEYS", "*"):
         if r("PTTL", key) > 0:
             r("PEXPIRE", key, 1)
-    for name in ("ended", "images", "workers", "models"):
+    timed = ("ended", "images", "workers", "models", "quarantine", "tenant_rate")
+    for name in timed:
         members = r("ZRANGE", c.PREFIX + name, 0, -1)
         for m in members:
             r("ZADD", c.PREFIX + name, 1, m)
     time.sleep(0.01)
     before = None
     while True:
-        r("FCALL", "pseg1_sweep", 1, c.PREFIX, 3, 1000)
+        r("FCALL", "pseg1_sweep", 1, c.PREFIX, 3, 1000, 10000, 1)
         now = sorted(r("KEYS", "*"))
-        sizes = [r("ZCARD", c.PREFIX + n) for n in ("ended", "images", "workers", "models")]
+        sizes = [r("ZCARD", c.PREFIX + n) for n in timed]
         if (now, sizes) == before:
             break
         before = (now, sizes)

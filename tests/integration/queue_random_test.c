@@ -174,7 +174,7 @@ static void claim_some(void)
     const char *worker = workers[rnd(N_WORKERS)], *model = models[rnd(N_MODELS)];
     size_t max = 1 + rnd(3);
 
-    BOTH(pseg_queue_claim_jobs, q, worker, model, max);
+    BOTH(pseg_queue_claim_jobs, q, worker, model, max, 0);
     for (size_t i = 0; i < said->n_claims; i++)
         for (int k = 0; k < n_jobs; k++)
             if (strcmp(jobs[k].id.s, said->claims[i].id) == 0) {
@@ -197,7 +197,7 @@ static void end_one(void)
 
     switch (rnd(3)) {
     case 0:
-        BOTH(pseg_queue_publish, q, worker, l, case_bytes("result"), masks, n);
+        BOTH(pseg_queue_publish, q, worker, l, case_bytes("result"), masks, n, 0);
         break;
     case 1:
         snprintf(message, sizeof message, "fault %0*u", (int)rnd(180) + 1, rnd(10));
@@ -252,11 +252,11 @@ static void step(void)
         BOTH(pseg_queue_masks, q, tenant, ids[0], indexes, n);
         break;
     case 14:
-        BOTH(pseg_queue_put_image, q, tenant, sha, case_bytes("sha-a"));
+        BOTH(pseg_queue_put_image, q, tenant, sha, case_bytes("sha-a"), 0);
         BOTH(pseg_queue_has_images, q, tenant, shas, 3);
         break;
     default: {
-        pseg_queue_worker w = {workers[rnd(N_WORKERS)], models[rnd(N_MODELS)], "", "", ""};
+        pseg_queue_worker w = {workers[rnd(N_WORKERS)], models[rnd(N_MODELS)], "", "", "", ""};
         if (rnd(3))
             BOTH(pseg_queue_register, q, &w);
         else

@@ -125,7 +125,7 @@ static void a_frozen_server_costs_one_timeout(void **state)
     /* The kernel goes on taking connections and bytes, and that is no sign of life. */
     for (int i = 0; i < 3; i++) {
         at = pseg_clock_mono_ms();
-        CALL(r, pseg_queue_put_image, q, T, SHA, ((pseg_bytes){(uint8_t *)answer, sizeof answer}));
+        CALL(r, pseg_queue_put_image, q, T, SHA, ((pseg_bytes){(uint8_t *)answer, sizeof answer}), 0);
         case_keep(r);
         assert_int_equal(r->err.reason, PSEG_R_BROKER_UNAVAILABLE);
         assert_in_range(pseg_clock_mono_ms() - at, 0, TIMEOUT_MS + 3000);
@@ -236,7 +236,7 @@ static void full_memory_refuses_what_is_new_and_ends_what_is_old(void **state)
     const pseg_queue_claim *c = case_claim(q, "w");
     for (;; held++) {
         snprintf(sha, sizeof sha, "image %d", held);
-        CALL(r, pseg_queue_put_image, q, T, sha, ((pseg_bytes){data, N}));
+        CALL(r, pseg_queue_put_image, q, T, sha, ((pseg_bytes){data, N}), 0);
         pseg_reason reason = r->err.reason;
         pseg_queue_reply_free(r);
         if (reason == PSEG_R_BROKER_FULL)
@@ -420,17 +420,17 @@ static void the_dead_leave_no_places_behind(void **state)
         pseg_queue_reply_free(r);
     }
     /* No worker has ever come. */
-    SWEEP_UNTIL(q, test_redis_number(&server, "XLEN pseg:{%s}:ready:m", queue_name) == 1);
+    SWEEP_UNTIL(q, test_redis_number(&server, "LLEN pseg:{%s}:ready:m", queue_name) == 1);
     case_register(q, "w");
     const pseg_queue_claim *c = case_claim(q, "w");
     assert_string_equal(c->id, last.s);
     case_publish(q, "w", c, NULL);
-    assert_int_equal(test_redis_number(&server, "XLEN pseg:{%s}:ready:m", queue_name), 0);
+    assert_int_equal(test_redis_number(&server, "LLEN pseg:{%s}:ready:m", queue_name), 0);
 }
 
 static void every_key_has_an_end(void **state)
 {
-    static const char *const stay[] = {"bytes", "count", "events", "models", "ready:m"};
+    static const char *const stay[] = {"bytes", "count", "events", "models", "wake:m"};
     enum { N_STAY = sizeof stay / sizeof *stay };
     pseg_queue_reply *r;
     id_text id;
@@ -472,7 +472,7 @@ static void every_key_has_an_end(void **state)
     for (int i = 0; i < N_STAY; i++)
         assert_int_equal(test_redis_number(&server, "EXISTS pseg:{%s}:%s", queue_name, stay[i]), 1);
     assert_int_equal(test_redis_number(&server, "GET pseg:{%s}:bytes", queue_name), 0);
-    assert_int_equal(test_redis_number(&server, "XLEN pseg:{%s}:ready:m", queue_name), 0);
+    assert_int_equal(test_redis_number(&server, "LLEN pseg:{%s}:ready:m", queue_name), 0);
 }
 
 /* ---- connections that break ---- */
@@ -565,7 +565,7 @@ static void *crowd_worker(void *arg)
     pseg_queue_options o = options_of(c->url);
     pseg_queue *q = NULL;
     pseg_queue_reply *r;
-    pseg_queue_worker w = {c->worker, "m", "", "", ""};
+    pseg_queue_worker w = {c->worker, "m", "", "", "", ""};
 
     if (pseg_queue_open(&q, &o, NULL) != PSEG_OK)
         return NULL;
@@ -576,13 +576,13 @@ static void *crowd_worker(void *arg)
         pseg_queue_reply *claims, *swept;
         CALL(swept, pseg_queue_sweep, q);
         pseg_queue_reply_free(swept);
-        CALL(claims, pseg_queue_claim_jobs, q, c->worker, "m", 7);
+        CALL(claims, pseg_queue_claim_jobs, q, c->worker, "m", 7, 0);
         for (size_t i = 0; i < claims->n_claims; i++) {
             pseg_queue_lease l = {claims->claims[i].id, claims->claims[i].fence};
             /* Every fifth first attempt is dropped, as if its worker had died. */
             if (claims->claims[i].attempt == 1 && claims->claims[i].id[31] % 5 == 0)
                 continue;
-            CALL(r, pseg_queue_publish, q, c->worker, l, case_bytes("r"), NULL, 0);
+            CALL(r, pseg_queue_publish, q, c->worker, l, case_bytes("r"), NULL, 0, 0);
             if (r->err.code == PSEG_OK) {
                 c->published++;
                 atomic_fetch_sub(c->left, 1);
@@ -625,7 +625,7 @@ static void each_job_of_a_crowd_ends_once(void **state)
     assert_int_equal(s.succeeded, CROWD_JOBS);
     assert_int_equal(s.live, 0);
     assert_int_equal(s.leased, 0);
-    assert_int_equal(test_redis_number(&server, "XLEN pseg:{%s}:ready:m", queue_name), 0);
+    assert_int_equal(test_redis_number(&server, "LLEN pseg:{%s}:ready:m", queue_name), 0);
 }
 
 /* ---- */

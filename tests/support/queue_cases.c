@@ -137,7 +137,7 @@ pseg_job_state queue_state_of(pseg_queue *q, const char *id)
 
 void case_register(pseg_queue *q, const char *worker)
 {
-    pseg_queue_worker w = {worker, "m", "digest", "device", "1.0"};
+    pseg_queue_worker w = {worker, "m", "digest", "device", "1.0", "last words"};
     pseg_queue_reply *r;
 
     CALL(r, pseg_queue_register, q, &w);
@@ -149,7 +149,7 @@ const pseg_queue_claim *case_claim(pseg_queue *q, const char *worker)
 {
     pseg_queue_reply *r;
 
-    CALL(r, pseg_queue_claim_jobs, q, worker, "m", 1);
+    CALL(r, pseg_queue_claim_jobs, q, worker, "m", 1, 0);
     case_keep(r);
     if (r->err.code != PSEG_OK)
         fail_msg("%s", r->err.msg);
@@ -161,7 +161,7 @@ size_t case_claim_count(pseg_queue *q, const char *worker)
 {
     pseg_queue_reply *r;
 
-    CALL(r, pseg_queue_claim_jobs, q, worker, "m", 100);
+    CALL(r, pseg_queue_claim_jobs, q, worker, "m", 100, 0);
     case_keep(r);
     assert_int_equal(r->err.code, PSEG_OK);
     return r->n_claims;
@@ -210,7 +210,7 @@ pseg_job_state case_publish(pseg_queue *q, const char *worker, const pseg_queue_
     pseg_bytes masks[2] = {case_bytes("mask 0"), case_bytes("mask 1")};
     pseg_queue_reply *r;
 
-    CALL(r, pseg_queue_publish, q, worker, case_lease(c), case_bytes("result"), masks, 2);
+    CALL(r, pseg_queue_publish, q, worker, case_lease(c), case_bytes("result"), masks, 2, 0);
     return outcome(r, reason);
 }
 
@@ -259,12 +259,13 @@ const pseg_job *case_job(pseg_queue *q, const char *id)
 int queue_cases_run(const char *group, const char *url)
 {
     struct CMUnitTest all[MAX_CASES];
-    size_t n = n_client_cases + n_worker_cases;
+    size_t n = n_client_cases + n_worker_cases + n_order_cases;
 
     case_url = url;
     if (n > MAX_CASES)
         return 1;
     memcpy(all, client_cases, n_client_cases * sizeof *all);
     memcpy(all + n_client_cases, worker_cases, n_worker_cases * sizeof *all);
+    memcpy(all + n_client_cases + n_worker_cases, order_cases, n_order_cases * sizeof *all);
     return _cmocka_run_group_tests(group, all, n, NULL, NULL);
 }

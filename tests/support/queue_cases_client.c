@@ -174,13 +174,13 @@ static void images_are_held_once(void **state)
     id_text id;
 
     (void)state;
-    CALL(r, pseg_queue_put_image, q, T, SHA, case_bytes("a photo"));
+    CALL(r, pseg_queue_put_image, q, T, SHA, case_bytes("a photo"), 0);
     case_keep(r);
     assert_int_equal(r->err.code, PSEG_OK);
     assert_false(r->images[0].existed);
     assert_int_equal(r->images[0].size_bytes, 7);
     assert_true(r->images[0].expire_unix_us > pseg_clock_unix_us());
-    CALL(r, pseg_queue_put_image, q, T, SHA, case_bytes("a photo"));
+    CALL(r, pseg_queue_put_image, q, T, SHA, case_bytes("a photo"), 0);
     case_keep(r);
     assert_true(r->images[0].existed);
     CALL(r, pseg_queue_has_images, q, T, both, 2);
@@ -214,7 +214,7 @@ static void large_binary_images_survive(void **state)
     (void)state;
     for (size_t i = 0; i < N; i++)
         data[i] = (uint8_t)(i * 2654435761u >> 24);
-    CALL(r, pseg_queue_put_image, q, T, SHA, ((pseg_bytes){data, N}));
+    CALL(r, pseg_queue_put_image, q, T, SHA, ((pseg_bytes){data, N}), 0);
     assert_int_equal(r->err.code, PSEG_OK);
     pseg_queue_reply_free(r);
     CALL(r, pseg_queue_fetch_image, q, T ":" SHA);
@@ -234,9 +234,9 @@ static void held_bytes_are_bounded_and_counted_exactly(void **state)
     o.max_bytes = 20;
     o.image_ttl_ms = 50;
     pseg_queue *q = case_open(&o);
-    CALL(r, pseg_queue_put_image, q, T, "one", case_bytes("0123456789"));
+    CALL(r, pseg_queue_put_image, q, T, "one", case_bytes("0123456789"), 0);
     case_keep(r);
-    CALL(r, pseg_queue_put_image, q, T, "two", case_bytes("01234567890"));
+    CALL(r, pseg_queue_put_image, q, T, "two", case_bytes("01234567890"), 0);
     case_keep(r);
     assert_int_equal(r->err.reason, PSEG_R_QUEUE_FULL);
     assert_non_null(strstr(r->err.msg, "10 of 20"));
@@ -267,18 +267,18 @@ static void unused_images_leave_in_time(void **state)
     o.image_ttl_ms = 50;
     o.max_bytes = 10;
     pseg_queue *q = case_open(&o);
-    CALL(r, pseg_queue_put_image, q, T, SHA, case_bytes("0123456789"));
+    CALL(r, pseg_queue_put_image, q, T, SHA, case_bytes("0123456789"), 0);
     case_keep(r);
     SWEEP_UNTIL(q, case_stats(q).image_bytes == 0);
     CALL(r, pseg_queue_fetch_image, q, T ":" SHA);
     case_keep(r);
     assert_null(r->blobs[0].data);
     /* A full account makes room by itself, without a sweep. */
-    CALL(r, pseg_queue_put_image, q, T, SHA, case_bytes("0123456789"));
+    CALL(r, pseg_queue_put_image, q, T, SHA, case_bytes("0123456789"), 0);
     case_keep(r);
     assert_int_equal(r->err.code, PSEG_OK);
     queue_pause_ms(60);
-    CALL(r, pseg_queue_put_image, q, T, "other", case_bytes("012345678"));
+    CALL(r, pseg_queue_put_image, q, T, "other", case_bytes("012345678"), 0);
     case_keep(r);
     assert_int_equal(r->err.code, PSEG_OK);
     assert_int_equal(case_stats(q).image_bytes, 9);
@@ -312,7 +312,7 @@ static void models_must_be_known_or_the_default(void **state)
     pseg_queue *q = case_open(NULL);
     id_text id;
     pseg_queue_submit_args a = case_args(&id);
-    pseg_queue_worker w = {"w", "n", "", "", ""};
+    pseg_queue_worker w = {"w", "n", "", "", "", ""};
     pseg_queue_reply *r;
 
     (void)state;

@@ -3,5 +3,6 @@ foreach(test queue queue_replies)
     SOURCES ${CMAKE_CURRENT_LIST_DIR}/${test}_test.c
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases.c
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_client.c
-            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_worker.c)
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_worker.c
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_order.c)
 endforeach()

@@ -261,10 +261,10 @@ static void any_answer_is_survived(void **state)
         const char *ids[3] = {id.s, id.s, id.s};
         pseg_queue_lease l[2] = {{id.s, 1}, {id.s, 2}};
         pseg_bytes masks[2] = {case_bytes("a"), case_bytes("b")};
-        pseg_queue_worker w = {"w", "m", "", "", ""};
+        pseg_queue_worker w = {"w", "m", "", "", "", ""};
         pseg_err e = PSEG_ERR_INIT;
         ASK(pseg_queue_submit, q, &args);
-        ASK(pseg_queue_put_image, q, T, SHA, case_bytes("x"));
+        ASK(pseg_queue_put_image, q, T, SHA, case_bytes("x"), 0);
         ASK(pseg_queue_has_images, q, T, ids, 3);
         ASK(pseg_queue_get, q, T, ids, 3);
         ASK(pseg_queue_list, q, T, "", 5);
@@ -275,10 +275,10 @@ static void any_answer_is_survived(void **state)
         ASK(pseg_queue_sweep, q);
         ASK(pseg_queue_register, q, &w);
         ASK(pseg_queue_unregister, q, "w");
-        ASK(pseg_queue_claim_jobs, q, "w", "m", 3);
+        ASK(pseg_queue_claim_jobs, q, "w", "m", 3, 0);
         ASK(pseg_queue_fetch_image, q, "x");
         ASK(pseg_queue_renew, q, "w", l, 2);
-        ASK(pseg_queue_publish, q, "w", l[0], case_bytes("r"), masks, 2);
+        ASK(pseg_queue_publish, q, "w", l[0], case_bytes("r"), masks, 2, 0);
         pseg_err_set(&e, PSEG_R_INTERNAL, 0, PSEG_HERE, "why");
         ASK(pseg_queue_fail, q, "w", l[0], &e, 0);
         ASK(pseg_queue_release, q, "w", l[0]);

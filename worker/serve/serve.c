@@ -17,6 +17,7 @@ typedef struct task {
     pseg_arena *arena;
     char id[PSEG_JOB_ID_LEN + 1];
     int64_t fence, attempt;
+    size_t group; /* while it is held, no more jobs than that may be; 0: any number */
     const char *image;
     pseg_work work;
     _Atomic bool cancelled, lost;
@@ -102,6 +103,8 @@ static void task_end(pseg_worker *w, task *t)
             break;
         }
     w->n_held--;
+    if (w->n_held == 0 || t->group)
+        w->may_claim = true; /* what was not given while others were held */
     pthread_cond_broadcast(&w->cv);
     pthread_mutex_unlock(&w->mu);
     pseg_work_free(&t->work);
@@ -130,6 +133,17 @@ static void tell_ended(pseg_worker *w, const task *t, ending how, const pseg_err
         w->opt.on_ended(w->opt.on_ended_ud, &e);
 }
 
+/* What the job took on this machine: all stages but the waiting in line. */
+static int64_t cost_of(const task *t)
+{
+    int64_t us = 0;
+
+    for (size_t i = 0; i < t->work.n_stages; i++)
+        if (strcmp(t->work.stages[i].name, "queue") != 0)
+            us += t->work.stages[i].us;
+    return us;
+}
+
 /* Tells the queue, again and again while Redis is away and the lease may still be ours. */
 static void end_job(pseg_worker *w, task *t, ending how, const pseg_err *why)
 {
@@ -141,7 +155,7 @@ static void end_job(pseg_worker *w, task *t, ending how, const pseg_err *why)
         pseg_queue_sync_init(&sync);
         if (how == PUBLISH)
             pseg_queue_publish(w->queue, id, lease_of(t), t->work.result, t->work.masks,
-                               t->work.n_prompts, pseg_queue_sync_done, &sync);
+                               t->work.n_prompts, cost_of(t), pseg_queue_sync_done, &sync);
         else if (how == FAIL)
             pseg_queue_fail(w->queue, id, lease_of(t), why, pseg_job_retry_delay_ms(t->attempt),
                             pseg_queue_sync_done, &sync);
@@ -209,6 +223,7 @@ static task *task_new(pseg_worker *w, const pseg_queue_claim *c)
     snprintf(t->id, sizeof t->id, "%s", c->id);
     t->fence = c->fence;
     t->attempt = c->attempt;
+    t->group = (size_t)c->group;
     t->work.arena = t->arena;
     pthread_mutex_lock(&w->mu);
     t->next_held = w->held;
@@ -269,6 +284,17 @@ static void on_ready(void *ud)
     tell(w, &w->may_claim);
 }
 
+/* How many jobs may be held at once, given those that are. With the lock held. */
+static size_t may_hold(const pseg_worker *w)
+{
+    size_t most = w->opt.ahead + 1;
+
+    for (const task *t = w->held; t; t = t->next_held)
+        if (t->group && t->group < most)
+            most = t->group;
+    return most;
+}
+
 /* How many more jobs may be held; waits while there is no room or nothing to claim. 0: stop. */
 static size_t wait_for_room(pseg_worker *w)
 {
@@ -282,7 +308,8 @@ static size_t wait_for_room(pseg_worker *w)
             room = 0;
             break;
         }
-        room = w->n_held < w->opt.ahead + 1 ? w->opt.ahead + 1 - w->n_held : 0;
+        size_t most = may_hold(w);
+        room = w->n_held < most ? most - w->n_held : 0;
         if (room && w->may_claim)
             break;
         if (!pseg_cond_wait_until_us(&w->cv, &w->mu, until)) {
@@ -299,8 +326,11 @@ static void claim_and_prepare(pseg_worker *w, size_t room)
 {
     pseg_queue_sync sync;
 
+    pthread_mutex_lock(&w->mu);
+    size_t held = w->n_held;
+    pthread_mutex_unlock(&w->mu);
     pseg_queue_sync_init(&sync);
-    pseg_queue_claim_jobs(w->queue, w->opt.id, pseg_engine_name(w->opt.engine), room,
+    pseg_queue_claim_jobs(w->queue, w->opt.id, pseg_engine_name(w->opt.engine), room, held,
                           pseg_queue_sync_done, &sync);
     pseg_queue_reply *r = pseg_queue_sync_take(&sync);
     task *tasks[64];
@@ -453,7 +483,7 @@ static void *heartbeat_main(void *arg)
 {
     pseg_worker *w = arg;
     /* Three chances to renew within a lease; a sweep once a second. */
-    int64_t beat_us = w->opt.queue.lease_ms * 1000 / 3, next_register = 0;
+    int64_t beat_us = w->opt.queue.lease_ms * 1000 / 3;
     if (beat_us > 1000000)
         beat_us = 1000000;
 
@@ -468,10 +498,7 @@ static void *heartbeat_main(void *arg)
         if (over)
             return NULL;
         renew_all(w);
-        if (pseg_clock_mono_us() >= next_register) {
-            register_self(w);
-            next_register = pseg_clock_mono_us() + 3 * beat_us;
-        }
+        register_self(w);
         sweep(w);
     }
 }

@@ -14,3 +14,7 @@ pseg_add_test(NAME golden_towers SOURCES ${CMAKE_CURRENT_LIST_DIR}/towers_test.c
   LIBS pseg_golden LABELS golden TIMEOUT 300)
 pseg_add_test(NAME golden_features SOURCES ${CMAKE_CURRENT_LIST_DIR}/features_test.c
   LIBS pseg_golden pseg_data pseg_scenes pseg_mask pseg_image LABELS golden TIMEOUT 300)
+pseg_add_test(NAME golden_grads
+  SOURCES ${CMAKE_CURRENT_LIST_DIR}/grads_test.c ${CMAKE_CURRENT_LIST_DIR}/grads_file.c
+  LIBS pseg_golden pseg_ops pseg_test_support LABELS golden TIMEOUT 300)
+target_compile_definitions(test_golden_grads PRIVATE PSEG_TEST_SOURCE_DIR="${PROJECT_SOURCE_DIR}")

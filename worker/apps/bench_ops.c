@@ -10,7 +10,7 @@ typedef struct args {
     const char *device, *only, *pick;
     int64_t threads;
     double seconds;
-    bool all, json;
+    bool all, backward, json;
 } args;
 
 static const pseg_conf_option options[] = {
@@ -19,6 +19,8 @@ static const pseg_conf_option options[] = {
     {"case", PSEG_CONF_STRING, offsetof(args, pick), "", .unit = "TEXT",
      .help = "cases whose names hold this text"},
     {"all", PSEG_CONF_BOOL, offsetof(args, all), "false", .help = "all cases, also the odd ones"},
+    {"backward", PSEG_CONF_BOOL, offsetof(args, backward), "false",
+     .help = "the gradients of the operations that have them, all of a case"},
     {"seconds", PSEG_CONF_REAL, offsetof(args, seconds), "0.3", .min = 0.01, .max = 60,
      .help = "for each case"},
     {"device", PSEG_CONF_STRING, offsetof(args, device), "auto", .unit = "NAME", .letter = 'd',
@@ -38,7 +40,17 @@ static pseg_status run_op(const args *a, pseg_stream *s, const pseg_op *op, json
         pseg_op_timing t;
         if ((!a->all && !(c->flags & PSEG_CASE_REAL)) || !strstr(c->name, a->pick))
             continue;
-        PSEG_TRY(pseg_ops_bench(&t, s, op, c, a->seconds * 1e3, err));
+        pseg_err unsupported = PSEG_ERR_INIT;
+        rc = a->backward ? pseg_ops_bench_backward(&t, s, op, c, a->seconds * 1e3, &unsupported)
+                         : pseg_ops_bench(&t, s, op, c, a->seconds * 1e3, &unsupported);
+        if (rc == PSEG_EUNSUPPORTED) { /* no gradient, or not with this case's types */
+            rc = PSEG_OK;
+            continue;
+        }
+        if (rc != PSEG_OK) {
+            *err = unsupported;
+            goto out;
+        }
         json_array_append_new(list,
                               json_pack("{s:s, s:s, s:f, s:f, s:f, s:i}", "op", op->name, "case",
                                         c->name, "median_ms", t.median_ms, "gflops", t.gflops,
@@ -79,7 +91,7 @@ out:
 int bench_ops(int argc, char **argv)
 {
     static const pseg_conf_about about = {.name = "pseg bench ops",
-                                          .usage = "[--only NAME] [--all] [--json]",
+                                          .usage = "[--only NAME] [--backward] [--all] [--json]",
                                           .what = "Each operation of the table: median time of a "
                                                   "launch that is waited for; rates from the\n"
                                                   "operation's own counts.",

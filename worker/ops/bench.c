@@ -66,28 +66,34 @@ out:
     return rc;
 }
 
-pseg_status pseg_ops_bench(pseg_op_timing *out, pseg_stream *s, const pseg_op *op,
-                           const pseg_op_case *c, double budget_ms, pseg_err *err)
+/* One call that is timed: the operation, or with g its gradient. */
+static pseg_status call(pseg_stream *s, const pseg_op *op, const pseg_op_args *a,
+                        const pseg_op_grads *g, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    pseg_mem *m[PSEG_OP_MAX_SLOTS] = {0};
-    pseg_op_args a;
+
+    PSEG_TRY(g ? pseg_op_run_backward(s, op, a, g, err) : pseg_op_run(s, op, a, err));
+    PSEG_TRY(pseg_stream_finish(s, err));
+out:
+    return rc;
+}
+
+static pseg_status time_calls(pseg_op_timing *out, pseg_stream *s, const pseg_op *op,
+                              const pseg_op_args *a, const pseg_op_grads *g, double budget_ms,
+                              pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
     double ms[MAX_RUNS];
     unsigned n = 0;
 
-    *out = (pseg_op_timing){0};
-    PSEG_TRY(case_memory(m, &a, s, op, c, err));
-    for (int i = 0; i < 2; i++) { /* builds, then warms the caches */
-        PSEG_TRY(pseg_op_run(s, op, &a, err));
-        PSEG_TRY(pseg_stream_finish(s, err));
-    }
+    for (int i = 0; i < 2; i++) /* builds, then warms the caches */
+        PSEG_TRY(call(s, op, a, g, err));
     int64_t start = pseg_clock_mono_us();
     while (n < MAX_RUNS &&
            (n < MIN_RUNS || (double)(pseg_clock_mono_us() - start) * 1e-3 < budget_ms)) {
         int64_t t0 = pseg_clock_mono_us();
 
-        PSEG_TRY(pseg_op_run(s, op, &a, err));
-        PSEG_TRY(pseg_stream_finish(s, err));
+        PSEG_TRY(call(s, op, a, g, err));
         ms[n++] = (double)(pseg_clock_mono_us() - t0) * 1e-3;
     }
     qsort(ms, n, sizeof *ms, by_value);
@@ -95,12 +101,58 @@ pseg_status pseg_ops_bench(pseg_op_timing *out, pseg_stream *s, const pseg_op *o
     out->min_ms = ms[0];
     out->median_ms = ms[n / 2];
     if (ms[n / 2] > 0) {
-        out->gflops = op->flops(&a) / ms[n / 2] * 1e-6;
-        out->gbytes = op->bytes(&a) / ms[n / 2] * 1e-6;
+        out->gflops = (g ? op->backward->flops(a, g) : op->flops(a)) / ms[n / 2] * 1e-6;
+        out->gbytes = (g ? op->backward->bytes(a, g) : op->bytes(a)) / ms[n / 2] * 1e-6;
     }
+out:
+    return rc;
+}
+
+pseg_status pseg_ops_bench(pseg_op_timing *out, pseg_stream *s, const pseg_op *op,
+                           const pseg_op_case *c, double budget_ms, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_mem *m[PSEG_OP_MAX_SLOTS] = {0};
+    pseg_op_args a;
+
+    *out = (pseg_op_timing){0};
+    PSEG_TRY(case_memory(m, &a, s, op, c, err));
+    PSEG_TRY(time_calls(out, s, op, &a, NULL, budget_ms, err));
 out:
     for (size_t i = 0; i < PSEG_OP_MAX_SLOTS; i++)
         pseg_mem_free(m[i]);
+    return rc;
+}
+
+pseg_status pseg_ops_bench_backward(pseg_op_timing *out, pseg_stream *s, const pseg_op *op,
+                                    const pseg_op_case *c, double budget_ms, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_mem *m[PSEG_OP_MAX_SLOTS] = {0}, *d[PSEG_OP_MAX_SLOTS] = {0};
+    pseg_op_args a;
+    pseg_op_grads g = {0};
+    pseg_op_case apart = *c;
+
+    *out = (pseg_op_timing){0};
+    if (!op->backward || c->bf16 || c->bf16x2)
+        PSEG_FAIL(PSEG_R_UNSUPPORTED, 0, "%s, %s: no gradient", op->name, c->name);
+    apart.in_place = 0; /* what went in must still be there */
+    PSEG_TRY(case_memory(m, &a, s, op, &apart, err));
+    for (size_t i = 0; i < op->n_slots; i++)
+        if (a.t[i].mem && (i == 0 || (op->backward->slots >> i & 1))) {
+            size_t bytes = op->extent(&a, i) * sizeof(float);
+
+            PSEG_TRY(pseg_mem_new(&d[i], pseg_stream_cl(s), bytes, err));
+            PSEG_TRY(i == 0 ? pseg_mem_copy(s, d[i], 0, m[0], 0, bytes, err)
+                            : pseg_mem_zero(s, d[i], 0, bytes, err));
+            g.t[i].mem = d[i];
+        }
+    PSEG_TRY(time_calls(out, s, op, &a, &g, budget_ms, err));
+out:
+    for (size_t i = 0; i < PSEG_OP_MAX_SLOTS; i++) {
+        pseg_mem_free(m[i]);
+        pseg_mem_free(d[i]);
+    }
     return rc;
 }
 

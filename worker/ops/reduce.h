@@ -15,8 +15,8 @@ typedef struct pseg_sum {
     bool add;
 } pseg_sum;
 
-/* Takes the stream's scratch memory from byte `scratch_used` on, for a part of x's size or less: who
- * keeps something before that byte must have asked for so much. */
+/* Takes the stream's scratch memory from byte `scratch_used` on, for a part of x's size or less:
+ * who keeps something before that byte must have asked for so much. */
 pseg_status pseg_sum_rows(pseg_stream *s, const pseg_sum *sum, size_t scratch_used, pseg_err *err);
 
 /* The gradient of something that lies in blocks and may repeat over the batch or over rows (stride

@@ -183,5 +183,8 @@ typedef struct pseg_op_timing {
  * Errors: PSEG_R_DEVICE_OUT_OF_MEMORY, device errors. */
 pseg_status pseg_ops_bench(pseg_op_timing *out, pseg_stream *s, const pseg_op *op,
                            const pseg_op_case *c, double budget_ms, pseg_err *err);
+/* The same for all gradients of a case, overwritten. PSEG_R_UNSUPPORTED: it has none. */
+pseg_status pseg_ops_bench_backward(pseg_op_timing *out, pseg_stream *s, const pseg_op *op,
+                                    const pseg_op_case *c, double budget_ms, pseg_err *err);
 
 #endif

@@ -8,6 +8,8 @@ pseg_add_test(NAME ops SOURCES ${CMAKE_CURRENT_LIST_DIR}/ops_test.c ${CMAKE_CURR
 pseg_add_test(NAME ops_backward SOURCES ${CMAKE_CURRENT_LIST_DIR}/backward_test.c
   ${CMAKE_CURRENT_LIST_DIR}/backward_cases.c ${CMAKE_CURRENT_LIST_DIR}/typed.c
   LIBS pseg_ops pseg_test_support LABELS ops TIMEOUT 300 ARGS ${small})
+pseg_add_test(NAME ops_backward_edge SOURCES ${CMAKE_CURRENT_LIST_DIR}/backward_edge_test.c
+  LIBS pseg_ops pseg_test_support LABELS ops TIMEOUT 300)
 set(entries ops_syntax)
 add_test(NAME ops_syntax COMMAND ${CMAKE_CURRENT_LIST_DIR}/syntax.sh ${PROJECT_SOURCE_DIR}/kernels)
 if(NOT PSEG_SANITIZE) # Oclgrind is preloaded, which AddressSanitizer refuses

@@ -378,6 +378,7 @@ static const pseg_op_case cases[] = {
     {"a tile and a row", {13, 65, 40, 40, 65, 65, PSEG_ACT_QUICK_GELU}, {0}, 0, 0, 0},
     {"in place", {25, 48, 24, 24, 48, 48, PSEG_ACT_NONE}, {0}, 0, 1u << RES, 0},
     {"in place, wide rows", {14, 33, 9, 9, 70, 70, PSEG_ACT_NONE}, {0}, 0, 1u << RES, 0},
+    {"odd no activation", {67, 49, 51, 51, 49, 49, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, 0},
     {"odd", {67, 129, 71, 71, 129, 129, PSEG_ACT_SIGMOID}, {0}, 1u << RES, 0, 0},
     {"qkv", {257, 2304, 768, 768, 2304, 2304, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, REAL},
     {"attention out", {257, 768, 768, 768, 768, 768, PSEG_ACT_NONE}, {0}, 0, 1u << RES, REAL},

@@ -18,6 +18,7 @@ static const struct {
     const char *name, *help;
 } programs[] = {{"run", "The same as segment in one process, without a server."},
                 {"devices", "Lists the OpenCL devices."},
+                {"eval", "Scores a model on a data set, with controls and intervals."},
                 {"scenes", "Draws scenes with masks and phrases by seed."},
                 {"bench", "Measures engine, queue and service."}};
 

@@ -131,6 +131,10 @@ pseg_status pseg_image_overlay(pseg_image **out, const pseg_image *photo, const 
 /* Pictures of one size beside each other, with a gap. NULL entries are not allowed. */
 pseg_status pseg_image_beside(pseg_image **out, const pseg_image *const *images, size_t n,
                               pseg_err *err);
+/* As a JPEG file, appended to out. quality: 1 to 100. Errors: PSEG_R_OUT_OF_MEMORY,
+ * PSEG_R_REQUEST_TOO_LARGE (past out's maximum), PSEG_R_INTERNAL (libvips was built without). Any
+ * thread. */
+pseg_status pseg_image_jpeg(pseg_buf *out, const pseg_image *i, int quality, pseg_err *err);
 /* A mask as a picture, 255 inside. */
 pseg_status pseg_image_of_mask(pseg_image **out, const uint8_t *mask, uint32_t width,
                                uint32_t height, pseg_err *err);

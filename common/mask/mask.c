@@ -125,12 +125,48 @@ out:
     return rc;
 }
 
-double pseg_mask_iou(const pseg_mask *a, const pseg_mask *b)
+/* As count_ones, of a & b. */
+static uint64_t count_both(const uint8_t *a, const uint8_t *b, size_t n)
 {
+    uint64_t all = 0;
+
+    while (n >= 8) {
+        size_t words = n / 8 < 255 ? n / 8 : 255;
+        uint64_t sums = 0, x, y;
+        for (size_t i = 0; i < words; i++) {
+            memcpy(&x, a + 8 * i, 8);
+            memcpy(&y, b + 8 * i, 8);
+            sums += x & y;
+        }
+        for (int i = 0; i < 64; i += 8)
+            all += sums >> i & 0xFF;
+        a += 8 * words;
+        b += 8 * words;
+        n -= 8 * words;
+    }
+    while (n--)
+        all += *a++ & *b++;
+    return all;
+}
+
+uint64_t pseg_mask_overlap(const pseg_mask *a, const pseg_mask *b)
+{
+    uint32_t x0 = a->box_x > b->box_x ? a->box_x : b->box_x;
+    uint32_t y0 = a->box_y > b->box_y ? a->box_y : b->box_y;
+    uint32_t ax = a->box_x + a->box_width, bx = b->box_x + b->box_width;
+    uint32_t ay = a->box_y + a->box_height, by = b->box_y + b->box_height;
+    uint32_t x1 = ax < bx ? ax : bx, y1 = ay < by ? ay : by;
     uint64_t both = 0;
 
-    for (size_t i = 0; i < (size_t)a->width * a->height; i++)
-        both += a->data[i] & b->data[i];
-    uint64_t either = a->area + b->area - both;
+    for (uint32_t y = y0; x0 < x1 && y < y1; y++)
+        both += count_both(a->data + (size_t)y * a->width + x0, b->data + (size_t)y * b->width + x0,
+                           x1 - x0);
+    return both;
+}
+
+double pseg_mask_iou(const pseg_mask *a, const pseg_mask *b)
+{
+    uint64_t both = pseg_mask_overlap(a, b), either = a->area + b->area - both;
+
     return either ? (double)both / (double)either : 1;
 }

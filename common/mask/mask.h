@@ -72,6 +72,8 @@ pseg_status pseg_mask_polygon(pseg_buf *out, const pseg_mask *m, pseg_err *err);
 pseg_status pseg_mask_from_rle(pseg_mask **out, const char *counts, uint32_t width, uint32_t height,
                                pseg_err *err);
 
+/* Pixels that lie in both; sizes must agree. Only where the two boxes overlap is looked at. */
+uint64_t pseg_mask_overlap(const pseg_mask *a, const pseg_mask *b);
 /* Intersection over union; 1 if both are empty. Sizes must agree. */
 double pseg_mask_iou(const pseg_mask *a, const pseg_mask *b);
 

@@ -25,7 +25,7 @@ PSEG = str(BIN / "pseg")
 IMAGE = str(ROOT / "docs/example/scene.png")
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("PSEG_")}
 CLIENT = ["segment", "submit", "get", "wait", "cancel", "list", "models"]
-PROGRAMS = ["run", "devices", "scenes"]
+PROGRAMS = ["run", "devices", "eval", "scenes"]
 BENCHES = ["engine", "ops", "service"]
 JOB = {"name", "state", "request_id", "model", "image_sha256", "mask_threshold", "attempts", "prompts",
        "labels", "create_time", "deadline"}

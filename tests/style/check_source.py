@@ -21,7 +21,7 @@ THIRD_PARTY = {
     "utf8proc.h": ["common/base/utf8.c"],
     "microhttpd.h": ["common/metrics/"],
     "cmocka.h": ["tests/"],
-    "jansson.h": ["worker/model/", "worker/text/", "worker/apps/", "worker/scenes/", "worker/data/", "client/", "tests/"],
+    "jansson.h": ["worker/model/", "worker/text/", "worker/apps/", "worker/scenes/", "worker/data/", "worker/eval/", "client/", "tests/"],
     "zlib.h": ["worker/text/", "common/mask/"],
 }
 # Our folder -> folders it may include besides itself. Data flows one way.
@@ -44,6 +44,7 @@ ALLOWED = {
     "worker/model": BASE + ["worker/cl", "worker/ops", "worker/text"],
     "worker/scenes": BASE + ["common/image", "common/mask"],
     "worker/data": BASE + ["common/image", "common/mask", "worker/cl", "worker/ops", "worker/model", "worker/text"],
+    "worker/eval": BASE + ["common/image", "common/mask", "worker/cl", "worker/data", "worker/model", "worker/ops", "worker/scenes"],
     "worker/serve": BASE + ["common/job", "common/queue", "common/image", "common/mask", "pseg",
                             "worker/cl", "worker/model", "worker/text"],
     "worker/apps": COMMON + ["worker"],

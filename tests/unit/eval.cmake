@@ -1,0 +1,1 @@
+pseg_add_test(NAME eval SOURCES ${CMAKE_CURRENT_LIST_DIR}/eval_test.c LIBS pseg_eval LABELS unit)

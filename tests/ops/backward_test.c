@@ -132,7 +132,13 @@ static void compare(const backward_case *d, pseg_stream *s, uint32_t wanted, uin
         }
         if (n == 0)
             fail(what, "the reference wrote nothing");
-        if (!pseg_compare_f32(&cmp, a, b, n, tol.abs, tol.rel, tol.nmse)) {
+        /* A gradient that is all but zero everywhere (a softmax with one probability near 1) is
+         * what rounding left: nothing to take a ratio of. */
+        double squares = 0;
+        for (size_t k = 0; k < n; k++)
+            squares += (double)b[k] * b[k];
+        bool is_small = squares < 1e-4 * (double)n;
+        if (!pseg_compare_f32(&cmp, a, b, n, tol.abs, tol.rel, is_small ? -1 : tol.nmse)) {
             fail(what, "differs from the reference:");
             pseg_compare_print(stdout, d->op->slots[i].name, &cmp);
         }
@@ -275,7 +281,7 @@ static void run_case(pseg_stream *s, const pseg_op *op, const pseg_op_case *c, c
     char what[160];
 
     snprintf(what, sizeof what, "%s backward, %s (%s)", op->name, c->name, variant);
-    if (!must(backward_case_make(&d, s, op, c, 11 + n_checks % 97, &err), what, &err)) {
+    if (!must(backward_case_make(&d, s, op, c, 11 + (uint64_t)(c - op->cases), &err), what, &err)) {
         backward_case_free(&d);
         return;
     }

@@ -387,8 +387,9 @@ const pseg_op_backward pseg_op_backward_attention = {
     .launch = launch,
     .flops = flops,
     .bytes = bytes,
-    .tol = {5e-5, 2e-5, 1e-8},
+    .tol = {5e-5, 2e-5, 1e-7},
     .tol_why =
-        "forward's, through two products more; in the sharp case one probability is nearly 1 "
-        "and ds what is left of dp when its mean is taken off: all of float32's digits",
+        "forward's, through two products more; in the sharp case scores of up to 200 round by "
+        "1e-5, a probability by as much of itself, and ds is the small difference that is left "
+        "when dp's mean is taken off: NMSE up to 2e-8 was seen",
 };

@@ -239,7 +239,9 @@ static double block_bytes(const pseg_op_args *a, const pseg_op_grads *g)
     return 8.0 * block_flops(a, g);
 }
 
-#define SUM_WHY "a sum in single precision over what repeats, in pieces; or one rounding"
+#define SUM_WHY                                                                                    \
+    "a sum in single precision over what repeats, up to 20000 terms that reach 80, in pieces; or " \
+    "one rounding, which NMSE holds"
 
 const pseg_op_backward pseg_op_backward_copy = {
     .slots = 1u << X,
@@ -250,7 +252,7 @@ const pseg_op_backward pseg_op_backward_copy = {
     .launch = copy_launch,
     .flops = block_flops,
     .bytes = block_bytes,
-    .tol = {2e-6, 1e-6, 1e-12},
+    .tol = {5e-5, 1e-6, 1e-12},
     .tol_why = SUM_WHY,
 };
 
@@ -263,7 +265,7 @@ const pseg_op_backward pseg_op_backward_add = {
     .launch = add_launch,
     .flops = block_flops,
     .bytes = block_bytes,
-    .tol = {2e-6, 1e-6, 1e-12},
+    .tol = {5e-5, 1e-6, 1e-12},
     .tol_why = SUM_WHY,
 };
 

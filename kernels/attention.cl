@@ -26,9 +26,13 @@ static inline uint key_count(__global const int *key_len, const pseg_attention_p
 #define DMAX 128
 #endif
 #define TQ (16 * QV)
+#ifndef KR
 #define KR 12
+#endif
 #define KB 96 /* keys of a block, a multiple of KR */
+#ifndef DR
 #define DR 8
+#endif
 
 typedef struct block {
     float q[DMAX * TQ]; /* [channel][query], scaled */

@@ -16,11 +16,12 @@
  *
  * Epilogue: t = act(sum + bias[n]); t *= scale[n]; out = res + t.
  *
- * CPU: dimension 1 counts panels (of NV vectors), dimension 0 runs of `tiles_per_item` tiles of MR
- * rows. A tile is MR x NV vectors of 16 in registers; K is not blocked: a panel of K = 3072 (384 KB)
- * lies in the second-level cache, where the tiles of an item find it again. In the last tile rows
- * past M repeat row M-1 and are not stored. out may be res: a tile reads its part of res before it
- * writes it, and no other tile touches it.
+ * CPU: dimension 1 counts groups of `panels_per_item` panels (of NV vectors), dimension 0 runs of
+ * `tiles_per_item` tiles of MR rows. A tile is MR x NV vectors of 16 in registers; K is not blocked:
+ * a group's panels lie in the second-level cache, where the tiles of an item find them again, and a
+ * tile's rows are near for all of the group. In the last tile rows past M repeat row M-1 and are not
+ * stored. out may be res: a tile reads its part of res before it writes it, and no other tile touches
+ * it.
  *
  * CPU with AMX: dimension 0 counts runs of `tiles_per_item` rows, dimension 1 runs of
  * `panels_per_item` panels; the processor multiplies tiles of 16 x 32 by 32 x 16.
@@ -434,19 +435,21 @@ static inline void tile(gout *out, gw *a, gw *b, gcfloat *bias, gcfloat *res, gc
 __kernel void gemm(gout *out, gw *a, gw *w, gcfloat *bias, gcfloat *res, gcfloat *scale,
                    const pseg_gemm_params p)
 {
-    uint col = (uint)get_global_id(1) * NR;
     uint t0 = (uint)get_global_id(0) * p.tiles_per_item;
+    uint n0 = (uint)get_global_id(1) * p.panels_per_item * NR;
+    uint n1 = min(n0 + p.panels_per_item * NR, p.n);
 
-    if (col >= p.n)
-        return;
-    gw *b = w + N_PARTS * (p.w_off + (size_t)(col / PANEL) * p.k * PANEL) + col % PANEL * STEP;
     for (uint t = t0; t < t0 + p.tiles_per_item && (ulong)t * MR < p.m; t++) {
         uint m0 = t * MR;
 
-        if (m0 + MR <= p.m)
-            tile(out, a, b, bias, res, scale, m0, col, true, &p);
-        else
-            tile(out, a, b, bias, res, scale, m0, col, false, &p);
+        for (uint col = n0; col < n1; col += NR) {
+            gw *b = w + N_PARTS * (p.w_off + (size_t)(col / PANEL) * p.k * PANEL) + col % PANEL * STEP;
+
+            if (m0 + MR <= p.m)
+                tile(out, a, b, bias, res, scale, m0, col, true, &p);
+            else
+                tile(out, a, b, bias, res, scale, m0, col, false, &p);
+        }
     }
 }
 

@@ -51,10 +51,10 @@ static pseg_status run_op(const args *a, pseg_stream *s, const pseg_op *op, json
             *err = unsupported;
             goto out;
         }
-        json_array_append_new(list,
-                              json_pack("{s:s, s:s, s:f, s:f, s:f, s:i}", "op", op->name, "case",
-                                        c->name, "median_ms", t.median_ms, "gflops", t.gflops,
-                                        "gbytes_per_s", t.gbytes, "runs", (int)t.runs));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:i}", "op", op->name,
+                                              "case", c->name, "median_ms", t.median_ms, "min_ms",
+                                              t.min_ms, "gflops", t.gflops, "gbytes_per_s",
+                                              t.gbytes, "runs", (int)t.runs));
         if (!a->json)
             printf("%-14s %-32s %10.4f ms %8.1f GFLOP/s %7.1f GB/s\n", op->name, c->name,
                    t.median_ms, t.gflops, t.gbytes);

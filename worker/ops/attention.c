@@ -124,6 +124,7 @@ typedef struct way {
     pseg_cl_variant form;
     uint32_t needs;   /* bits of pseg_cl_feature */
     uint32_t queries; /* that an item takes */
+    bool is_narrow;   /* tiles for 16 registers of 8 floats */
 } way;
 
 enum { BY_VECTORS, BY_AMX, BY_GROUPS };
@@ -137,33 +138,44 @@ enum { BY_VECTORS, BY_AMX, BY_GROUPS };
         KERNEL(file, options "-DDMAX=64"), KERNEL(file, options "-DDMAX=128") \
     }
 
+/* 6 keys or 4 channels by a vector of queries: with a query or a key's weights 14 and 10 of AVX2's
+ * registers, where the tiles of 12 x 2 and 8 x 2 that AVX-512 has room for live in memory. */
+#define NARROW "-DKR=6 -DDR=4 "
+
 static const pseg_op_variant variants[] = {
     {"f32-16", BY_VECTORS,
-     &(const way){BY_ROOM("attention.cl", "-DQV=1 "), false, PSEG_CL_CPU, 0, 16}},
+     &(const way){BY_ROOM("attention.cl", "-DQV=1 "), false, PSEG_CL_CPU, 0, 16, false}},
     {"f32-32", BY_VECTORS,
-     &(const way){BY_ROOM("attention.cl", "-DQV=2 "), false, PSEG_CL_CPU, 0, 32}},
+     &(const way){BY_ROOM("attention.cl", "-DQV=2 "), false, PSEG_CL_CPU, 0, 32, false}},
+    {"f32-16-narrow", BY_VECTORS,
+     &(const way){BY_ROOM("attention.cl", "-DQV=1 " NARROW), false, PSEG_CL_CPU, 0, 16, true}},
     {"amx", BY_AMX,
      &(const way){BY_ROOM("attention_amx.cl", "-DAMX -DIN_BF16 -DOUT_BF16 "), true, PSEG_CL_CPU,
-                  PSEG_CL_AMX_BF16, 288}}, /* attention_amx.cl's QUERIES */
+                  PSEG_CL_AMX_BF16, 288, false}}, /* attention_amx.cl's QUERIES */
     {"bf16-16", BY_VECTORS,
-     &(const way){BY_ROOM("attention.cl", "-DIN_BF16 -DOUT_BF16 -DQV=1 "), true, PSEG_CL_CPU, 0,
-                  16}},
+     &(const way){BY_ROOM("attention.cl", "-DIN_BF16 -DOUT_BF16 -DQV=1 "), true, PSEG_CL_CPU, 0, 16,
+                  false}},
     {"bf16-32", BY_VECTORS,
-     &(const way){BY_ROOM("attention.cl", "-DIN_BF16 -DOUT_BF16 -DQV=2 "), true, PSEG_CL_CPU, 0,
-                  32}},
+     &(const way){BY_ROOM("attention.cl", "-DIN_BF16 -DOUT_BF16 -DQV=2 "), true, PSEG_CL_CPU, 0, 32,
+                  false}},
+    {"bf16-16-narrow", BY_VECTORS,
+     &(const way){BY_ROOM("attention.cl", "-DIN_BF16 -DOUT_BF16 -DQV=1 " NARROW), true, PSEG_CL_CPU,
+                  0, 16, true}},
     {"portable", BY_GROUPS,
      &(const way){{KERNEL("attention.cl", NULL), KERNEL("attention.cl", NULL)},
                   false,
                   PSEG_CL_PORTABLE,
                   0,
-                  1}},
+                  1,
+                  false}},
     {"portable-bf16", BY_GROUPS,
      &(const way){{KERNEL("attention.cl", "-DIN_BF16 -DOUT_BF16"),
                    KERNEL("attention.cl", "-DIN_BF16 -DOUT_BF16")},
                   true,
                   PSEG_CL_PORTABLE,
                   0,
-                  1}},
+                  1,
+                  false}},
 };
 
 static bool can(const pseg_op_variant *v, const pseg_cl *cl, const pseg_op_args *a)
@@ -181,14 +193,18 @@ static bool can(const pseg_op_variant *v, const pseg_cl *cl, const pseg_op_args 
 static size_t prefer(const pseg_cl *cl, const pseg_op_args *a)
 {
     /* With 17 queries two vectors would be half empty, but one would go over the keys twice. */
-    uint32_t queries = a->i[N_Q] <= 16 ? 16 : 32;
+    bool is_narrow = pseg_cl_device(cl)->vector_width < 16;
+    uint32_t queries = is_narrow || a->i[N_Q] <= 16 ? 16 : 32;
     size_t best = N_OF(variants);
 
     for (size_t i = 0; i < N_OF(variants) && best == N_OF(variants); i++) {
         const way *w = variants[i].way;
-        if (can(&variants[i], cl, a) && (variants[i].order == BY_VECTORS ? w->queries == queries
-                                         : variants[i].order == BY_AMX   ? a->i[N_Q] >= AMX_LEAST
-                                                                         : true))
+        bool fits = variants[i].order == BY_VECTORS
+                        ? w->queries == queries && w->is_narrow == is_narrow
+                    : variants[i].order == BY_AMX ? a->i[N_Q] >= AMX_LEAST
+                                                  : true;
+
+        if (fits && can(&variants[i], cl, a))
             best = i;
     }
     return best;

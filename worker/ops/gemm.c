@@ -248,6 +248,9 @@ static size_t class_of(const pseg_op_args *a)
 static const pseg_kernel split = {"gemm.cl", "split", NULL};
 static const pseg_kernel split_amx = {"gemm.cl", "split", "-DAMX"};
 
+/* Panels of 16 outputs that share a tile of a: 300 kB at K = 768. */
+#define NARROW_GROUP 6
+
 /* ---- launches ----------------------------------------------------------------------------- */
 
 /* A run of rows of a stays in the second-level cache beside a panel of w; the panels are split
@@ -335,13 +338,22 @@ static pseg_status launch(pseg_stream *s, const pseg_op_variant *v, const pseg_o
         return launch_amx(s, w, &p, args, N_OF(args), err);
     uint64_t tiles = ((uint64_t)i[M] + w->mr - 1) / w->mr;
     uint64_t columns = ((uint64_t)i[N] + 16 * w->nv - 1) / (16 * w->nv);
-    /* All tiles of a column in one item read its panel once; but the cores want eight items each.
+    uint64_t units = pseg_cl_device(pseg_stream_cl(s))->compute_units;
+    /* A tile of a is multiplied with a group of panels while it is near; but there should be 32
+     * items for each core, so that none waits long for the other at the end. With AVX-512, panels
+     * of 32 outputs and 1 MB or more of second-level cache, one panel and eight items are enough.
      */
-    uint64_t items = 8 * (uint64_t)pseg_cl_device(pseg_stream_cl(s))->compute_units;
-    uint64_t per = tiles * columns / items;
+    bool is_narrow = w->nv == 1;
+    uint64_t items = (is_narrow ? 32 : 8) * units;
+    uint64_t group = is_narrow ? tiles * columns / items : 1;
+
+    group = group < 1 ? 1 : group > NARROW_GROUP ? NARROW_GROUP : group;
+    uint64_t groups = (columns + group - 1) / group;
+    uint64_t per = tiles * groups / items;
 
     p.tiles_per_item = (uint32_t)(per < 1 ? 1 : per > tiles ? tiles : per);
-    size_t global[2] = {(tiles + p.tiles_per_item - 1) / p.tiles_per_item, columns};
+    p.panels_per_item = (uint32_t)group;
+    size_t global[2] = {(tiles + p.tiles_per_item - 1) / p.tiles_per_item, groups};
     size_t local[2] = {1, 1};
     PSEG_TRY(pseg_launch(s, &w->kernel, 2, global, local, args, N_OF(args), err));
 out:

@@ -8,6 +8,7 @@
 #include "scheduler/keys.h"
 #include "scheduler/metrics.h"
 #include "scheduler/service/service.h"
+#include "scheduler/tenants.h"
 
 #include <signal.h>
 #include <stdatomic.h>
@@ -19,10 +20,11 @@
 
 typedef struct config {
     const char *config, *listen, *redis, *queue, *default_model, *ready_file, *log_level;
-    const char *tls_cert, *tls_key, *tls_client_ca, *keys, *metrics_listen;
+    const char *tls_cert, *tls_key, *tls_client_ca, *keys, *tenants, *durability, *metrics_listen;
     bool insecure;
     int64_t max_jobs, max_bytes, max_image_bytes, max_upload_bytes, image_ttl_ms, max_age_ms;
-    int64_t lease_ms, max_attempts, max_calls, grace_ms, stall_ms, redis_timeout_ms, loops;
+    int64_t lease_ms, max_attempts, max_calls, grace_ms, stall_ms, redis_timeout_ms, loops,
+        replicas;
 } config;
 
 #define OPTION(n, t, d, ...)                       \
@@ -46,6 +48,17 @@ static const pseg_conf_option options[] = {
     OPTION(keys, PSEG_CONF_STRING, NULL, .unit = "FILE",
            .help = "clients must send a bearer key; lines of SHA-256 and tenant, read again when "
                    "they change"),
+    OPTION(tenants, PSEG_CONF_STRING, NULL, .unit = "FILE",
+           .help = "what tenants may have; lines of TENANT weight=N jobs=N bytes=N rate=N burst=N, "
+                   "read again "
+                   "when they change"),
+    OPTION(
+        durability, PSEG_CONF_STRING, "memory", .unit = "LEVEL",
+        .help =
+            "of a job before its submit is answered: memory, fsync or replicated; refused if Redis "
+            "cannot give it"),
+    OPTION(replicas, PSEG_CONF_INT, "1", .min = 1, .max = 16,
+           .help = "which must have a job, with --durability replicated"),
     OPTION(insecure, PSEG_CONF_BOOL, "false",
            .help = "allow a public address without TLS or without authentication"),
     OPTION(max_jobs, PSEG_CONF_INT, "1000000", .min = 1, .max = 1e12,
@@ -118,6 +131,22 @@ static bool is_local(const char *address)
            strncmp(address, "unix:", 5) == 0;
 }
 
+static pseg_status durability_of(pseg_durability *out, const char *text, pseg_err *err)
+{
+    static const char *const names[] = {"memory", "fsync", "replicated"};
+    pseg_status rc = PSEG_OK;
+
+    for (int i = 0; i < 3; i++)
+        if (strcmp(names[i], text) == 0) {
+            *out = (pseg_durability)i;
+            goto out;
+        }
+    PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--durability \"%s\" is not memory, fsync or replicated",
+              text);
+out:
+    return rc;
+}
+
 static pseg_status check(const config *c, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
@@ -151,6 +180,9 @@ static pseg_status open_queue(pseg_queue **out, const config *c, pseg_service *s
     o.max_bytes = c->max_bytes;
     o.image_ttl_ms = c->image_ttl_ms;
     o.max_age_ms = c->max_age_ms;
+    o.replicas = c->replicas;
+    if (durability_of(&o.durability, c->durability, err) != PSEG_OK)
+        return PSEG_EINVAL;
     o.on_event = pseg_service_on_event;
     o.ud = s;
     return pseg_queue_open(out, &o, err);
@@ -204,7 +236,7 @@ out:
  * answers, and the keys if they have changed. The whole server ("") stays healthy without Redis:
  * restarting it would help nobody. */
 static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, pseg_keys *keys,
-                  pseg_scheduler_metrics *metrics, const sigset_t *signals)
+                  pseg_tenants *tenants, pseg_scheduler_metrics *metrics, const sigset_t *signals)
 {
     const struct timespec tick = {0, 200000000};
 
@@ -220,6 +252,8 @@ static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, p
             pseg_scheduler_metrics_tick(metrics, queue, server, answers);
         if (keys)
             pseg_keys_refresh(keys);
+        if (tenants)
+            pseg_tenants_refresh(tenants);
     }
 }
 
@@ -233,6 +267,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     pseg_service *service = NULL;
     pseg_queue *queue = NULL;
     pseg_rpc_server *server = NULL;
+    pseg_tenants *tenants = NULL;
     pseg_scheduler_metrics *metrics = NULL;
 
     pseg_rpc_init(log, on_listener_lost, NULL);
@@ -241,6 +276,12 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
         PSEG_TRY(pseg_keys_open(&auth.keys, c->keys, log, err));
     if (c->metrics_listen)
         PSEG_TRY(pseg_scheduler_metrics_new(&metrics, c->metrics_listen, log, err));
+    if (c->tenants) {
+        PSEG_TRY(pseg_tenants_open(&tenants, c->tenants, log, err));
+        so.limits_of = pseg_tenants_limits;
+        so.limits_ud = tenants;
+    }
+    PSEG_TRY(durability_of(&so.durability, c->durability, err));
     so.default_model = c->default_model;
     so.max_image_bytes = c->max_image_bytes;
     so.max_upload_bytes = c->max_upload_bytes;
@@ -251,7 +292,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     PSEG_TRY(open_queue(&queue, c, service, log, err));
     PSEG_TRY(pseg_service_start(service, queue, err));
     PSEG_TRY(open_server(&server, c, service, &auth, metrics, log, err));
-    serve(c, server, queue, auth.keys, metrics, signals);
+    serve(c, server, queue, auth.keys, tenants, metrics, signals);
     PSEG_INFO(log, "scheduler", "stopping");
     pseg_rpc_server_stop(server, c->grace_ms);
     if (atomic_load(&listener_lost))
@@ -264,6 +305,7 @@ out:
     pseg_service_free(service);
     pseg_scheduler_metrics_free(metrics);
     pseg_keys_free(auth.keys);
+    pseg_tenants_free(tenants);
     pseg_rpc_shutdown();
     return rc;
 }

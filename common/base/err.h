@@ -105,6 +105,7 @@ typedef enum pseg_status {
     X(CANCELLED, PSEG_ECANCELLED, 1, false)             \
     X(DEVICE_NOT_FOUND, PSEG_EDEVICE, 9, true)          \
     X(DEVICE_FAILED, PSEG_EDEVICE, 13, true)            \
+    X(DEVICE_HUNG, PSEG_EDEVICE, 13, true)              \
     X(DEVICE_OUT_OF_MEMORY, PSEG_ENOMEM, 8, true)       \
     X(KERNEL_BUILD_FAILED, PSEG_EDEVICE, 13, false)     \
     X(OUT_OF_MEMORY, PSEG_ENOMEM, 8, true)              \

@@ -431,7 +431,7 @@ local function submit(keys, a)
     local s = { now = now_us(), max_age_ms = tonumber(a[1]), max_jobs = tonumber(a[2]), max_bytes = tonumber(a[3]),
         image_ttl_ms = tonumber(a[4]), live = redis.call('ZCARD', p .. 'live'), models = {}, lines = {},
         place = tonumber(redis.call('HGET', p .. 'count', 'place') or '0') }
-    local place, latest = s.place, s.now + s.max_age_ms * 1000
+    local latest = s.now + s.max_age_ms * 1000
     s.created, s.latest, s.latest_ms = text(s.now), text(latest), ms_up(latest)
     s.image_expire = ms_up(s.now + s.image_ttl_ms * 1000)
     for i = 5, #a, SUBMIT_ARGS do
@@ -442,7 +442,8 @@ local function submit(keys, a)
             rate = tonumber(a[i + 15]), burst = tonumber(a[i + 16]) }
         out[#out + 1] = submit_one(b, s, j)
     end
-    if s.place ~= place then redis.call('HSET', p .. 'count', 'place', text(s.place)) end
+    -- Also when nothing is new: a repeat must write, or WAIT would not wait for what it repeats.
+    redis.call('HSET', p .. 'count', 'place', text(s.place))
     write(b)
     for _, line in pairs(s.lines) do activate(p, line[1], line[2]) end
     return out

@@ -31,6 +31,15 @@
 
 typedef struct pseg_queue pseg_queue;
 
+/* What has to be true before a submit is answered with OK. The server is asked at each connection
+ * whether it can give that; if it cannot, every request ends as BROKER_UNAVAILABLE and says so:
+ * nothing is lowered in silence. */
+typedef enum pseg_durability {
+    PSEG_DURABILITY_MEMORY, /* Redis has it: lost with its process unless its log keeps it */
+    PSEG_DURABILITY_FSYNC, /* it is in Redis' log on the disk: appendonly yes, appendfsync always */
+    PSEG_DURABILITY_REPLICATED /* `replicas` replicas have it in memory (WAIT) */
+} pseg_durability;
+
 typedef struct pseg_queue_options {
     const char *url;  /* redis://[[user]:password@]host[:port][/db], unix:/path, or mem: (tests) */
     const char *name; /* of the queue: [a-z0-9_-]{1,32}; queues of one server are strangers */
@@ -42,6 +51,8 @@ typedef struct pseg_queue_options {
     int64_t max_bytes;    /* of images held */
     int64_t image_ttl_ms; /* of an image since its last use */
     int64_t max_age_ms;   /* of a job that names no deadline, and of any other at most */
+    pseg_durability durability;
+    int64_t replicas; /* REPLICATED: how many */
     /* Called on the handle's thread at every change of a job's state, with id = NULL when events
      * may have been missed (after a reconnect): look at everything again. NULL: not watched. */
     void (*on_event)(void *ud, const char *id, pseg_job_state state);
@@ -55,7 +66,7 @@ typedef struct pseg_queue_options {
     {                                                                                              \
         .url = "redis://127.0.0.1:6379", .name = "default", .timeout_ms = 2000, .lease_ms = 10000, \
         .max_attempts = 3, .max_jobs = 1000000, .max_bytes = (int64_t)4 << 30,                     \
-        .image_ttl_ms = 3600000, .max_age_ms = 86400000                                            \
+        .image_ttl_ms = 3600000, .max_age_ms = 86400000, .replicas = 1                             \
     }
 
 /* Starts the thread; a server that is not there yet is no error. Strings are copied.

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -171,6 +172,9 @@ static command *gathered_call(loop *lp, gathering *g)
     return call;
 }
 
+static bool waits_for_replicas(const loop *lp, const batch_kind *kind);
+static void ask_replicas(loop *lp, line *l);
+
 /* Sends what waits of a kind, as long as few enough calls are under way. */
 static void send_gathered(loop *lp, line *l, gathering *g)
 {
@@ -181,6 +185,10 @@ static void send_gathered(loop *lp, line *l, gathering *g)
         if (call) {
             g->under_way++;
             push(l, call);
+            if (waits_for_replicas(lp, call->kind))
+                ask_replicas(lp, l);
+            if (!l->redis)
+                return;
             continue;
         }
         command *c = g->head;
@@ -220,18 +228,77 @@ static void answer_gathered(loop *lp, const char *why)
     }
 }
 
-/* The answer to a call of many requests: one element for each, of which any may be an error. */
-static void take_answers_of_batch(command *call, const redisReply *from)
+/* ---- durability ---- */
+
+static bool waits_for_replicas(const loop *lp, const batch_kind *kind)
 {
+    return kind->is_promise && lp->q->base.opt.durability == PSEG_DURABILITY_REPLICATED;
+}
+
+/* The answer to WAIT: how many replicas have what this connection has written. It is that of the
+ * oldest call whose requests wait. */
+static void on_waited(loop *lp, line *l, const redisReply *from)
+{
+    const pseg_queue_options *o = &lp->q->base.opt;
+    command *c = lp->unconfirmed;
+    long long n = from->type == REDIS_REPLY_INTEGER ? from->integer : 0;
+
+    (void)l;
+    if (!c)
+        return;
+    lp->unconfirmed = c->next;
+    if (!lp->unconfirmed)
+        lp->unconfirmed_tail = NULL;
+    for (command *item = c->next_item, *next; item; item = next) {
+        next = item->next_item;
+        pseg_queue_reply *r = item->reply;
+        if (n < o->replicas && r->arena && r->err.code == PSEG_OK)
+            pseg_err_set(&r->err, PSEG_R_BROKER_UNAVAILABLE, 0, PSEG_HERE,
+                         "stored, but only %lld of %lld replicas have it; repeating is safe", n,
+                         (long long)o->replicas);
+        item->done(item->ud, r);
+        command_free(item);
+    }
+    command_free(c);
+}
+
+static void ask_replicas(loop *lp, line *l)
+{
+    char replicas[24], ms[24];
+
+    snprintf(replicas, sizeof replicas, "%lld", (long long)lp->q->base.opt.replicas);
+    snprintf(ms, sizeof ms, "%lld", (long long)(l->timeout_us / 2000));
+    line_say(lp, l, on_waited, 3, (const char *[]){"WAIT", replicas, ms});
+}
+
+static void answer_unconfirmed(loop *lp, const char *why)
+{
+    command *c = lp->unconfirmed;
+
+    lp->unconfirmed = lp->unconfirmed_tail = NULL;
+    for (command *next; c; c = next) {
+        next = c->next;
+        for (command *item = c->next_item; item; item = item->next_item) {
+            pseg_queue_reply_free(item->reply);
+            item->reply = NULL;
+        }
+        answer_lost(lp, c, why, true);
+    }
+}
+
+/* The answer to a call of many requests: one element for each, of which any may be an error. */
+static void take_answers_of_batch(loop *lp, command *call, const redisReply *from)
+{
+    bool waits = waits_for_replicas(lp, call->kind);
     command *item = call->next_item;
     bool good = from->type == REDIS_REPLY_ARRAY && from->elements == call->n_asked;
 
-    call->next_item = NULL;
+    if (!waits)
+        call->next_item = NULL;
     for (size_t i = 0; item; i++) {
         command *next = item->next_item;
         pseg_queue_reply *r = queue_reply_new(NULL);
         const redisReply *one = good ? from->element[i] : from;
-        item->next_item = NULL;
         if (r->arena && one->type == REDIS_REPLY_ERROR)
             queue_error_of(&r->err, one->str);
         else if (r->arena && good)
@@ -239,11 +306,24 @@ static void take_answers_of_batch(command *call, const redisReply *from)
         else if (r->arena)
             pseg_err_set(&r->err, PSEG_R_BROKER_PROTOCOL, 0, PSEG_HERE,
                          "redis' answer has an unexpected shape");
-        item->done(item->ud, r);
-        command_free(item);
+        if (waits) {
+            item->reply = r;
+        } else {
+            item->done(item->ud, r);
+            command_free(item);
+        }
         item = next;
     }
-    command_free(call);
+    if (!waits) {
+        command_free(call);
+        return;
+    }
+    call->next = NULL;
+    if (lp->unconfirmed)
+        lp->unconfirmed_tail->next = call;
+    else
+        lp->unconfirmed = call;
+    lp->unconfirmed_tail = call;
 }
 
 void line_say(loop *lp, line *l, void (*internal)(loop *, line *, const redisReply *), int argc,
@@ -338,8 +418,10 @@ void line_fail(loop *lp, line *l, const char *why)
         next = held->next;
         answer_lost(lp, held, why, false);
     }
-    if (l == &lp->commands)
+    if (l == &lp->commands) {
+        answer_unconfirmed(lp, why);
         answer_gathered(lp, why);
+    }
 }
 
 void line_is_ready(loop *lp, line *l)
@@ -406,6 +488,63 @@ static void on_greeting(loop *lp, line *l, const redisReply *from)
     greeted_well(lp, l, from);
 }
 
+/* CONFIG GET append*: name, value, name, value ... */
+static void on_log_settings(loop *lp, line *l, const redisReply *from)
+{
+    const char *only = "", *fsync = "";
+    char why[160];
+
+    if (!greeted_well(lp, l, from))
+        return;
+    for (size_t i = 0; from->type == REDIS_REPLY_ARRAY && i + 1 < from->elements; i += 2) {
+        const char *name = from->element[i]->str, *value = from->element[i + 1]->str;
+        if (name && value && strcmp(name, "appendonly") == 0)
+            only = value;
+        else if (name && value && strcmp(name, "appendfsync") == 0)
+            fsync = value;
+    }
+    if (strcmp(only, "yes") == 0 && strcmp(fsync, "always") == 0) {
+        line_is_ready(lp, l);
+        return;
+    }
+    snprintf(why, sizeof why,
+             "durability fsync needs appendonly yes and appendfsync always, redis has %s and %s",
+             only, fsync);
+    line_fail(lp, l, why);
+}
+
+static void on_replication(loop *lp, line *l, const redisReply *from)
+{
+    const char *at = from->str ? strstr(from->str, "connected_slaves:") : NULL;
+    long long n = at ? strtoll(at + sizeof "connected_slaves:" - 1, NULL, 10) : 0;
+    char why[160];
+
+    if (!greeted_well(lp, l, from))
+        return;
+    if (n >= lp->q->base.opt.replicas) {
+        line_is_ready(lp, l);
+        return;
+    }
+    snprintf(why, sizeof why, "durability replicated needs %lld replicas, redis has %lld",
+             (long long)lp->q->base.opt.replicas, n);
+    line_fail(lp, l, why);
+}
+
+/* The functions are there: the last question is whether the server gives what is promised. */
+static void check_durability(loop *lp, line *l)
+{
+    switch (lp->q->base.opt.durability) {
+    case PSEG_DURABILITY_FSYNC:
+        line_say(lp, l, on_log_settings, 3, (const char *[]){"CONFIG", "GET", "append*"});
+        break;
+    case PSEG_DURABILITY_REPLICATED:
+        line_say(lp, l, on_replication, 2, (const char *[]){"INFO", "replication"});
+        break;
+    default:
+        line_is_ready(lp, l);
+    }
+}
+
 static void on_loaded(loop *lp, line *l, const redisReply *from)
 {
     if (from->type == REDIS_REPLY_ERROR)
@@ -415,7 +554,7 @@ static void on_loaded(loop *lp, line *l, const redisReply *from)
                   pseg_lua_REVISION);
     /* A user without the right to load them may still call what somebody else loads. */
     if (l->phase == LINE_GREETING)
-        line_is_ready(lp, l);
+        check_durability(lp, l);
 }
 
 static void load_functions(loop *lp, line *l)
@@ -432,7 +571,7 @@ static void on_revision(loop *lp, line *l, const redisReply *from)
     if (missing || (from->type == REDIS_REPLY_INTEGER && from->integer < pseg_lua_REVISION))
         load_functions(lp, l);
     else
-        line_is_ready(lp, l);
+        check_durability(lp, l);
 }
 
 static void line_greet(loop *lp, line *l)
@@ -545,7 +684,7 @@ static void take_answer(loop *lp, line *l, const redisReply *from)
     if (c->kind) {
         gathering *g = &lp->gathering[c->kind->index];
         g->under_way--;
-        take_answers_of_batch(c, from);
+        take_answers_of_batch(lp, c, from);
         send_gathered(lp, l, g);
     } else {
         pseg_queue_reply *r = queue_reply_new(NULL);

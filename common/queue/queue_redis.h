@@ -34,6 +34,7 @@ struct command {
      * requests of one call follow each other by `next_item`. */
     const batch_kind *kind;
     command *next_item;
+    pseg_queue_reply *reply; /* of a request that waits for replicas */
     int n_args;
     bool is_write;   /* a lost answer leaves the outcome unknown */
     bool was_resent; /* after the functions were loaded anew */
@@ -44,7 +45,8 @@ struct command {
  * comes waits and goes together with what comes after it. (The group commit of databases.) */
 struct batch_kind {
     const char *function;
-    int index; /* in loop.gathering */
+    int index;       /* in loop.gathering */
+    bool is_promise; /* its answer promises what the queue's durability says */
 };
 enum { N_BATCH_KINDS = 2, BATCHES_UNDER_WAY = 2, BATCH_ITEMS = 64, BATCH_BYTES = 1 << 20 };
 
@@ -96,6 +98,8 @@ struct loop {
     char last_event[40], last_ready[40]; /* stream positions */
     int n_positions;                     /* how many of them are being asked for */
     gathering gathering[N_BATCH_KINDS];
+    command *unconfirmed,
+        *unconfirmed_tail; /* answered well, but not yet known to have been replicated */
     uint8_t buf[128 << 10];
 };
 

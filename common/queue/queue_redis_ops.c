@@ -474,8 +474,8 @@ static void parse_nothing(pseg_queue_reply *r, const redisReply *from, const com
 /* ---- requests ---- */
 
 enum { KIND_SUBMIT, KIND_PUBLISH };
-static const batch_kind submit_kind = {"pseg1_submit", KIND_SUBMIT},
-                        publish_kind = {"pseg1_publish", KIND_PUBLISH};
+static const batch_kind submit_kind = {"pseg1_submit", KIND_SUBMIT, true},
+                        publish_kind = {"pseg1_publish", KIND_PUBLISH, false};
 
 int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][24])
 {

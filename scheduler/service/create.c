@@ -61,6 +61,8 @@ static void fingerprint_of(char out[33], const Pseg__V1__JobSpec *q, pseg_bytes 
         return;
     pseg_sha256_update(h, spec.data, spec.len);
     pseg_sha256_update(h, times, sizeof times);
+    if (q->priority)
+        pseg_sha256_update(h, &q->priority, sizeof q->priority);
     pseg_sha256_finish(h, digest);
     pseg_sha256_free(h);
     pseg_hex(out, digest, 16);
@@ -135,6 +137,12 @@ static void submit(pseg_rpc_call *c, const char *request_id, const Pseg__V1__Job
         args.deadline_unix_us = q->deadline->seconds * 1000000 + q->deadline->nanos / 1000;
     args.ttl_ms = q->result_ttl ? q->result_ttl->seconds * 1000 + q->result_ttl->nanos / 1000000
                                 : s->opt.default_result_ttl_ms;
+    args.priority = q->priority;
+    pseg_queue_tenant limits = {0};
+    if (s->opt.limits_of) {
+        s->opt.limits_of(s->opt.limits_ud, args.tenant, &limits);
+        args.limits = &limits;
+    }
     op *o = op_new(c, then);
     if (o)
         pseg_queue_submit(s->queue, &args, op_done, o);
@@ -237,6 +245,7 @@ static void segmented(pseg_rpc_call *c, pseg_queue_reply *r)
         pseg_rpc_fail(c, &e);
         return;
     }
+    out.job->durability = (Pseg__V1__Durability)(s->opt.durability + 1);
     if (r->jobs[0].state != PSEG_JOB_SUCCEEDED) {
         pseg_rpc_reply(c, &out.base);
         return;

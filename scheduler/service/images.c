@@ -189,10 +189,14 @@ static void finish(pseg_rpc_call *c, upload *u)
              "the bytes have the SHA-256 %s, not that of the header", hex);
         return;
     }
+    const pseg_service_options *so = &service_of(c)->opt;
+    pseg_queue_tenant limits = {0};
+    if (so->limits_of)
+        so->limits_of(so->limits_ud, pseg_rpc_tenant(c), &limits);
     op *o = op_new(c, stored);
     if (o)
         pseg_queue_put_image(service_of(c)->queue, pseg_rpc_tenant(c), u->sha256,
-                             (pseg_bytes){u->data, u->len}, 0, op_done, o);
+                             (pseg_bytes){u->data, u->len}, limits.max_bytes, op_done, o);
 }
 
 void upload_image(pseg_rpc_call *c, const void *msg)

@@ -90,6 +90,7 @@ static void listed(pseg_rpc_call *c, pseg_queue_reply *r)
                 pseg_rpc_fail(c, &e);
                 return;
             }
+            j->durability = (Pseg__V1__Durability)(service_of(c)->opt.durability + 1);
             bytes += pseg__v1__job__get_packed_size(j);
             if (bytes > MAX_PAGE_BYTES && out.n_jobs > 0) {
                 next = last;

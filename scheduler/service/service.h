@@ -29,6 +29,10 @@ typedef struct pseg_service_options {
     int64_t stall_ms;              /* a stream whose client neither sends nor reads ends after it */
     int64_t upload_drain_ms;       /* how long uploads may go on once the server stops */
     int64_t default_result_ttl_ms; /* of jobs that name none */
+    pseg_durability durability;    /* of the queue, told with each job that is made */
+    /* What a tenant may have; any thread. NULL: no limits. */
+    void (*limits_of)(void *ud, const char *tenant, pseg_queue_tenant *out);
+    void *limits_ud;
     const pseg_log *log;
 } pseg_service_options;
 

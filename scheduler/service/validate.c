@@ -335,6 +335,10 @@ pseg_status pseg_check_spec(const Pseg__V1__JobSpec *s, const char *prefix, int6
             shown(text, s->model));
     snprintf(field, sizeof field, "%s.mask_threshold", prefix);
     PSEG_TRY(pseg_check_threshold(s->mask_threshold, field, err));
+    snprintf(field, sizeof field, "%s.priority", prefix);
+    if (s->priority < -10 || s->priority > 10)
+        FAIL_FIELD(field, PSEG_R_INVALID_ARGUMENT, VALUE("%d", (int)s->priority), LIMIT("-10..10"),
+                   "priority %d is not between -10 and 10", (int)s->priority);
     PSEG_TRY(check_labels(s, prefix, err));
     PSEG_TRY(check_times(s, prefix, now_unix_us, err));
 out:

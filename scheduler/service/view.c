@@ -212,6 +212,11 @@ _Static_assert((int)PSEG_JOB_QUEUED == PSEG__V1__STATE__STATE_QUEUED &&
                    (int)PSEG_JOB_EXPIRED == PSEG__V1__STATE__STATE_EXPIRED,
                "states of the API and of the queue");
 
+_Static_assert((int)PSEG_DURABILITY_MEMORY + 1 == PSEG__V1__DURABILITY__DURABILITY_MEMORY &&
+                   (int)PSEG_DURABILITY_REPLICATED + 1 ==
+                       PSEG__V1__DURABILITY__DURABILITY_REPLICATED,
+               "durabilities of the API and of the queue");
+
 void reply_with_job(pseg_rpc_call *c, pseg_queue_reply *r)
 {
     pseg_err e = PSEG_ERR_INIT;
@@ -223,6 +228,8 @@ void reply_with_job(pseg_rpc_call *c, pseg_queue_reply *r)
         return;
     }
     Pseg__V1__Job *v = job_view(pseg_rpc_arena(c), &r->jobs[0], &e);
+    if (v)
+        v->durability = (Pseg__V1__Durability)(service_of(c)->opt.durability + 1);
     if (v)
         pseg_rpc_reply(c, &v->base);
     else

@@ -42,7 +42,7 @@ typedef struct submit_call {
 typedef struct bench_worker {
     pseg_queue *q;
     char name[16];
-    _Atomic bool claiming, again;
+    _Atomic bool is_open, claiming, again;
 } bench_worker;
 
 static void submit_done(void *ud, pseg_queue_reply *r);
@@ -148,7 +148,10 @@ static void claim(bench_worker *w)
 
 static void on_ready(void *ud)
 {
-    claim(ud);
+    bench_worker *w = ud;
+
+    if (atomic_load(&w->is_open)) /* it may come before the handle is known */
+        claim(w);
 }
 
 /* ---- the run ---- */
@@ -243,6 +246,8 @@ int main(int argc, char **argv)
         pseg_queue_sync_init(&sync);
         pseg_queue_register(w->q, &me, pseg_queue_sync_done, &sync);
         pseg_queue_reply_free(pseg_queue_sync_take(&sync));
+        atomic_store(&w->is_open, true);
+        claim(w);
     }
     int64_t begin = pseg_clock_mono_us(), end = begin + opt.seconds * (int64_t)1000000;
     for (long made = 0; pseg_clock_mono_us() < end;) {

@@ -14,7 +14,7 @@ CC = sys.argv[3] if len(sys.argv) > 3 else "cc"
 THIRD_PARTY = {
     "grpc/": ["common/rpc/"],
     "hiredis/": ["common/queue/queue_redis"],
-    "CL/": ["worker/cl/", "worker/ops/"],
+    "CL/": ["worker/cl/", "worker/ops/", "tests/fault/broken_cl.c"],
     "vips/": ["common/image/"],
     "png.h": ["common/mask/"],
     "openssl/": ["common/base/hash.c"],

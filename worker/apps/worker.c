@@ -6,6 +6,7 @@
 #include "common/base/hash.h"
 #include "worker/apps/engine_options.h"
 #include "worker/apps/worker_metrics.h"
+#include "worker/apps/respawn.h"
 #include "worker/serve/serve.h"
 
 #include <pthread.h>
@@ -18,7 +19,8 @@
 typedef struct config {
     engine_args engine;
     const char *config, *redis, *queue, *id, *ready_file, *log_level, *metrics_listen;
-    int64_t ahead, lease_ms, max_attempts, redis_timeout_ms;
+    int64_t ahead, lease_ms, max_attempts, redis_timeout_ms, grace_ms, watchdog_ms;
+    bool respawn;
 } config;
 
 static const pseg_conf_option options[] = {
@@ -39,6 +41,16 @@ static const pseg_conf_option options[] = {
      .help = "how often a job is begun at most"},
     {"redis_timeout_ms", PSEG_CONF_INT, offsetof(config, redis_timeout_ms), "2s", .unit = "ms",
      .min = 50, .max = 60000, .help = "after which Redis counts as gone"},
+    {"grace_ms", PSEG_CONF_INT, offsetof(config, grace_ms), "30s", .unit = "ms", .min = 0,
+     .max = 3600000,
+     .help = "after SIGTERM, for the job on the device; then it is handed back. A second SIGTERM: "
+             "at once"},
+    {"watchdog_ms", PSEG_CONF_INT, offsetof(config, watchdog_ms), "60s", .unit = "ms", .min = 0,
+     .max = 3600000,
+     .help = "a job without progress for this long, and ten times the longest stage seen, hangs; "
+             "0: off"},
+    {"respawn", PSEG_CONF_BOOL, offsetof(config, respawn), "false",
+     .help = "start anew when killed or when the device has failed"},
     {"metrics_listen", PSEG_CONF_STRING, offsetof(config, metrics_listen), NULL, .unit = "ADDR",
      .help = "host:port of /metrics, /livez and /readyz over HTTP, for those who may read them"},
     {"ready_file", PSEG_CONF_STRING, offsetof(config, ready_file), NULL, .unit = "FILE",
@@ -55,6 +67,9 @@ static const pseg_conf_about about = {
     .after = "Every option is also a variable (PSEG_REDIS) and a line of --config (redis = ...).\n"
              "SIGTERM stops it in peace. docs/operations.md tells how to run it."};
 
+/* What the worker said last goes with its heartbeat: the evidence if it is killed. */
+static pseg_log_tail tail = PSEG_LOG_TAIL_INIT;
+
 static void make_id(char out[80], const char *wanted)
 {
     char host[40] = "host", hex[9];
@@ -68,6 +83,24 @@ static void make_id(char out[80], const char *wanted)
     pseg_random_bytes(r, sizeof r);
     pseg_hex(hex, r, sizeof r);
     snprintf(out, 80, "%s-%ld-%s", host, (long)getpid(), hex);
+}
+
+/* What is on the device may go on for the grace period; what is left then is handed back, and since
+ * the device's thread cannot be stopped the process ends there. */
+static void drain(const config *c, pseg_worker *w, const sigset_t *signals, const pseg_log *log)
+{
+    const struct timespec tick = {0, 20000000};
+    int64_t until = pseg_clock_mono_ms() + c->grace_ms;
+
+    pseg_worker_drain(w);
+    while (pseg_worker_n_held(w) > 0) {
+        int sig = sigtimedwait(signals, NULL, &tick);
+        if (sig != SIGTERM && sig != SIGINT && pseg_clock_mono_ms() < until)
+            continue;
+        pseg_worker_abandon(w);
+        PSEG_INFO(log, "worker", "stopped, what was under way is handed back");
+        _exit(0);
+    }
 }
 
 /* Tells that jobs are taken once Redis has answered; then waits for a signal or the device's end.
@@ -89,11 +122,18 @@ static pseg_status serve(const config *c, pseg_worker *w, const char *id, const 
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
             break;
+        if (pseg_worker_is_hung(w)) {
+            pseg_worker_abandon(w);
+            PSEG_ERROR(log, "worker",
+                       "a job hangs; this process ends so that a new one can start afresh");
+            _exit(pseg_reason_exit_status(PSEG_R_DEVICE_HUNG));
+        }
         if (pseg_worker_has_failed(w))
             PSEG_FAIL(PSEG_R_DEVICE_FAILED, 0,
                       "the device failed; this process ends so that a new one can start afresh");
     }
     PSEG_INFO(log, "worker", "stopping");
+    drain(c, w, signals, log);
 out:
     return rc;
 }
@@ -149,6 +189,15 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     char *folder = NULL, id[80];
     int64_t begin = pseg_clock_mono_ms();
 
+    pseg_log with_tail = *log;
+    with_tail.tail = &tail;
+    log = wo.log = &with_tail;
+    if (c->respawn) {
+        int status;
+        PSEG_TRY(pseg_respawn(&status, signals, log, err));
+        if (status >= 0)
+            _exit(status); /* the parent, whose last child has ended */
+    }
     make_id(id, c->id);
     PSEG_TRY(pseg_image_init(err));
     if (c->metrics_listen) {
@@ -172,6 +221,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     wo.engine = engine;
     wo.id = id;
     wo.ahead = (size_t)c->ahead;
+    wo.watchdog_ms = c->watchdog_ms;
     PSEG_TRY(pseg_worker_start(&worker, &wo, err));
     pseg_worker_metrics_watch(metrics, worker, engine);
     rc = serve(c, worker, id, signals, log, err);

@@ -21,7 +21,15 @@ typedef struct task {
     const char *image;
     pseg_work work;
     _Atomic bool cancelled, lost;
+    struct pseg_worker *worker;
 } task;
+
+/* What a thread is at, for the watchdog. */
+typedef struct watch {
+    task *at; /* guarded by mu; NULL: nothing */
+    int64_t since_us, longest_us;
+    const char *what;
+} watch;
 
 typedef struct task_line {
     task *head, *tail;
@@ -41,7 +49,8 @@ struct pseg_worker {
     bool stopping;                        /* no more claims */
     bool device_is_over, publish_is_over; /* nothing more comes from there */
     bool may_claim;                       /* something may wait in line */
-    _Atomic bool failed;
+    watch watches[2];
+    _Atomic bool failed, hung;
     _Atomic uint64_t n_done, n_failed, n_lost, n_released;
 };
 
@@ -97,6 +106,9 @@ static bool is_stopping(pseg_worker *w)
 static void task_end(pseg_worker *w, task *t)
 {
     pthread_mutex_lock(&w->mu);
+    for (size_t i = 0; i < sizeof w->watches / sizeof *w->watches; i++)
+        if (w->watches[i].at == t)
+            w->watches[i].at = NULL;
     for (task **p = &w->held; *p; p = &(*p)->next_held)
         if (*p == t) {
             *p = t->next_held;
@@ -194,6 +206,26 @@ static void end_job(pseg_worker *w, task *t, ending how, const pseg_err *why)
     task_end(w, t);
 }
 
+/* ---- the watch over prepare and device ---- */
+
+enum { WATCH_PREPARE, WATCH_DEVICE };
+
+/* A thread begins with a job, comes to its next stage, or (t = NULL) is done with it. */
+static void moved(pseg_worker *w, int which, task *t)
+{
+    static const char *const what[] = {"preparing its image", "the device"};
+    watch *x = &w->watches[which];
+    int64_t now = pseg_clock_mono_us();
+
+    pthread_mutex_lock(&w->mu);
+    if (x->at && now - x->since_us > x->longest_us)
+        x->longest_us = now - x->since_us;
+    x->at = t;
+    x->since_us = now;
+    x->what = what[which];
+    pthread_mutex_unlock(&w->mu);
+}
+
 /* ---- prepare ---- */
 
 static void *unpack_alloc(void *arena, size_t n)
@@ -224,6 +256,7 @@ static task *task_new(pseg_worker *w, const pseg_queue_claim *c)
     t->fence = c->fence;
     t->attempt = c->attempt;
     t->group = (size_t)c->group;
+    t->worker = w;
     t->work.arena = t->arena;
     pthread_mutex_lock(&w->mu);
     t->next_held = w->held;
@@ -344,9 +377,14 @@ static void claim_and_prepare(pseg_worker *w, size_t room)
         pseg_err e = PSEG_ERR_INIT;
         if (!tasks[i])
             continue; /* no memory: its lease ends by itself */
-        if (is_stopping(w))
+        if (is_stopping(w)) {
             end_job(w, tasks[i], RELEASE, NULL);
-        else if (prepare_task(w, tasks[i], &r->claims[i], &e) != PSEG_OK)
+            continue;
+        }
+        moved(w, WATCH_PREPARE, tasks[i]);
+        pseg_status rc = prepare_task(w, tasks[i], &r->claims[i], &e);
+        moved(w, WATCH_PREPARE, NULL);
+        if (rc != PSEG_OK)
             end_job(w, tasks[i], FAIL, &e);
         else
             push(w, &w->ready, tasks[i]);
@@ -372,6 +410,7 @@ static bool is_cancelled(void *ud)
 {
     task *t = ud;
 
+    moved(t->worker, WATCH_DEVICE, t); /* asked before each stage */
     return atomic_load(&t->cancelled) || atomic_load(&t->lost);
 }
 
@@ -386,7 +425,9 @@ static void *device_main(void *arg)
             end_job(w, t, RELEASE, NULL);
             continue;
         }
+        moved(w, WATCH_DEVICE, t);
         pseg_status rc = pseg_engine_run(w->opt.engine, &t->work, is_cancelled, t, &e);
+        moved(w, WATCH_DEVICE, NULL);
         if (rc == PSEG_OK) {
             push(w, &w->done, t);
             continue;
@@ -422,11 +463,16 @@ static void *publish_main(void *arg)
 static void register_self(pseg_worker *w)
 {
     pseg_queue_sync sync;
+    char log[1500] = "";
+
+    if (w->opt.log && w->opt.log->tail)
+        pseg_log_tail_read(w->opt.log->tail, log, sizeof log);
     pseg_queue_worker me = {.id = w->opt.id,
                             .model = pseg_engine_name(w->opt.engine),
                             .digest = pseg_engine_digest(w->opt.engine),
                             .device = pseg_engine_device(w->opt.engine),
-                            .version = PSEG_VERSION};
+                            .version = PSEG_VERSION,
+                            .log = log};
 
     pseg_queue_sync_init(&sync);
     pseg_queue_register(w->queue, &me, pseg_queue_sync_done, &sync);
@@ -479,6 +525,71 @@ static void sweep(pseg_worker *w)
     pseg_queue_reply_free(pseg_queue_sync_take(&sync));
 }
 
+static void wait_and_free(pseg_queue_sync *s)
+{
+    pseg_queue_reply_free(pseg_queue_sync_take(s));
+}
+
+/* Gives every lease back but `kept`'s, if not NULL, which is charged with *why. */
+static void give_back(pseg_worker *w, const char *kept, const pseg_err *why)
+{
+    enum { MAX = 256 };
+    char ids[MAX][PSEG_JOB_ID_LEN + 1];
+    int64_t fences[MAX], attempts[MAX];
+    size_t n = 0;
+
+    pthread_mutex_lock(&w->mu);
+    for (task *t = w->held; t && n < MAX; t = t->next_held, n++) {
+        memcpy(ids[n], t->id, sizeof ids[n]);
+        fences[n] = t->fence;
+        attempts[n] = t->attempt;
+    }
+    pthread_mutex_unlock(&w->mu);
+    for (size_t i = 0; i < n; i++) {
+        pseg_queue_lease l = {ids[i], fences[i]};
+        pseg_queue_sync sync;
+        pseg_queue_sync_init(&sync);
+        if (kept && strcmp(ids[i], kept) == 0)
+            pseg_queue_fail(w->queue, w->opt.id, l, why, pseg_job_retry_delay_ms(attempts[i]),
+                            pseg_queue_sync_done, &sync);
+        else
+            pseg_queue_release(w->queue, w->opt.id, l, pseg_queue_sync_done, &sync);
+        wait_and_free(&sync);
+    }
+}
+
+/* True if a job hangs: it is charged, the others are handed back. */
+static bool check_watches(pseg_worker *w)
+{
+    pseg_err e = PSEG_ERR_INIT;
+    char id[PSEG_JOB_ID_LEN + 1] = "";
+
+    if (w->opt.watchdog_ms <= 0)
+        return false;
+    pthread_mutex_lock(&w->mu);
+    for (size_t i = 0; i < sizeof w->watches / sizeof *w->watches && !*id; i++) {
+        const watch *x = &w->watches[i];
+        int64_t limit = w->opt.watchdog_ms * 1000, for_us = pseg_clock_mono_us() - x->since_us;
+        if (10 * x->longest_us > limit)
+            limit = 10 * x->longest_us;
+        if (!x->at || for_us < limit)
+            continue;
+        memcpy(id, x->at->id, sizeof id);
+        pseg_err_set(&e, PSEG_R_DEVICE_HUNG, 0, PSEG_HERE,
+                     "no progress on %s for %lld ms, the limit is %lld ms", x->what,
+                     (long long)(for_us / 1000), (long long)(limit / 1000));
+        w->stopping = true;
+    }
+    pthread_mutex_unlock(&w->mu);
+    if (!*id)
+        return false;
+    PSEG_ERROR(w->opt.log, "worker", "job=%s hangs: %s", id, e.msg);
+    register_self(w); /* with this line as evidence */
+    give_back(w, id, &e);
+    atomic_store(&w->hung, true);
+    return true;
+}
+
 static void *heartbeat_main(void *arg)
 {
     pseg_worker *w = arg;
@@ -495,7 +606,7 @@ static void *heartbeat_main(void *arg)
         }
         bool over = w->stopping && w->publish_is_over && !w->held;
         pthread_mutex_unlock(&w->mu);
-        if (over)
+        if (over || check_watches(w))
             return NULL;
         renew_all(w);
         register_self(w);
@@ -508,6 +619,28 @@ static void *heartbeat_main(void *arg)
 bool pseg_worker_has_failed(const pseg_worker *w)
 {
     return atomic_load(&((pseg_worker *)(uintptr_t)w)->failed);
+}
+
+bool pseg_worker_is_hung(const pseg_worker *w)
+{
+    return atomic_load(&((pseg_worker *)(uintptr_t)w)->hung);
+}
+
+void pseg_worker_drain(pseg_worker *w)
+{
+    tell(w, &w->stopping);
+}
+
+void pseg_worker_abandon(pseg_worker *w)
+{
+    pseg_queue_sync sync;
+
+    tell(w, &w->stopping);
+    if (!pseg_worker_is_hung(w))
+        give_back(w, NULL, NULL);
+    pseg_queue_sync_init(&sync);
+    pseg_queue_unregister(w->queue, w->opt.id, pseg_queue_sync_done, &sync);
+    wait_and_free(&sync);
 }
 
 bool pseg_worker_is_connected(const pseg_worker *w)

@@ -26,6 +26,9 @@ typedef struct pseg_worker_options {
     pseg_engine *engine;      /* borrowed */
     const char *id;           /* of this worker, not shared with any other alive */
     size_t ahead;             /* jobs held besides the one on the device */
+    /* A job that is this long in one stage hangs, unless stages of this worker take as long: ten
+     * times the longest seen is allowed. 0: no watch is kept. */
+    int64_t watchdog_ms;
     /* Called on the thread that ended the job, for whoever counts; must not block. NULL: nobody. */
     void (*on_ended)(void *ud, const pseg_worker_ended *e);
     void *on_ended_ud;
@@ -37,6 +40,10 @@ pseg_status pseg_worker_start(pseg_worker **out, const pseg_worker_options *o, p
 
 /* Did the device fail, so that the process should end and be started anew? Any thread. */
 bool pseg_worker_has_failed(const pseg_worker *w);
+/* Does a job hang? It has been reported as DEVICE_HUNG and the others have been handed back; the
+ * threads cannot be ended any more, so the process must: by pseg_worker_abandon and _exit. Any
+ * thread. */
+bool pseg_worker_is_hung(const pseg_worker *w);
 /* Has Redis answered since the start? Any thread. */
 bool pseg_worker_is_connected(const pseg_worker *w);
 
@@ -47,6 +54,11 @@ typedef struct pseg_worker_stats {
 size_t pseg_worker_n_held(const pseg_worker *w);
 void pseg_worker_get_stats(const pseg_worker *w, pseg_worker_stats *out);
 
+/* Claims nothing more from now on; what is on the device goes on. */
+void pseg_worker_drain(pseg_worker *w);
+/* Hands back all that is held, with no attempt burnt, and unregisters, while the threads go on: the
+ * process is to end at once. What they still publish is refused, for the leases have gone. */
+void pseg_worker_abandon(pseg_worker *w);
 /* Claims nothing more, finishes what is on the device, hands back the rest with no attempt burnt,
  * unregisters, ends the threads and frees. */
 void pseg_worker_stop(pseg_worker *w);

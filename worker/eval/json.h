@@ -6,8 +6,8 @@
 
 #include <jansson.h>
 
-json_t *eval_json_text(const char *s);                   /* what is not UTF-8 becomes '?' */
-json_t *eval_json_number(double x);                      /* null, if it is none */
+json_t *eval_json_text(const char *s); /* what is not UTF-8 becomes '?'; NULL: null */
+json_t *eval_json_number(double x);    /* null, if it is none */
 json_t *eval_json_interval(const pseg_eval_interval *i); /* {"value", "low", "high"} */
 
 #endif

@@ -65,7 +65,7 @@ static void put_character(eval_page *p, uint32_t c, const char *bytes, size_t n)
 
 void eval_put_text(eval_page *p, const char *s, size_t max_chars)
 {
-    size_t len = strlen(s), chars = 0;
+    size_t len = s ? strlen(s) : 0, chars = 0;
 
     for (size_t at = 0; at < len && p->rc == PSEG_OK; chars++) {
         size_t left = len - at, n = 1;

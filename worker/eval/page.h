@@ -16,7 +16,7 @@ typedef struct eval_page {
 /* Markup of our own: nothing that comes from data may be among the arguments but numbers. */
 void eval_put(eval_page *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Text of any origin: escaped, what is not UTF-8, controls no text and marks of direction become
- * visible, and what is past max_chars characters is cut. */
+ * visible, and what is past max_chars characters is cut. NULL: nothing. */
 void eval_put_text(eval_page *p, const char *s, size_t max_chars);
 /* A figure, or a dash where there is none. digits: behind the point. */
 void eval_put_number(eval_page *p, double x, int digits);

@@ -9,7 +9,7 @@
 json_t *eval_json_text(const char *s)
 {
     json_t *j = json_string(s);
-    char *copy = j ? NULL : pseg_strdup(s);
+    char *copy = j || !s ? NULL : pseg_strdup(s);
 
     if (copy) {
         pseg_utf8_repair(copy);

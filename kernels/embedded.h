@@ -13,4 +13,8 @@ typedef struct pseg_kernel_source {
 extern const pseg_kernel_source pseg_kernel_sources[];
 extern const size_t pseg_n_kernel_sources;
 
+/* The files of kernels/tuned (worker/ops/tune.h). */
+extern const pseg_kernel_source pseg_tuned_files[];
+extern const size_t pseg_n_tuned_files;
+
 #endif

@@ -42,6 +42,8 @@ typedef float w_t;
 #define N_PARTS 1
 #endif
 
+#ifdef SPLIT /* a program of its own: no tile is built for it */
+
 /* out[m][k/32][part][32] of x[m][k], zeros past k; a number that is not finite has no second part. */
 __kernel void split(__global ushort *out, gcfloat *x, const pseg_split_params p)
 {
@@ -62,7 +64,7 @@ __kernel void split(__global ushort *out, gcfloat *x, const pseg_split_params p)
     }
 }
 
-#if PSEG_CPU
+#elif PSEG_CPU
 
 #ifndef MR
 #define MR 12

@@ -4,3 +4,8 @@ if(PSEG_SYSTEM_PYTHON)
            "${CMAKE_RUNTIME_OUTPUT_DIRECTORY}" "${PROJECT_SOURCE_DIR}")
   set_tests_properties(cli PROPERTIES LABELS integration SKIP_RETURN_CODE 77 TIMEOUT 240)
 endif()
+if(PSEG_SYSTEM_PYTHON)
+  add_test(NAME bench COMMAND "${PSEG_SYSTEM_PYTHON}" "${CMAKE_CURRENT_LIST_DIR}/bench_test.py"
+           "${CMAKE_RUNTIME_OUTPUT_DIRECTORY}" "${PROJECT_SOURCE_DIR}")
+  set_tests_properties(bench PROPERTIES LABELS integration SKIP_RETURN_CODE 77 TIMEOUT 240)
+endif()

@@ -10,6 +10,8 @@ pseg_add_test(NAME ops_backward SOURCES ${CMAKE_CURRENT_LIST_DIR}/backward_test.
   LIBS pseg_ops pseg_test_support LABELS ops TIMEOUT 300 ARGS ${small})
 pseg_add_test(NAME ops_backward_edge SOURCES ${CMAKE_CURRENT_LIST_DIR}/backward_edge_test.c
   LIBS pseg_ops pseg_test_support LABELS ops TIMEOUT 300)
+pseg_add_test(NAME ops_tune SOURCES ${CMAKE_CURRENT_LIST_DIR}/tune_test.c
+  LIBS pseg_ops pseg_test_support LABELS ops TIMEOUT 300)
 set(entries ops_syntax)
 add_test(NAME ops_syntax COMMAND ${CMAKE_CURRENT_LIST_DIR}/syntax.sh ${PROJECT_SOURCE_DIR}/kernels)
 if(NOT PSEG_SANITIZE) # Oclgrind is preloaded, which AddressSanitizer refuses

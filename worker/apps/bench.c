@@ -1,6 +1,7 @@
 #include "worker/apps/bench.h"
 #include "common/base/version.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +72,29 @@ double bench_peak_rss_mib(void)
 
     getrusage(RUSAGE_SELF, &u);
     return (double)u.ru_maxrss / 1024;
+}
+
+bench_roof bench_roof_of(const pseg_peaks *p, bench_kind kind, double flops, double bytes,
+                         double ms)
+{
+    double peak = kind == BENCH_FP32   ? p->fp32_gflops
+                  : kind == BENCH_BF16 ? p->bf16_gflops
+                                       : fmax(p->fp32_gflops, p->bf16_gflops / 3);
+    bench_roof r = {.attainable = pseg_attainable(peak, p->read_gbytes, flops, bytes)};
+
+    if (bytes > 0)
+        r.intensity = flops / bytes;
+    if (ms > 0 && flops > 0 && r.attainable > 0)
+        r.share = flops / ms * 1e-6 / r.attainable;
+    else if (ms > 0 && p->read_gbytes > 0)
+        r.share = bytes / ms * 1e-6 / p->read_gbytes;
+    return r;
+}
+
+json_t *bench_peaks(const pseg_peaks *p)
+{
+    return json_pack("{s:f, s:f, s:f}", "fp32_gflops", p->fp32_gflops, "bf16_gflops",
+                     p->bf16_gflops, "read_gbytes_per_s", p->read_gbytes);
 }
 
 int main(int argc, char **argv)

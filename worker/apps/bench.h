@@ -4,6 +4,7 @@
 #define PSEG_APPS_BENCH_H
 
 #include "worker/apps/program.h"
+#include "worker/ops/tune.h"
 
 /* Median of n values; sorts them. */
 double bench_median(double *v, size_t n);
@@ -14,6 +15,20 @@ json_t *bench_machine(void);
 /* Resident set of this process now and at most, MiB. */
 double bench_rss_mib(void);
 double bench_peak_rss_mib(void);
+
+/* Where an operation stands below the roof of the device (Williams, Waterman, Patterson 2009). */
+typedef struct bench_roof {
+    double intensity;  /* operations a byte, each tensor counted once */
+    double attainable; /* GFLOP/s: the lower of the peak and what memory can feed */
+    double share;      /* of it; above 1 where caches hold the data. Without arithmetic: of the
+                          memory's rate */
+} bench_roof;
+typedef enum bench_kind { BENCH_FP32, BENCH_BF16, BENCH_PARTS } bench_kind;
+/* In parts a product is three of bfloat16, where there are instructions for it. */
+bench_roof bench_roof_of(const pseg_peaks *p, bench_kind kind, double flops, double bytes,
+                         double ms);
+/* Peaks as JSON. */
+json_t *bench_peaks(const pseg_peaks *p);
 
 /* Each parses with program_begin and returns the exit status. */
 int bench_engine(int argc, char **argv);

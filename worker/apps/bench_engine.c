@@ -9,6 +9,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 enum { MAX_RUNS = 200, MAX_PHRASES = 32 };
@@ -192,11 +193,31 @@ out:
 }
 
 /* Device time of each operation in a step: the mean of as many runs as fit. */
-static pseg_status profile_step(bench *b, const args *a, json_t *list, const char *name, step f,
+typedef struct roofline {
+    const args *a;
+    pseg_peaks peaks;
+    pseg_precision precision;
+    json_t *list;
+} roofline;
+
+/* Products and attention are in the model's precision, but attention of bf16x3 and all else in
+ * float32. */
+static bench_kind kind_of(const roofline *l, const char *op)
+{
+    bool is_gemm = strcmp(op, "gemm") == 0;
+    bool is_product = is_gemm || strstr(op, "attention");
+
+    return l->precision == PSEG_PRECISION_BF16 && is_product  ? BENCH_BF16
+           : l->precision == PSEG_PRECISION_BF16X3 && is_gemm ? BENCH_PARTS
+                                                              : BENCH_FP32;
+}
+
+static pseg_status profile_step(bench *b, const roofline *l, const char *name, step f,
                                 pseg_err *err)
 {
     enum { MAX_KERNELS = 32 };
     pseg_status rc = PSEG_OK;
+    const args *a = l->a;
     pseg_stream *s = pseg_model_stream(b->m);
     pseg_profile_entry e[MAX_KERNELS];
     double runs = 0, sum = 0;
@@ -217,13 +238,19 @@ static pseg_status profile_step(bench *b, const args *a, json_t *list, const cha
     for (size_t i = 0; i < n; i++) {
         double ms = e[i].total_ms / runs, launches = (double)e[i].launches / runs;
         double gflops = e[i].flops / e[i].total_ms / 1e6, gbytes = e[i].bytes / e[i].total_ms / 1e6;
+        bench_roof r =
+            bench_roof_of(&l->peaks, kind_of(l, e[i].name), e[i].flops, e[i].bytes, e[i].total_ms);
 
-        json_array_append_new(list, json_pack("{s:s, s:i, s:s, s:f, s:f, s:f, s:f}", "step", name,
-                                              "n", (int)b->n, "op", e[i].name, "ms", ms, "launches",
-                                              launches, "gflops", gflops, "gbytes_per_s", gbytes));
+        json_array_append_new(
+            l->list, json_pack("{s:s, s:i, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "step", name,
+                               "n", (int)b->n, "op", e[i].name, "ms", ms, "launches", launches,
+                               "gflops", gflops, "gbytes_per_s", gbytes, "flops_per_byte",
+                               r.intensity, "attainable_gflops", r.attainable, "share", r.share));
         if (!a->json)
-            printf("  %-16s %9.3f ms %5.1f %%  %4.0f launches %8.1f GFLOP/s %7.1f GB/s\n",
-                   e[i].name, ms, 100 * ms / sum, launches, gflops, gbytes);
+            printf("  %-16s %9.3f ms %5.1f %% %5.0f launches %8.1f GFLOP/s %6.1f GB/s %6.1f op/B "
+                   "%4.0f %% of attainable\n",
+                   e[i].name, ms, 100 * ms / sum, launches, gflops, gbytes, r.intensity,
+                   100 * r.share);
     }
 out:
     return rc;
@@ -274,19 +301,25 @@ static pseg_status profile(bench *b, const args *a, json_t *out, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     json_t *list = json_array();
+    roofline l = {.a = a, .precision = pseg_model_get_info(b->m)->precision, .list = list};
     size_t n_images = 0, n_prompts = 0;
 
     json_object_set_new(out, "profile", list);
+    PSEG_TRY(pseg_peaks_get(&l.peaks, pseg_model_stream(b->m), err));
+    json_object_set_new(out, "peaks", bench_peaks(&l.peaks));
+    if (!a->json)
+        printf("peaks: %.0f GFLOP/s fp32, %.0f bf16, %.1f GB/s\n", l.peaks.fp32_gflops,
+               l.peaks.bf16_gflops, l.peaks.read_gbytes);
     for (int k = 0; k < 2; k++) {
         b->n = k ? 8 : 1;
-        PSEG_TRY(profile_step(b, a, list, "images", encode_images, err));
-        PSEG_TRY(profile_step(b, a, list, "phrases", encode_texts, err));
+        PSEG_TRY(profile_step(b, &l, "images", encode_images, err));
+        PSEG_TRY(profile_step(b, &l, "phrases", encode_texts, err));
     }
     PSEG_TRY(pseg_model_encode_images(b->images, b->m, b->chw, 1, err));
     n_images = 1;
     PSEG_TRY(pseg_model_encode_texts(b->prompts, b->m, phrases, b->n, err));
     n_prompts = b->n;
-    PSEG_TRY(profile_step(b, a, list, "masks", decode, err));
+    PSEG_TRY(profile_step(b, &l, "masks", decode, err));
 out:
     for (size_t i = 0; i < n_prompts; i++)
         pseg_prompt_free(b->prompts[i]);

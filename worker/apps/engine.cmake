@@ -6,6 +6,6 @@ pseg_add_program(pseg-worker SOURCES worker.c respawn.c worker_metrics.c
   DEPS pseg_base pseg_metrics pseg_queue pseg_serve pseg_apps)
 pseg_add_program(pseg-run SOURCES run.c DESTINATION libexec/pseg
   DEPS pseg_base pseg_program pseg_serve pseg_apps pseg_show pseg_mask pseg_image pseg_proto PkgConfig::JANSSON)
-pseg_add_program(pseg-devices SOURCES devices.c DESTINATION libexec/pseg DEPS pseg_base pseg_program pseg_cl PkgConfig::JANSSON)
+pseg_add_program(pseg-devices SOURCES devices.c DESTINATION libexec/pseg DEPS pseg_base pseg_program pseg_ops PkgConfig::JANSSON)
 # Sought from the programs as ../share/pseg/models, so that the installed tree can be moved.
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/deploy/models/" DESTINATION share/pseg/models)

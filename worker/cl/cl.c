@@ -174,6 +174,11 @@ uint64_t pseg_cl_mem_used(const pseg_cl *cl)
     return atomic_load(&cl->mem_used);
 }
 
+const pseg_log *pseg_cl_log(const pseg_cl *cl)
+{
+    return cl->log;
+}
+
 void pseg_cl_set_choice(pseg_cl *cl, size_t slot, uint8_t value)
 {
     if (slot < PSEG_CL_CHOICES)

@@ -69,6 +69,7 @@ const char *pseg_cl_cache_dir(const pseg_cl *cl);
 /* SHA-256, as hex, over names and texts of all kernel sources in use: the embedded ones, or those
  * of kernel_dir as they are now. Errors: those of reading kernel_dir. Any thread. */
 pseg_status pseg_cl_kernel_digest(char out[65], const pseg_cl *cl, pseg_err *err);
+const pseg_log *pseg_cl_log(const pseg_cl *cl); /* as given; may be NULL */
 /* Small numbers that the layer above keeps with a device: which variant of an operation is best on
  * it. 0 at first, and for good from slot PSEG_CL_CHOICES on. Any thread. */
 #define PSEG_CL_CHOICES 2048u

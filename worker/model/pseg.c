@@ -319,12 +319,13 @@ pseg_status pseg_model_warm_up(pseg_model *m, pseg_err *err)
 
     if (!numbers)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to warm up");
-    PSEG_TRY(pseg_ops_prepare(m->stage.s, err));
     PSEG_TRY(pseg_model_encode_images(&image, m, numbers, 1, err));
     PSEG_TRY(pseg_model_encode_texts(&prompt, m, &phrase, 1, err));
     PSEG_TRY(pseg_model_decode(numbers + pixels, numbers + pixels + mask, m,
                                (const pseg_features *const *)&image,
                                (const pseg_prompt *const *)&prompt, 1, err));
+    /* What other numbers of images and phrases take of the operations that were just used. */
+    PSEG_TRY(pseg_ops_prepare(m->stage.s, err));
 out:
     pseg_features_free(image);
     pseg_prompt_free(prompt);

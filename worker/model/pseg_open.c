@@ -194,6 +194,7 @@ static pseg_status model_new(pseg_model **out, pseg_cl *cl, const pseg_model_opt
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a model");
     m->cl = cl;
     m->options = *o;
+    pseg_tuning_load(cl);
     PSEG_TRY(pseg_stream_open(&m->stage.s, cl, err));
     PSEG_TRY(pseg_store_new(&m->store, cl, err));
     *out = m;

@@ -18,9 +18,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Device memory for every tensor of the case, filled; the caller frees what is not NULL in m. */
-static pseg_status case_memory(pseg_mem *m[PSEG_OP_MAX_SLOTS], pseg_op_args *a, pseg_stream *s,
-                               const pseg_op *op, const pseg_op_case *c, pseg_err *err)
+pseg_status pseg_op_case_memory(pseg_mem *m[PSEG_OP_MAX_SLOTS], pseg_op_args *a, pseg_stream *s,
+                                const pseg_op *op, const pseg_op_case *c, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     void *host = NULL;
@@ -97,6 +96,8 @@ static pseg_status time_calls(pseg_op_timing *out, pseg_stream *s, const pseg_op
         ms[n++] = (double)(pseg_clock_mono_us() - t0) * 1e-3;
     }
     qsort(ms, n, sizeof *ms, by_value);
+    const pseg_op_variant *v = g ? NULL : pseg_op_choose(pseg_stream_cl(s), op, a);
+    out->variant = v ? v->name : NULL;
     out->runs = n;
     out->min_ms = ms[0];
     out->median_ms = ms[n / 2];
@@ -116,7 +117,7 @@ pseg_status pseg_ops_bench(pseg_op_timing *out, pseg_stream *s, const pseg_op *o
     pseg_op_args a;
 
     *out = (pseg_op_timing){0};
-    PSEG_TRY(case_memory(m, &a, s, op, c, err));
+    PSEG_TRY(pseg_op_case_memory(m, &a, s, op, c, err));
     PSEG_TRY(time_calls(out, s, op, &a, NULL, budget_ms, err));
 out:
     for (size_t i = 0; i < PSEG_OP_MAX_SLOTS; i++)
@@ -137,7 +138,7 @@ pseg_status pseg_ops_bench_backward(pseg_op_timing *out, pseg_stream *s, const p
     if (!op->backward || c->bf16 || c->bf16x2)
         PSEG_FAIL(PSEG_R_UNSUPPORTED, 0, "%s, %s: no gradient", op->name, c->name);
     apart.in_place = 0; /* what went in must still be there */
-    PSEG_TRY(case_memory(m, &a, s, op, &apart, err));
+    PSEG_TRY(pseg_op_case_memory(m, &a, s, op, &apart, err));
     for (size_t i = 0; i < op->n_slots; i++)
         if (a.t[i].mem && (i == 0 || (op->backward->slots >> i & 1))) {
             size_t bytes = op->extent(&a, i) * sizeof(float);
@@ -164,9 +165,11 @@ pseg_status pseg_ops_prepare(pseg_stream *s, pseg_err *err)
 
     for (size_t o = 0; o < pseg_n_ops; o++)
         for (size_t c = 0; c < pseg_ops[o]->n_cases; c++) {
-            if (pseg_ops[o]->cases[c].flags & PSEG_CASE_BIG)
+            pseg_op_case_args(&a, &pseg_ops[o]->cases[c]);
+            if ((pseg_ops[o]->cases[c].flags & PSEG_CASE_BIG) ||
+                !pseg_op_was_used(pseg_stream_cl(s), o, &a))
                 continue;
-            PSEG_TRY(case_memory(m, &a, s, pseg_ops[o], &pseg_ops[o]->cases[c], err));
+            PSEG_TRY(pseg_op_case_memory(m, &a, s, pseg_ops[o], &pseg_ops[o]->cases[c], err));
             PSEG_TRY(pseg_op_run(s, pseg_ops[o], &a, err));
             PSEG_TRY(pseg_stream_finish(s, err));
             for (size_t i = 0; i < PSEG_OP_MAX_SLOTS; i++) {

@@ -13,6 +13,39 @@ static size_t slot_of(const pseg_op *op, size_t class_index)
     return row * PSEG_OP_MAX_CLASSES + class_index;
 }
 
+/* Behind the choices: which operations have run on the device, by kinds of types. */
+static size_t use_slot(size_t row)
+{
+    return PSEG_MAX_ROWS * PSEG_OP_MAX_CLASSES + row;
+}
+
+static uint8_t kind_of(const pseg_op *op, const pseg_op_args *a)
+{
+    bool is_bf16 = false, is_parts = false;
+
+    for (size_t i = 0; i < op->n_slots; i++) {
+        is_bf16 = is_bf16 || a->t[i].type == PSEG_BF16;
+        is_parts = is_parts || a->t[i].type == PSEG_BF16X2;
+    }
+    return is_parts ? 4 : is_bf16 ? 2 : 1;
+}
+
+void pseg_op_note_use(pseg_cl *cl, const pseg_op *op, const pseg_op_args *a)
+{
+    size_t row = 0;
+
+    while (row < pseg_n_ops && pseg_ops[row] != op)
+        row++;
+    uint8_t was = pseg_cl_choice(cl, use_slot(row)), is = was | kind_of(op, a);
+    if (is != was)
+        pseg_cl_set_choice(cl, use_slot(row), is);
+}
+
+bool pseg_op_was_used(const pseg_cl *cl, size_t row, const pseg_op_args *a)
+{
+    return (pseg_cl_choice(cl, use_slot(row)) & kind_of(pseg_ops[row], a)) != 0;
+}
+
 const pseg_op_variant *pseg_op_choose(const pseg_cl *cl, const pseg_op *op, const pseg_op_args *a)
 {
     const pseg_op_variants *v = op->variants;

@@ -245,8 +245,8 @@ static size_t class_of(const pseg_op_args *a)
     return (size_t)kind_of(a) * N_OF(class_rows) + i;
 }
 
-static const pseg_kernel split = {"gemm.cl", "split", NULL};
-static const pseg_kernel split_amx = {"gemm.cl", "split", "-DAMX"};
+static const pseg_kernel split = {"gemm.cl", "split", "-DSPLIT"};
+static const pseg_kernel split_amx = {"gemm.cl", "split", "-DSPLIT -DAMX"};
 
 /* Panels of 16 outputs that share a tile of a: 300 kB at K = 768. */
 #define NARROW_GROUP 6

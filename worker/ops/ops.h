@@ -232,8 +232,14 @@ pseg_status pseg_op_shuffle2(pseg_stream *s, pseg_view out, pseg_view x, size_t 
 pseg_status pseg_op_transpose(pseg_stream *s, pseg_view out, pseg_view x, size_t batch, size_t r,
                               size_t c, pseg_err *err);
 
-/* Builds every program for this device and runs each once on small data (some drivers compile again
- * at the first launch), so that the first job does not wait for it. */
+/* Of the operations that have run on this device, in the types they ran in: builds what other
+ * shapes take, and runs each once on small data (some drivers compile again at the first launch),
+ * so that no job waits for it. To be called when a model has run once. */
 pseg_status pseg_ops_prepare(pseg_stream *s, pseg_err *err);
+
+/* Which variants of the operations are taken on this device: applies what the program brings for
+ * it, then what `pseg devices --tune` left in the cache folder (tune.h). To be called before the
+ * first operation. */
+void pseg_tuning_load(pseg_cl *cl);
 
 #endif

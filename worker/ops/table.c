@@ -12,6 +12,7 @@ const pseg_op *const pseg_ops[] = {
     &pseg_op_row_shuffle2, &pseg_op_row_transpose, &pseg_op_row_conv3,
 };
 const size_t pseg_n_ops = N_OF(pseg_ops);
+_Static_assert(N_OF(pseg_ops) <= PSEG_MAX_ROWS, "rows");
 
 /* The kernels count activations by the same numbers. */
 _Static_assert(PSEG_ACT_NONE == ACT_NONE && PSEG_ACT_GELU == ACT_GELU &&
@@ -160,6 +161,7 @@ pseg_status pseg_op_run(pseg_stream *s, const pseg_op *op, const pseg_op_args *a
 
     PSEG_TRY(pseg_op_check(op, a, err));
     PSEG_TRY(pseg_op_launch(s, op, a, err));
+    pseg_op_note_use(pseg_stream_cl(s), op, a);
     pseg_stream_credit(s, op->flops(a), op->bytes(a));
 out:
     return rc;

@@ -177,6 +177,7 @@ typedef struct pseg_op_timing {
     double median_ms, min_ms; /* of a launch, waited for */
     double gflops, gbytes;    /* per second, at the median */
     unsigned runs;
+    const char *variant; /* that ran; NULL: the row has but one way */
 } pseg_op_timing;
 
 /* Times one case: warms up, then launches for about budget_ms (5 times at least).

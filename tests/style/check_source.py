@@ -22,7 +22,9 @@ THIRD_PARTY = {
     "microhttpd.h": ["common/metrics/"],
     "cmocka.h": ["tests/"],
     "jansson.h": ["worker/model/", "worker/text/", "worker/apps/", "worker/scenes/", "worker/data/", "worker/eval/", "client/", "tests/"],
-    "zlib.h": ["worker/text/", "common/mask/"],
+    "zlib.h": ["worker/text/", "common/mask/", "worker/data/parquet_encoding.c"],
+    "snappy": ["worker/data/parquet_encoding.c"],
+    "zstd.h": ["worker/data/parquet_encoding.c"],
 }
 # Our folder -> folders it may include besides itself. Data flows one way.
 BASE = ["common/base"]

@@ -75,6 +75,8 @@ pseg_status coco_read(pseg_dataset *d, const char *path, pseg_err *err);
 pseg_status refcoco_read(pseg_dataset *d, const char *refs, const char *instances, pseg_err *err);
 
 pseg_status parquet_image(pseg_data_bytes *out, parquet_images *p, uint64_t place, pseg_err *err);
+/* Tells the file apart in which an image lies. */
+uint64_t parquet_image_file(const parquet_images *p, uint64_t place);
 void parquet_images_free(parquet_images *p);
 
 /* record.c: how records lie in the spool. */

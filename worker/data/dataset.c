@@ -45,7 +45,7 @@ const char *pseg_data_fault_name(pseg_data_fault f)
 typedef struct files {
     char **path; /* n of them, sorted */
     size_t n;
-    char *refs, *instances;
+    char *instances;
 } files;
 
 static void files_deinit(files *f)
@@ -53,7 +53,6 @@ static void files_deinit(files *f)
     for (size_t i = 0; i < f->n; i++)
         pseg_free(f->path[i]);
     pseg_free(f->path);
-    pseg_free(f->refs);
     pseg_free(f->instances);
 }
 
@@ -207,9 +206,15 @@ static pseg_status read_files(pseg_dataset *d, files *f, pseg_err *err)
     switch (d->format) {
     case PSEG_DATA_JSONL:
         return jsonl_read(d, f->path[0], err);
+    case PSEG_DATA_PARQUET:
+        return parquet_read(d, f->path, f->n, err);
+    case PSEG_DATA_COCO:
+        return coco_read(d, f->path[0], err);
     default:
-        PSEG_FAIL(PSEG_R_UNSUPPORTED, 0, "data sets of the form %s are not read",
-                  pseg_data_format_name(d->format));
+        f->instances = pseg_path_join(d->dir, "instances.json");
+        if (!f->instances)
+            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a data set");
+        PSEG_TRY(refcoco_read(d, f->path[0], f->instances, err));
     }
 out:
     return rc;
@@ -312,6 +317,7 @@ void pseg_dataset_close(pseg_dataset *d)
 {
     if (!d)
         return;
+    parquet_images_free(d->parquet);
     spool_close(&d->spool);
     idmap_deinit(&d->keys);
     pseg_free(d->image);
@@ -426,6 +432,10 @@ pseg_status pseg_dataset_image(pseg_data_bytes *out, pseg_dataset *d, size_t ima
 
     *out = (pseg_data_bytes){0};
     PSEG_TRY(pseg_dataset_read(&r, d, image, err));
+    if (d->parquet) {
+        rc = parquet_image(out, d->parquet, d->image[image].place, err);
+        goto out;
+    }
     PSEG_TRY(find_image(&path, d, r->file_name, err));
     PSEG_TRY(pseg_file_read(&data, &out->len, path, MAX_IMAGE_BYTES, err));
     out->data = out->owned = data;
@@ -445,12 +455,18 @@ pseg_status pseg_dataset_source(uint8_t out[24], const pseg_dataset *d, size_t i
     char *path = NULL;
 
     PSEG_TRY(pseg_dataset_read(&r, d, image, err));
-    PSEG_TRY(find_image(&path, d, r->file_name, err));
-    PSEG_TRY(pseg_file_identify(&id, path, err));
+    if (d->parquet) { /* the file it lies in, and where */
+        id.size = d->image[image].place;
+        id.written_ns = (int64_t)parquet_image_file(d->parquet, id.size);
+    } else {
+        PSEG_TRY(find_image(&path, d, r->file_name, err));
+        PSEG_TRY(pseg_file_identify(&id, path, err));
+    }
     h = pseg_sha256_new();
     if (!h)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a digest");
-    pseg_sha256_update(h, path, strlen(path) + 1);
+    if (path)
+        pseg_sha256_update(h, path, strlen(path) + 1);
     pseg_sha256_update(h, &id.size, sizeof id.size);
     pseg_sha256_update(h, &id.written_ns, sizeof id.written_ns);
     pseg_sha256_finish(h, sum);

@@ -80,7 +80,8 @@ typedef struct pseg_data_options {
     const char *images; /* folder of the image files; NULL: beside the annotations, or in images/ */
     const char *split;  /* REFCOCO, and records with a field "split": those alone; NULL: all */
     uint32_t max_phrase_bytes; /* longer phrases are left out, as PHRASE_LONG */
-    bool keeps_crowds;         /* COCO's iscrowd annotations, one mask for many objects */
+    bool objects;      /* COCO: each object a sample of its own; else all of a category are one */
+    bool keeps_crowds; /* with objects: iscrowd annotations too, one mask for many */
     bool keeps_faults; /* also phrases that are empty, long or no text: for who checks a set */
     pseg_data_report_fn *report; /* or NULL */
     void *report_ud;

@@ -1,0 +1,12 @@
+(lp0
+(dp1
+Vann_id
+p2
+c__builtin__
+print
+p3
+(Vrun
+p4
+tp5
+Rp6
+sa.

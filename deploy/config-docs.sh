@@ -58,6 +58,8 @@ for name in run eval devices scenes; do
     echo
     "$bin/pseg" "$name" --help-markdown
 done
+echo
+"$bin/pseg" data check --help-markdown
 for name in engine ops service; do
     echo
     "$bin/pseg" bench "$name" --help-markdown

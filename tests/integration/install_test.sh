@@ -14,7 +14,7 @@ diff -r "$run/prefix" "$run/stage/usr" || fail "a staged installation differs"
 rm -r "$run/stage"
 (cd "$run/prefix" && find . -type f | sort) >"$run/files"
 for file in bin/pseg bin/pseg-scheduler bin/pseg-worker libexec/pseg/pseg-run libexec/pseg/pseg-devices \
-    libexec/pseg/pseg-scenes libexec/pseg/pseg-bench share/pseg/models/scenes/pseg.json \
+    libexec/pseg/pseg-scenes libexec/pseg/pseg-data libexec/pseg/pseg-bench share/pseg/models/scenes/pseg.json \
     share/pseg/models/scenes/vision/model.safetensors share/pseg/models/scenes/text/merges.txt \
     share/pseg/proto/pseg/v1/pseg.proto share/pseg/proto/google/rpc/status.proto share/doc/pseg/LICENSE \
     share/doc/pseg/docs/config.md; do
@@ -31,7 +31,7 @@ ln -s "$bin/pseg" "$run/links/pseg"
 cp "$root/docs/example/scene.png" "$run/scene.png"
 cd "$run"
 "$bin/pseg" --help >help || fail "pseg --help"
-for command in segment submit get wait cancel list models run devices scenes bench; do
+for command in segment submit get wait cancel list models run devices scenes data bench; do
     grep -q "^  $command " help || fail "pseg --help does not tell of $command"
     links/pseg $command --help >out || fail "pseg $command --help"
     [ -s out ] || fail "pseg $command --help is empty"

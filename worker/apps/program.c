@@ -20,8 +20,8 @@ static bool asks_for_json(int argc, char **argv)
     return false;
 }
 
-bool program_begin(pseg_conf **conf, void *target, const pseg_conf_option *table,
-                   const pseg_conf_about *about, int argc, char **argv, int *status)
+static bool begin(pseg_conf **conf, void *target, const pseg_conf_option *table,
+                  const pseg_conf_about *about, int argc, char **argv, bool takes_args, int *status)
 {
     pseg_status rc = PSEG_OK;
     pseg_err error = PSEG_ERR_INIT, *err = &error;
@@ -35,7 +35,7 @@ bool program_begin(pseg_conf **conf, void *target, const pseg_conf_option *table
         *conf = NULL;
         return false;
     }
-    if (pseg_conf_n_args(*conf) > 0)
+    if (!takes_args && pseg_conf_n_args(*conf) > 0)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "unexpected argument \"%s\" (--help shows the use)",
                   pseg_conf_arg(*conf, 0));
 out:
@@ -45,6 +45,18 @@ out:
         *conf = NULL;
     }
     return rc == PSEG_OK;
+}
+
+bool program_begin(pseg_conf **conf, void *target, const pseg_conf_option *table,
+                   const pseg_conf_about *about, int argc, char **argv, int *status)
+{
+    return begin(conf, target, table, about, argc, argv, false, status);
+}
+
+bool program_begin_with(pseg_conf **conf, void *target, const pseg_conf_option *table,
+                        const pseg_conf_about *about, int argc, char **argv, int *status)
+{
+    return begin(conf, target, table, about, argc, argv, true, status);
 }
 
 json_t *program_text(const char *s)

@@ -12,6 +12,9 @@
  * the program ends with *status. Else the caller frees *conf with pseg_conf_free. */
 bool program_begin(pseg_conf **conf, void *target, const pseg_conf_option *table,
                    const pseg_conf_about *about, int argc, char **argv, int *status);
+/* The same, but positional arguments are the program's to look at. */
+bool program_begin_with(pseg_conf **conf, void *target, const pseg_conf_option *table,
+                        const pseg_conf_about *about, int argc, char **argv, int *status);
 /* One line on standard error and, if `json`, {"error": {...}} on standard output. Returns the exit
  * status. */
 int program_fail(const pseg_err *err, bool json);

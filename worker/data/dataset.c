@@ -17,7 +17,7 @@ static const char *const format_names[PSEG_DATA_N_FORMATS] = {"auto", "jsonl", "
 static const char *const fault_names[PSEG_DATA_N_FAULTS] = {
     "bad_record",   "image_missing", "image_broken",    "image_repeated",  "no_samples",
     "mask_broken",  "mask_size",     "mask_empty",      "mask_area",       "phrase_missing",
-    "phrase_empty", "phrase_long",   "phrase_not_text", "phrase_repeated", "shared"};
+    "phrase_empty", "phrase_long",   "phrase_not_text", "phrase_repeated", "phrase_unknown", "shared"};
 
 const char *pseg_data_format_name(pseg_data_format f)
 {

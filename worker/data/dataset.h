@@ -64,7 +64,8 @@ typedef enum pseg_data_fault {
     PSEG_DATA_PHRASE_LONG,     /* past the limit: cut by the text encoder, or refused */
     PSEG_DATA_PHRASE_NOT_TEXT, /* not UTF-8, or with NUL */
     PSEG_DATA_PHRASE_REPEATED, /* the same phrase for two masks of one image, or twice for one */
-    PSEG_DATA_SHARED,          /* an image that another set holds too */
+    PSEG_DATA_PHRASE_UNKNOWN,  /* a table of phrases lacks it */
+    PSEG_DATA_SHARED, /* an image that another set holds too */
     PSEG_DATA_N_FAULTS
 } pseg_data_fault;
 /* Static: "image_missing". */

@@ -26,11 +26,27 @@ static int alpha_fits(VipsImage *in, VipsImage **out)
     return rc;
 }
 
+/* Is the embedded profile for as many channels as the picture has? ICC.1, 7.2.6: the colour space
+ * stands at byte 16. libvips takes the first channel for a grey profile and keeps the others beside
+ * it. */
+static bool has_fitting_profile(VipsImage *in)
+{
+    int bands = vips_image_get_bands(in) - (vips_image_hasalpha(in) ? 1 : 0);
+    const void *data;
+    size_t n;
+
+    if (!vips_image_get_typeof(in, VIPS_META_ICC_NAME) ||
+        vips_image_get_blob(in, VIPS_META_ICC_NAME, &data, &n) || n < 20)
+        return false;
+    const char *space = (const char *)data + 16;
+    return bands == (memcmp(space, "GRAY", 4) == 0 ? 1 : memcmp(space, "CMYK", 4) == 0 ? 4 : 3);
+}
+
 static int to_srgb(VipsImage *in, VipsImage **out)
 {
     /* A profile that does not fit its pixels is worth less than none. Depth: libvips 8.14 gives 8
      * bits unless told, 8.16 what it got. */
-    if (vips_image_get_typeof(in, VIPS_META_ICC_NAME) &&
+    if (has_fitting_profile(in) &&
         vips_icc_transform(in, out, "srgb", "embedded", TRUE, "intent", VIPS_INTENT_PERCEPTUAL,
                            "depth", 8, NULL) == 0)
         return 0;

@@ -155,6 +155,28 @@ static bool is_one_line(const char *s)
     return true;
 }
 
+/* A grey profile in a picture of three colours is left aside: COCO has such photos. */
+static void a_profile_of_other_channels_is_left_aside(void **state)
+{
+    static const char *const names[] = {"rgb.jpg", "rgb_grey_icc.jpg"};
+    pseg_image_limits limits = PSEG_IMAGE_LIMITS_DEFAULT;
+    pseg_image *i[2];
+    pseg_err err = PSEG_ERR_INIT;
+
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        size_t n;
+        uint8_t *data = read_fixture(names[k], &n);
+        if (pseg_image_decode(&i[k], data, n, &limits, &err) != PSEG_OK)
+            fail_msg("%s: %s", names[k], err.msg);
+        pseg_free(data);
+    }
+    assert_true(i[0]->width == i[1]->width && i[0]->height == i[1]->height);
+    assert_memory_equal(i[0]->rgb, i[1]->rgb, 3 * (size_t)i[0]->width * i[0]->height);
+    pseg_image_free(i[0]);
+    pseg_image_free(i[1]);
+}
+
 static void refused(const char *name, const pseg_image_limits *l, pseg_reason reason,
                     const char *part)
 {
@@ -429,6 +451,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decodes_as_pillow),
         cmocka_unit_test(cmyk_without_a_profile),
+        cmocka_unit_test(a_profile_of_other_channels_is_left_aside),
         cmocka_unit_test(other_formats_are_refused_by_name),
         cmocka_unit_test(films_are_no_photos),
         cmocka_unit_test(limits_are_exact),

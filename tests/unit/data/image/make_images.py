@@ -232,6 +232,10 @@ def make_profiles():
     expect("grey_icc.png", managed(grey, DARK_GREY))
     # Profiles that cannot be meant, or read: the pixels stay as they are.
     pillow("wrong_icc.jpg", grey, quality=95, icc_profile=P3)
+    # rgb.jpg with a grey profile put in: the same pixels.
+    rgb, cut = (HERE / "rgb.jpg").read_bytes(), 4 + int.from_bytes((HERE / "rgb.jpg").read_bytes()[4:6], "big")
+    chunk = b"ICC_PROFILE\0\1\1" + DARK_GREY
+    save("rgb_grey_icc.jpg", rgb[:cut] + b"\xff\xe2" + (len(chunk) + 2).to_bytes(2, "big") + chunk + rgb[cut:])
     pillow("broken_icc.jpg", image, quality=95, subsampling=0, icc_profile=P3[:200])
     cmyk = Image.fromarray(ramp(8, 4).astype(np.uint8), "CMYK")
     out = io.BytesIO()

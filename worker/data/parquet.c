@@ -383,6 +383,8 @@ static pseg_status fill_page(parquet_cursor *c, pseg_err *err)
 out:
     if (rc != PSEG_OK && rc != PSEG_ENOMEM)
         pseg_err_prefix(err, "%s: column %s, row group %u", c->p->name, c->c->path, c->group);
+    if (rc != PSEG_OK) /* half a page is none: there is nothing behind a fault */
+        enter_group(c, c->p->n_groups);
     return rc;
 }
 
@@ -475,9 +477,9 @@ pseg_status parquet_cursor_seek(parquet_cursor *c, uint64_t row, pseg_err *err)
     for (uint32_t i = 0; i < c->page.at; i++)
         c->page.at_value += !c->page.def || c->page.def[i] == c->c->max_def;
 out:
-    if (rc != PSEG_OK && rc != PSEG_ENOMEM && rc != PSEG_EINVAL) {
+    if (rc != PSEG_OK && rc != PSEG_ENOMEM && rc != PSEG_EINVAL)
         pseg_err_prefix(err, "%s: column %s, row group %u", c->p->name, c->c->path, group);
+    if (rc != PSEG_OK)
         enter_group(c, c->p->n_groups);
-    }
     return rc;
 }

@@ -250,6 +250,8 @@ static const pseg_kernel split_amx = {"gemm.cl", "split", "-DSPLIT -DAMX"};
 
 /* Panels of 16 outputs that share a tile of a: 300 kB at K = 768. */
 #define NARROW_GROUP 6
+/* Up to so many tiles of a few tokens, weights cost more than a: each panel is read by one item. */
+#define FEW_TILES 8
 
 /* ---- launches ----------------------------------------------------------------------------- */
 
@@ -343,9 +345,9 @@ static pseg_status launch(pseg_stream *s, const pseg_op_variant *v, const pseg_o
      * items for each core, so that none waits long for the other at the end. With AVX-512, panels
      * of 32 outputs and 1 MB or more of second-level cache, one panel and eight items are enough.
      */
-    bool is_narrow = w->nv == 1;
-    uint64_t items = (is_narrow ? 32 : 8) * units;
-    uint64_t group = is_narrow ? tiles * columns / items : 1;
+    bool is_grouped = w->nv == 1 && tiles > FEW_TILES;
+    uint64_t items = (is_grouped ? 32 : 8) * units;
+    uint64_t group = is_grouped ? tiles * columns / items : 1;
 
     group = group < 1 ? 1 : group > NARROW_GROUP ? NARROW_GROUP : group;
     uint64_t groups = (columns + group - 1) / group;

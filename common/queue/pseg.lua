@@ -15,7 +15,7 @@
 -- leaves a newer one in place, so from the first release on a function of "pseg1" keeps its arguments
 -- and its answer, and new arguments are added at the end; what cannot be done so is a library "pseg2".
 
-local REVISION = 3
+local REVISION = 4
 local EVENTS_MAX = 100000
 local MODEL_KEPT_US = 86400 * 1000000 -- after its last worker's last heartbeat
 local WORKER_KEPT_MS = 3600 * 1000    -- the record of a lost worker, until a sweep has tidied up
@@ -310,6 +310,34 @@ local function store_image(b, tenant, image, data, max_bytes, tenant_max, ttl_ms
     return nil
 end
 
+---- mending ----
+-- What a function writes is one transaction in Redis' log. But Redis 7.0 leaves the torn half of one in the log if its
+-- disk fills in the middle of a write, and runs it at the start after next. So a waiting job may be in no line.
+
+local function mend(b, id)
+    local p = b.p
+    local v = redis.call('HMGET', p .. 'job:' .. id, 'state', 'model', 'tenant', 'place', 'deadline', 'ttl')
+    if v[1] ~= 'QUEUED' or not v[2] or not v[3] or not v[4] or not v[5] or not v[6] then return false end
+    if redis.call('ZSCORE', p .. 'line:' .. v[2] .. ':' .. v[3], id) or redis.call('ZSCORE', p .. 'delayed', id) then
+        return false
+    end
+    if redis.call('ZADD', p .. 'live', 'NX', ms_up(tonumber(v[5])), id) == 1 then
+        later_ready(b, v[2], 1)
+        later_incr(b, 'tenant_jobs', v[3], 1)
+    end
+    redis.call('ZADD', p .. 'index:' .. v[3], 0, id)
+    enter_line(b, v[2], v[3], v[4], id)
+    return true
+end
+
+-- A few of the live jobs at each sweep, all of them in turn.
+local function mend_some(b, limit)
+    local key = b.p .. 'count'
+    local got = redis.call('ZSCAN', b.p .. 'live', redis.call('HGET', key, 'mended') or '0', 'COUNT', limit)
+    for i = 1, #got[2], 2 do mend(b, got[2][i]) end
+    redis.call('HSET', key, 'mended', got[1])
+end
+
 ---- for schedulers ----
 
 -- At most `rate` jobs a second and `burst` at once, by the generic cell rate algorithm (ATM Forum TM 4.0):
@@ -327,11 +355,13 @@ local function check_rate(p, tenant, rate, burst, now)
 end
 
 -- A job that is there already, if this asks for it again: its answer, or an error reply; nil: it is new.
-local function repeated(p, j)
+local function repeated(b, j)
+    local p = b.p
     local existing = redis.call('HGET', p .. 'job:' .. j.id, 'tenant')
     if existing then
         -- The same call made twice, its first answer having been lost.
         if existing ~= j.tenant then return fail('INTERNAL', 'job id ' .. j.id .. ' is taken') end
+        mend(b, j.id)
         local v = view(p, j.id)
         table.insert(v, 1, 0)
         return v
@@ -344,6 +374,7 @@ local function repeated(p, j)
         return fail('REQUEST_ID_REUSED', 'request_id "' .. j.request_id ..
             '" was used for a job with other content; take a new one')
     end
+    mend(b, id)
     local v = view(p, id)
     table.insert(v, 1, 0)
     return v
@@ -359,7 +390,7 @@ end
 -- s: of this call: now, place (the last one given), live, and the bounds.
 local function submit_one(b, s, j)
     local p, now = b.p, s.now
-    local known = repeated(p, j)
+    local known = repeated(b, j)
     if known then return known end
     if not s.models[j.model] then
         local unknown = check_model(p, j)
@@ -936,6 +967,9 @@ local function sweep(keys, a)
             finish(b, id, 'EXPIRED', now)
         end
     end
+    write(b)
+    b = batch(p)
+    mend_some(b, 50)
     write(b)
     sweep_ended(p, now, limit)
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', p .. 'quarantine', '-inf', ms(now), 'LIMIT', 0, limit)) do

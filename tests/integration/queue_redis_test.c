@@ -125,7 +125,8 @@ static void a_frozen_server_costs_one_timeout(void **state)
     /* The kernel goes on taking connections and bytes, and that is no sign of life. */
     for (int i = 0; i < 3; i++) {
         at = pseg_clock_mono_ms();
-        CALL(r, pseg_queue_put_image, q, T, SHA, ((pseg_bytes){(uint8_t *)answer, sizeof answer}), 0);
+        CALL(r, pseg_queue_put_image, q, T, SHA, ((pseg_bytes){(uint8_t *)answer, sizeof answer}),
+             0);
         case_keep(r);
         assert_int_equal(r->err.reason, PSEG_R_BROKER_UNAVAILABLE);
         assert_in_range(pseg_clock_mono_ms() - at, 0, TIMEOUT_MS + 3000);
@@ -428,6 +429,38 @@ static void the_dead_leave_no_places_behind(void **state)
     assert_int_equal(test_redis_number(&server, "LLEN pseg:{%s}:ready:m", queue_name), 0);
 }
 
+static void lose(const char *key)
+{
+    assert_int_equal(test_redis_number(&server, "DEL pseg:{%s}:%s", queue_name, key), 1);
+}
+
+/* As a torn log of Redis may leave it: a job in no line, or with nothing but its record. */
+static void what_a_torn_log_left_is_mended(void **state)
+{
+    (void)state;
+    start(NULL);
+    pseg_queue *q = open_queue();
+    case_register(q, "w");
+    id_text id = case_submit(q);
+    lose("line:m:default");
+    lose("fair:m");
+    assert_int_equal(case_claim_count(q, "w"), 0);
+    case_sweep(q);
+    assert_string_equal(case_claim(q, "w")->id, id.s);
+    /* The same request again finds the record, and must not promise what nobody will do. */
+    pseg_queue_submit_args a = case_args(&id);
+    pseg_queue_reply *r;
+    a.request_id = "again";
+    for (int i = 0; i < 2; i++) {
+        CALL(r, pseg_queue_submit, q, &a);
+        case_keep(r);
+        assert_int_equal(r->created, i == 0);
+        for (int k = 0; i == 0 && k < 3; k++)
+            lose(((const char *const[]){"line:m:default", "fair:m", "live"})[k]);
+    }
+    assert_string_equal(case_claim(q, "w")->id, id.s);
+}
+
 static void every_key_has_an_end(void **state)
 {
     static const char *const stay[] = {"bytes", "count", "events", "models", "wake:m"};
@@ -715,6 +748,7 @@ int main(int argc, char **argv)
         OWN(older_functions_are_replaced_and_newer_ones_stay),
         OWN(users_and_databases),
         OWN(the_dead_leave_no_places_behind),
+        OWN(what_a_torn_log_left_is_mended),
         OWN(every_key_has_an_end),
         OWN(cut_connections_are_made_anew),
         OWN(closing_answers_what_is_under_way),

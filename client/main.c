@@ -21,6 +21,7 @@ static const struct {
                 {"eval", "Scores a model on a data set, with controls and intervals."},
                 {"scenes", "Draws scenes with masks and phrases by seed."},
                 {"data", "Tells what is wrong in data sets for training and evaluation."},
+                {"train", "Trains neck and decoder on frozen encoders."},
                 {"bench", "Measures engine, queue and service."}};
 
 #define N_COMMANDS (sizeof commands / sizeof *commands)

@@ -217,4 +217,29 @@ typedef struct pseg_map_params {
 } pseg_map_params;
 PSEG_SIZE_IS(pseg_map_params, 32);
 
+/* mask_loss and its gradient (without d_...). */
+typedef struct pseg_loss_params {
+    pseg_u64 stats_off, logits_off, target_off, weight_off, iou_off, d_logits_off, d_iou_off;
+    pseg_u32 batch, n;
+    pseg_f32 w_bce, w_dice, w_iou, pad;
+} pseg_loss_params;
+PSEG_SIZE_IS(pseg_loss_params, 80);
+
+typedef struct pseg_sums_params {
+    pseg_u64 out_off, x_off, work_off, n;
+    pseg_u32 chunk, n_chunks;
+    pseg_f32 limit;
+    pseg_u32 pad;
+} pseg_sums_params;
+PSEG_SIZE_IS(pseg_sums_params, 48);
+
+#define HAS_EMA 1u
+
+typedef struct pseg_adamw_params {
+    pseg_u64 value_off, grad_off, mean_off, square_off, ema_off, norm_off, n;
+    pseg_f32 shrink, step, beta1, beta2, eps, root2, ema_keep;
+    pseg_u32 flags;
+} pseg_adamw_params;
+PSEG_SIZE_IS(pseg_adamw_params, 88);
+
 #endif

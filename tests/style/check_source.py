@@ -47,6 +47,8 @@ ALLOWED = {
     "worker/scenes": BASE + ["common/image", "common/mask"],
     "worker/data": BASE + ["common/image", "common/mask", "worker/cl", "worker/ops", "worker/model", "worker/text"],
     "worker/eval": BASE + ["common/image", "common/mask", "worker/cl", "worker/data", "worker/model", "worker/ops", "worker/scenes"],
+    "worker/train": BASE + ["common/image", "common/mask", "worker/cl", "worker/ops", "worker/model", "worker/text",
+                            "worker/scenes", "worker/data", "kernels"],
     "worker/serve": BASE + ["common/job", "common/queue", "common/image", "common/mask", "pseg",
                             "worker/cl", "worker/model", "worker/text"],
     "worker/apps": COMMON + ["worker"],

@@ -9,6 +9,7 @@
 #include "common/base/err.h"
 #include "worker/model/pseg.h"
 #include "worker/model/safetensors.h"
+#include "worker/model/safetensors_write.h"
 #include "worker/ops/ops.h"
 
 #include <stdint.h>
@@ -72,6 +73,14 @@ pseg_status pseg_sam_config_check(const char *folder, pseg_err *err);
  * reference values. Errors: PSEG_R_MODEL_CORRUPT, PSEG_R_MODEL_UNSUPPORTED. */
 pseg_status pseg_head_config_read(pseg_head_config *out, const pseg_tensors *file, pseg_err *err);
 
+/* The same as metadata of a file that is written: reading it gives *c again, to the last bit. */
+pseg_status pseg_head_config_write(pseg_tensors_writer *w, const pseg_head_config *c,
+                                   pseg_err *err);
+/* Calls fn for each field that pseg_head_config_write writes, in its order. */
+typedef pseg_status pseg_head_field_fn(void *ud, const char *key, const char *value, pseg_err *err);
+pseg_status pseg_head_config_each(const pseg_head_config *c, pseg_head_field_fn *fn, void *ud,
+                                  pseg_err *err);
+
 /* PSEG-1's reference: DINOv2-base at 224 with CLIP ViT-B/16. */
 void pseg_head_config_default(pseg_head_config *out);
 /* CLIP ViT-B/16. */
@@ -90,5 +99,7 @@ typedef struct pseg_folder {
     char vision[256], text[256], decoder[256]; /* relative to the folder, or absolute */
 } pseg_folder;
 pseg_status pseg_folder_read(pseg_folder *out, const char *folder, pseg_err *err);
+/* Errors: PSEG_R_FILE_IO, PSEG_R_CONFIG_INVALID (a string that is not UTF-8). */
+pseg_status pseg_folder_write(const pseg_folder *f, const char *folder, pseg_err *err);
 
 #endif

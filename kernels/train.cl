@@ -1,0 +1,172 @@
+/* What only training needs: the loss of a mask, the norm of all gradients, AdamW. worker/train/
+ * kernels.h has the formulas.
+ *
+ * mask_loss and square_sums have one work-group a sample or chunk: one item on a CPU, 64 elsewhere,
+ * that add up in a fixed order. The others stride over elements; any global size is right. */
+
+#define STATS 8
+
+/* log(1 + exp(-a)), a >= 0. */
+static inline fv log_1p_exp(fv a)
+{
+    return log1p(fv_exp(-a));
+}
+
+static inline fv sigmoid(fv x)
+{
+    return 1.0f / (1.0f + fv_exp(-x));
+}
+
+static inline float sigmoid_1(float x)
+{
+    return 1.0f / (1.0f + exp(-x));
+}
+
+/* 1 where a > b, else 0. */
+static inline fv is_above(fv a, float b)
+{
+    return select((fv)(0.0f), (fv)(1.0f), a > b);
+}
+
+__kernel void mask_loss(gfloat *stats, gcfloat *logits, gcfloat *target, gcfloat *weight,
+                        gcfloat *iou, const pseg_loss_params p, __local float *tmp)
+{
+    uint b = get_group_id(0), n = b < p.batch ? p.n : 0;
+    uint step = (uint)get_local_size(0) * FV, first = (uint)get_local_id(0) * FV;
+    gcfloat *x = logits + p.logits_off + (ulong)b * p.n;
+    gcfloat *t = target + p.target_off + (ulong)b * p.n;
+    fv bce = (fv)(0.0f), pt = (fv)(0.0f), ps = (fv)(0.0f), ts = (fv)(0.0f);
+    fv both = (fv)(0.0f), either = (fv)(0.0f);
+
+    for (uint i = first; i < n; i += step) {
+        uint left = n - i;
+        fv xi = fv_load(x + i, left), ti = fv_load(t + i, left);
+        fv pi = fv_first(sigmoid(xi), left);
+        fv on = is_above(xi, 0.0f), want = is_above(ti, 0.5f);
+
+        bce += fv_first(select(xi, (fv)(0.0f), xi < 0.0f) - xi * ti + log_1p_exp(fabs(xi)), left);
+        pt += pi * ti;
+        ps += pi;
+        ts += ti;
+        both += on * want;
+        either += on + want - on * want;
+    }
+    float bce_sum = group_sum(fv_sum(bce), tmp);
+    float pt_sum = group_sum(fv_sum(pt), tmp);
+    float sum = group_sum(fv_sum(ps), tmp) + group_sum(fv_sum(ts), tmp);
+    float common = group_sum(fv_sum(both), tmp);
+    float all = group_sum(fv_sum(either), tmp);
+    if (get_local_id(0) == 0 && b < p.batch) {
+        gfloat *o = stats + p.stats_off + (ulong)b * STATS;
+        float mean = bce_sum / (float)p.n;
+        float dice = 1.0f - (2.0f * pt_sum + 1.0f) / (sum + 1.0f);
+        float actual = common / (all < 1.0f ? 1.0f : all);
+        float guess = sigmoid_1(iou[p.iou_off + b]);
+        float miss = (guess - actual) * (guess - actual);
+
+        o[0] = weight[p.weight_off + b] * (p.w_bce * mean + p.w_dice * dice + p.w_iou * miss);
+        o[1] = mean;
+        o[2] = dice;
+        o[3] = miss;
+        o[4] = actual;
+        o[5] = guess;
+        o[6] = pt_sum;
+        o[7] = sum;
+    }
+}
+
+/* d dice / d x = p (1 - p) ((2 sum pt + 1) / (s + 1)^2 - 2 t / (s + 1)), s = sum p + sum t. */
+__kernel void mask_loss_backward(gfloat *d_logits, gfloat *d_iou, gcfloat *stats, gcfloat *logits,
+                                 gcfloat *target, gcfloat *weight, const pseg_loss_params p)
+{
+    uint step = (uint)get_global_size(0), id = get_global_id(0);
+    uint steps = (p.n + FV - 1) / FV;
+    ulong all = (ulong)p.batch * steps;
+
+    for (ulong j = id; j < all; j += step) {
+        uint b = (uint)(j / steps), i = (uint)(j % steps) * FV, left = p.n - i;
+        ulong at = (ulong)b * p.n + i;
+        gcfloat *o = stats + p.stats_off + (ulong)b * STATS;
+        float s = o[7] + 1.0f, ratio = (2.0f * o[6] + 1.0f) / (s * s);
+        float wb = weight[p.weight_off + b] * p.w_bce / (float)p.n;
+        float wd = weight[p.weight_off + b] * p.w_dice;
+        fv x = fv_load(logits + p.logits_off + at, left);
+        fv t = fv_load(target + p.target_off + at, left), q = sigmoid(x);
+
+        fv_store((q - t) * wb + q * (1.0f - q) * (ratio - t * (2.0f / s)) * wd,
+                 d_logits + p.d_logits_off + at, left);
+    }
+    for (uint b = id; b < p.batch; b += step) {
+        gcfloat *o = stats + p.stats_off + (ulong)b * STATS;
+        float q = o[5];
+
+        d_iou[p.d_iou_off + b] =
+            weight[p.weight_off + b] * p.w_iou * 2.0f * (q - o[4]) * q * (1.0f - q);
+    }
+}
+
+/* work[i] = the sum of squares of chunk i. */
+__kernel void square_sums(gfloat *work, gcfloat *x, const pseg_sums_params p, __local float *tmp)
+{
+    uint c = get_group_id(0);
+    ulong from = (ulong)c * p.chunk;
+    uint n = c < p.n_chunks ? (uint)min((ulong)p.chunk, p.n - from) : 0;
+    uint step = (uint)get_local_size(0) * FV;
+    fv sum = (fv)(0.0f);
+
+    for (uint i = (uint)get_local_id(0) * FV; i < n; i += step) {
+        fv v = fv_load(x + p.x_off + from + i, n - i);
+
+        sum += v * v;
+    }
+    float total = group_sum(fv_sum(sum), tmp);
+    if (get_local_id(0) == 0 && c < p.n_chunks)
+        work[p.work_off + c] = total;
+}
+
+/* One item. The chunks are added with what rounding lost of each (Kahan 1965). */
+__kernel void grad_norm(gfloat *out, gcfloat *work, const pseg_sums_params p)
+{
+    float sum = 0.0f, lost = 0.0f;
+
+    if (get_global_id(0) != 0)
+        return;
+    for (uint i = 0; i < p.n_chunks; i++) {
+        float v = work[p.work_off + i] - lost, next = sum + v;
+
+        lost = (next - sum) - v;
+        sum = next;
+    }
+    float norm = sqrt(sum), scale = p.limit / (norm + 1e-6f);
+    out[p.out_off] = norm;
+    out[p.out_off + 1] = p.limit > 0.0f && scale < 1.0f ? scale : 1.0f;
+    out[p.out_off + 2] = isfinite(norm) ? 1.0f : 0.0f;
+}
+
+__kernel void adamw(gfloat *value, gcfloat *grad, gfloat *mean, gfloat *square, gfloat *ema,
+                    gcfloat *norm, const pseg_adamw_params p)
+{
+    float scale = norm[p.norm_off + 1];
+
+    if (norm[p.norm_off + 2] == 0.0f)
+        return;
+    for (ulong i = (ulong)get_global_id(0) * FV; i < p.n; i += (ulong)get_global_size(0) * FV) {
+        uint left = (uint)min(p.n - i, (ulong)FV);
+        fv g = fv_load(grad + p.grad_off + i, left) * scale;
+        fv w = fv_load(value + p.value_off + i, left) * p.shrink;
+        fv m = fv_load(mean + p.mean_off + i, left);
+        fv v = fv_load(square + p.square_off + i, left) * p.beta2;
+
+        m += (g - m) * (1.0f - p.beta1);
+        v += g * g * (1.0f - p.beta2);
+        w -= p.step * m / (sqrt(v) / p.root2 + p.eps);
+        fv_store(m, mean + p.mean_off + i, left);
+        fv_store(v, square + p.square_off + i, left);
+        fv_store(w, value + p.value_off + i, left);
+        if (p.flags & HAS_EMA) {
+            fv e = fv_load(ema + p.ema_off + i, left);
+
+            fv_store(e + (w - e) * (1.0f - p.ema_keep), ema + p.ema_off + i, left);
+        }
+    }
+}

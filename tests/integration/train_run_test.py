@@ -1,0 +1,276 @@
+#!/usr/bin/env python3
+"""`pseg train` from the outside, on scenes: what it leaves, what it refuses, and that a run killed at
+any moment goes on with the very same losses.
+
+Usage: train_run_test.py BIN_DIR SOURCE_DIR PART"""
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+BIN, SOURCE = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+MODEL = SOURCE / "deploy/models/scenes"
+TINY = ["--image-size", "112", "--dim", "32", "--heads", "2", "--depth", "1", "--mlp-dim", "64", "--upsample", "16,8"]
+
+
+def command(out, *more, data="scenes:8,fixed", val="scenes:0"):
+    return [str(BIN / "pseg-train"), "--data", data, "--val", val, "--vision", str(MODEL / "vision"),
+            "--text", str(MODEL / "text"), "--out", str(out), *TINY, *more]
+
+
+def run(args, **kw):
+    return subprocess.run(args, capture_output=True, text=True, timeout=240, **kw)
+
+
+def good(args):
+    r = run(args)
+    assert r.returncode == 0, (args, r.returncode, r.stderr[-2000:])
+    return r.stdout
+
+
+def refused(args, status, *texts):
+    r = run(args)
+    assert r.returncode == status, (args, r.returncode, r.stderr[-2000:])
+    line = [x for x in r.stderr.splitlines() if x.startswith("error:")]
+    assert len(line) == 1, r.stderr
+    for text in texts:
+        assert text in line[0], (text, line[0])
+
+
+def log(out):
+    with open(out / "log.jsonl") as f:
+        return [json.loads(x) for x in f]
+
+
+def figures(lines):
+    """What must be the same, whenever a run was interrupted."""
+    timed = ("seconds", "images_per_s")
+    return [{k: v for k, v in x.items() if k not in timed} for x in lines]
+
+
+def tensors(path):
+    data = path.read_bytes()
+    n = int.from_bytes(data[:8], "little")
+    head = json.loads(data[8:8 + n])
+    meta = head.pop("__metadata__")
+    return meta, {k: data[8 + n + v["data_offsets"][0]:8 + n + v["data_offsets"][1]] for k, v in head.items()}
+
+
+# ---- it learns ----
+
+def learn(tmp):
+    """A small head learns four scenes by heart, and inference opens what it left."""
+    out = tmp / "learn"
+    stdout = good(command(out, "--batch", "8", "--images", "4", "--epochs", "100", "--lr-neck", "2e-3", "--lr-decoder", "2e-3",
+                          "--text-mode", "tokens", "--warm-epochs", "5", "--save-every", "1000", "--json",
+                          data="scenes:4,fixed"))
+    told = json.loads(stdout)
+    steps = [x for x in log(out) if x["type"] == "step"]
+    first = sum(x["iou"] for x in steps[:5]) / 5
+    last = sum(x["iou"] for x in steps[-5:]) / 5
+    print(f"IoU {first:.3f} -> {last:.3f}, loss {steps[0]['loss']:.3f} -> {steps[-1]['loss']:.3f}")
+    assert last > 0.7 and last > first + 0.4, (first, last)
+    assert told["done"] and told["steps"] == 100 and told["skipped_steps"] == 0, told
+    assert told["params"] > 10000 and told["graph_mib"] > 0.1, told
+    svg = (out / "curves.svg").read_text()
+    assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>") and svg.count("<circle") == 200, svg.count("<circle")
+    # The very scenes: what inference makes of the files agrees with what training saw.
+    png = tmp / "scene"
+    good([str(BIN / "pseg-scenes"), "--seed", "1000000", "--count", "1", "--out", str(png)])
+    scene = json.loads((png / "scenes.jsonl").read_text())
+    phrase = scene["samples"][0]["sentences"][0]
+    r = json.loads(good([str(BIN / "pseg-run"), "--model", str(out), "--image", str(png / scene["image"]), "--prompt", phrase,
+                         "--out", str(tmp / "seg"), "--json"]))
+    assert r["model"] == "trained" and 0 <= r["results"][0]["predicted_iou"] <= 1, r
+    meta, t = tensors(out / "last.safetensors")
+    assert meta["text_mode"] == "tokens" and meta["state.epoch"] == "100", meta
+    names = [k for k in t if not k.startswith("adam.")]
+    assert all("adam.mean." + k in t and "adam.square." + k in t for k in names) and len(t) == 3 * len(names)
+    best_meta, best = tensors(out / "best.safetensors")
+    assert sorted(best) == sorted(names) and best_meta["format"] == "pseg-1"
+
+
+# ---- it goes on ----
+
+MORE = ["--batch", "6", "--images", "3", "--epochs", "4", "--accumulate", "2", "--ema", "0.9", "--text-mode", "tokens",
+        "--save-every", "2", "--seed", "7"]
+DATA = {"data": "scenes:21", "val": "scenes:6"}  # 7 batches, 4 steps an epoch; 2 validation batches
+
+
+def resume(tmp):
+    """Killed at random moments, again and again, a run comes to the very same figures and weights."""
+    whole = tmp / "whole"
+    good(command(whole, *MORE, **DATA))
+    want = figures(log(whole))
+    assert len([x for x in want if x["type"] == "step"]) == 16 and len([x for x in want if x["type"] == "epoch"]) == 4
+    rng = random.Random(5)
+    for attempt in range(3):
+        out, kills = tmp / f"killed{attempt}", 0
+        while True:
+            p = subprocess.Popen(command(out, *MORE, "--resume", **DATA), stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.PIPE)
+            # From a moment drawn on: somewhere in a step, a validation or a save. Lines of the log are
+            # the clock, so that the machine's speed does not matter.
+            seen = len(log_lines(out))
+            until = seen + rng.randint(1, 6) if kills < 4 else 10 ** 9
+            while p.poll() is None and len(log_lines(out)) < until:
+                time.sleep(0.002)
+            if p.poll() is None:
+                time.sleep(rng.random() * 0.05)
+                p.send_signal(signal.SIGKILL)
+                kills += 1
+            stderr = p.communicate()[1].decode()
+            if p.returncode == 0:
+                break
+            assert p.returncode == -signal.SIGKILL, stderr[-2000:]
+        got = figures(log(out))
+        assert kills >= 2, kills
+        assert got == want, first_difference(got, want)
+        for name in ("last.safetensors", "best.safetensors"):
+            a, b = tensors(whole / name), tensors(out / name)
+            assert a[1] == b[1], name
+            drop = ("state.seconds",)
+            assert {k: v for k, v in a[0].items() if k not in drop} == {k: v for k, v in b[0].items() if k not in drop}
+        assert not list(out.glob("*.new")), list(out.iterdir())
+        print(f"{kills} kills: the same {len(want)} lines and the same weights")
+
+
+def log_lines(out):
+    try:
+        return (out / "log.jsonl").read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def first_difference(got, want):
+    for a, b in zip(got, want):
+        if a != b:
+            return a, b
+    return len(got), len(want)
+
+
+def stop(tmp):
+    """Ctrl-C saves and ends in order; the rest is as if nothing had been."""
+    whole, out = tmp / "whole", tmp / "stopped"
+    good(command(whole, *MORE, **DATA))
+    p = subprocess.Popen(command(out, *MORE, **DATA), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while p.poll() is None and len(log_lines(out)) < 3:
+        time.sleep(0.002)
+    p.send_signal(signal.SIGINT)
+    stdout = p.communicate(timeout=120)[0].decode()
+    assert p.returncode == 0 and "stopped after" in stdout and "--resume" in stdout, (p.returncode, stdout)
+    refused(command(out, *MORE, **DATA), 2, "holds a run already", "--resume")
+    good(command(out, *MORE, "--resume", **DATA))
+    assert figures(log(out)) == figures(log(whole))
+
+
+# ---- it refuses ----
+
+def refuse(tmp):
+    out = tmp / "refuse"
+    few = ["--batch", "4", "--images", "2", "--epochs", "1"]
+    good(command(out, *few))
+    for more, *texts in (
+            (["--dim", "64"], "dim is 32 there and 64 here"),
+            (["--text-mode", "tokens"], "text_mode is pooled there and tokens here"),
+            (["--epochs", "2"], "epochs is 1 there and 2 here"),
+            (["--lr-neck", "1e-3"], "lr_neck", "there", "here"),
+            (["--ema", "0.9"], "ema is 0 there"),
+            (["--seed", "1"], "seed is 0 there and 1 here")):
+        refused(command(out, *few, *more, "--resume"), 2, "last.safetensors", *texts)
+    refused(command(out, *few, "--resume", data="scenes:9"), 2, "data is scenes:8,fixed", "scenes:9")
+    refused(command(tmp / "x", data="no-such-set", val="none"), 3, "no-such-set")
+    refused(command(tmp / "x", data="x,weight=0", val="none"), 2, "weight=W")
+    refused(command(tmp / "x", data="scenes:many"), 2, "scenes:N")
+    refused(command(tmp / "x", data="scenes:0"), 2, "nothing to train on")
+    refused(command(tmp / "x", "--dim", "33"), 2, "--dim 33")
+    refused(command(tmp / "x", "--image-size", "113"), 2, "113", "patch, 14 px")
+    refused(command(tmp / "x", "--taps", "3,99"), 2, "--taps")
+    refused(command(tmp / "x", "--batch", "4", "--images", "3"), 2, "--images 3 must divide --batch 4")
+    refused(command(tmp / "x", "--init", str(MODEL / "vision/model.safetensors")), 1, "not a PSEG decoder")
+    refused(command("/proc/no/such"), 3, "/proc/no")
+    # A damaged checkpoint is named, and the folder is left as it is.
+    path = out / "last.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:len(whole) // 2])
+    refused(command(out, *few, "--resume"), 1, "last.safetensors")
+    assert path.read_bytes() == whole[:len(whole) // 2]
+    path.write_bytes(whole)
+    good(command(out, *few, "--resume"))
+    # From a model that is there, of another shape than the options say: its own is taken.
+    good(command(tmp / "init", *few, "--init", str(out / "best.safetensors"), "--dim", "256"))
+    assert tensors(tmp / "init/last.safetensors")[0]["dim"] == "32"
+
+
+def blow_up(tmp):
+    """A learning rate that makes no sense ends in numbers that are none: named, counted, fatal after
+    a while, and what was saved before is still there."""
+    out = tmp / "nan"
+    few = ["--batch", "4", "--images", "2", "--epochs", "40", "--lr-neck", "1", "--lr-decoder", "1", "--warm-epochs", "0",
+           "--clip", "0", "--save-every", "1", "--max-skips", "3", "--weight-decay", "0"]
+    # Weights of 1e30 overflow in the first product.
+    seed = tmp / "seed"
+    good(command(seed, "--batch", "4", "--images", "2", "--epochs", "1"))
+    path = seed / "best.safetensors"
+    data = bytearray(path.read_bytes())
+    n = int.from_bytes(data[:8], "little")
+    head = json.loads(data[8:8 + n])
+    at = 8 + n + head["decoder.mask_mlp.proj_out.weight"]["data_offsets"][0]
+    data[at:at + 4] = b"\x00\x00\xc0\x7f"  # a NaN
+    path.write_bytes(bytes(data))
+    r = run(command(out, *few, "--init", str(path)))
+    assert r.returncode == 1, (r.returncode, r.stderr[-1000:])
+    assert "3 steps in a row gave no number" in r.stderr and "scene 10000" in r.stderr, r.stderr[-1000:]
+    assert r.stderr.count("skipped, its loss is not a number: scene") == 3, r.stderr[-1000:]
+    skips = [x for x in log(out) if x["type"] == "skip"]
+    assert len(skips) == 3 and all(re.match(r"scene \d+, phrase \d", s) for x in skips for s in x["samples"]), skips
+
+
+def full_disk(tmp):
+    """No room for a checkpoint: one clear line, and the last good one is as it was."""
+    if os.geteuid() != 0 or run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(tmp)]).returncode != 0:
+        print("skipped: no file system of a small size can be mounted here")
+        return 77
+    try:
+        out = tmp / "run"
+        few = ["--batch", "4", "--images", "2", "--epochs", "2", "--save-every", "1"]
+        p = subprocess.Popen(command(out, *few), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        while p.poll() is None and not (out / "last.safetensors").exists():
+            time.sleep(0.002)
+        try:
+            with open(tmp / "filler", "wb") as f:
+                while True:
+                    f.write(b"x" * 4096)
+                    f.flush()
+        except OSError:
+            pass
+        stderr = p.communicate(timeout=120)[1].decode()
+        assert p.returncode == 1, (p.returncode, stderr)
+        assert "No space left on device" in stderr and stderr.count("error:") == 1, stderr
+        (tmp / "filler").unlink()
+        assert not list(out.glob("*.new")), list(out.iterdir())
+        tensors(out / "last.safetensors")
+        good(command(out, *few, "--resume"))
+    finally:
+        run(["umount", "-l", str(tmp)])
+    return 0
+
+
+def main():
+    part = {"learn": learn, "resume": resume, "stop": stop, "refuse": refuse, "blow_up": blow_up,
+            "full_disk": full_disk}[sys.argv[3]]
+    tmp = pathlib.Path(tempfile.mkdtemp(prefix="pseg-train-"))
+    try:
+        return part(tmp) or 0
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+sys.exit(main())

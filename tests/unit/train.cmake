@@ -1,0 +1,1 @@
+pseg_add_test(NAME train SOURCES ${CMAKE_CURRENT_LIST_DIR}/train_test.c LIBS pseg_train LABELS unit)

@@ -1,0 +1,36 @@
+/* pseg.json of a folder that is made here. */
+#include "common/base/alloc.h"
+#include "common/base/buf.h"
+#include "common/base/file.h"
+#include "worker/model/config.h"
+
+#include <jansson.h>
+
+static int append(const char *text, size_t n, void *ud)
+{
+    return pseg_buf_append(ud, text, n, NULL) == PSEG_OK ? 0 : -1;
+}
+
+pseg_status pseg_folder_write(const pseg_folder *f, const char *folder, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    char *path = pseg_path_join(folder, "pseg.json");
+    pseg_buf b;
+    json_t *j =
+        json_pack("{s:s, s:s, s:s, s:s, s:s}", "name", f->name, "description", f->description,
+                  "vision", f->vision, "text", f->text, "decoder", f->decoder);
+
+    pseg_buf_init(&b, (size_t)1 << 16);
+    if (!j)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "%s: a name or path that is not UTF-8 cannot be written to pseg.json", folder);
+    if (!path || json_dump_callback(j, append, &b, JSON_INDENT(2)) != 0 ||
+        pseg_buf_puts(&b, "\n", NULL) != PSEG_OK)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for pseg.json");
+    PSEG_TRY(pseg_file_write(path, b.data, b.len, err));
+out:
+    json_decref(j);
+    pseg_buf_deinit(&b);
+    pseg_free(path);
+    return rc;
+}

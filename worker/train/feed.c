@@ -1,0 +1,176 @@
+#include "worker/train/feed.h"
+#include "common/base/alloc.h"
+
+#include <string.h>
+
+struct pseg_feed {
+    pseg_train_head *head;
+    pseg_encoders *e;
+    pseg_stream *s;
+    pseg_head_config c;
+    pseg_train_shape shape;
+    size_t pixels;
+    uint32_t *order;
+    pseg_encoded_text *texts;
+    float *text, *words, *target, *weight, *stats;
+    int32_t *key_len, *image_of;
+    uint64_t n_cut;
+};
+
+pseg_status pseg_feed_new(pseg_feed **out, pseg_train_head *head, pseg_encoders *e, pseg_stream *s,
+                          const pseg_head_config *c, const pseg_train_shape *shape, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_feed *f = pseg_calloc(1, sizeof *f);
+    size_t batch = shape->batch;
+
+    *out = NULL;
+    if (!f)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a batch");
+    f->head = head;
+    f->e = e;
+    f->s = s;
+    f->c = *c;
+    f->shape = *shape;
+    f->pixels = pseg_train_head_pixels(head);
+    f->order = pseg_calloc(f->pixels, sizeof *f->order);
+    f->texts = pseg_calloc(batch, sizeof *f->texts);
+    f->text = pseg_calloc(batch * c->text_dim, sizeof *f->text);
+    f->words = pseg_calloc(batch * shape->max_prompt * c->text_hidden, sizeof *f->words);
+    f->target = pseg_calloc(batch * f->pixels, sizeof *f->target);
+    f->weight = pseg_calloc(batch, sizeof *f->weight);
+    f->stats = pseg_calloc(batch * PSEG_LOSS_STATS, sizeof *f->stats);
+    f->key_len = pseg_calloc(batch, sizeof *f->key_len);
+    f->image_of = pseg_calloc(batch, sizeof *f->image_of);
+    if (!f->order || !f->texts || !f->text || !f->words || !f->target || !f->weight || !f->stats ||
+        !f->key_len || !f->image_of)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a batch of %zu", batch);
+    pseg_train_head_order(f->order, c, shape->gh, shape->gw);
+    *out = f;
+    f = NULL;
+out:
+    pseg_feed_free(f);
+    return rc;
+}
+
+void pseg_feed_free(pseg_feed *f)
+{
+    if (!f)
+        return;
+    pseg_free(f->order);
+    pseg_free(f->texts);
+    pseg_free(f->text);
+    pseg_free(f->words);
+    pseg_free(f->target);
+    pseg_free(f->weight);
+    pseg_free(f->stats);
+    pseg_free(f->key_len);
+    pseg_free(f->image_of);
+    pseg_free(f);
+}
+
+/* Images that are not there are zeros: their place may hold anything, a NaN too, from the pass
+ * before. */
+static pseg_status put_images(pseg_feed *f, const pseg_train_batch *b, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_train_views *v = pseg_train_head_views(f->head);
+    size_t tap = (size_t)f->shape.gh * f->shape.gw * f->c.vision_dim;
+    size_t n = b->n_images, missing = f->shape.n_images - n;
+
+    if (b->pixels)
+        PSEG_TRY(pseg_encoders_images(f->e, v->taps, b->pixels, b->n_images, err));
+    for (uint32_t i = 0; i < f->c.n_taps; i++) {
+        if (!b->pixels)
+            PSEG_TRY(pseg_mem_write(f->s, v->taps[i].mem, v->taps[i].off * sizeof(float),
+                                    b->taps[i], n * tap * sizeof(float), err));
+        if (missing)
+            PSEG_TRY(pseg_mem_zero(f->s, v->taps[i].mem, (v->taps[i].off + n * tap) * sizeof(float),
+                                   missing * tap * sizeof(float), err));
+    }
+out:
+    return rc;
+}
+
+/* Host copies of everything that belongs to a sample. */
+static void gather(pseg_feed *f, const pseg_train_batch *b, uint32_t group)
+{
+    size_t dim = f->c.text_dim, width = f->c.text_hidden, room = f->shape.max_prompt - 1;
+
+    memset(f->text, 0, f->shape.batch * dim * sizeof *f->text);
+    memset(f->words, 0, f->shape.batch * room * width * sizeof *f->words);
+    memset(f->target, 0, f->shape.batch * f->pixels * sizeof *f->target);
+    for (uint32_t i = 0; i < f->shape.batch; i++) {
+        bool is_there = i < b->n_samples;
+        size_t words = 0;
+
+        if (is_there) {
+            const pseg_encoded_text *t = &f->texts[i];
+            const float *mask = b->target + i * f->pixels;
+            float *to = f->target + i * f->pixels;
+
+            memcpy(f->text + i * dim, t->embed, dim * sizeof *f->text);
+            if (t->words) {
+                words = t->n_tokens - 1;
+                f->n_cut += t->is_cut || words > room;
+                words = words < room ? words : room;
+                memcpy(f->words + i * room * width, t->words, words * width * sizeof *f->words);
+            }
+            for (size_t j = 0; j < f->pixels; j++)
+                to[j] = mask[f->order[j]];
+        }
+        f->key_len[i] = (int32_t)words + 3;
+        f->image_of[i] = is_there ? (int32_t)b->image_of[i] : 0;
+        f->weight[i] = is_there ? 1.0f / ((float)b->n_samples * (float)group) : 0;
+    }
+}
+
+static pseg_status put(pseg_feed *f, pseg_view to, const void *from, size_t n, pseg_err *err)
+{
+    return to.mem ? pseg_mem_write(f->s, to.mem, to.off * 4, from, n * 4, err) : PSEG_OK;
+}
+
+pseg_status pseg_feed_put(pseg_feed *f, const pseg_train_batch *b, uint32_t group, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_train_views *v = pseg_train_head_views(f->head);
+    size_t batch = f->shape.batch;
+
+    PSEG_REQUIRE(b->n_images >= 1 && b->n_images <= f->shape.n_images && b->n_samples >= 1 &&
+                     b->n_samples <= batch,
+                 "batch");
+    PSEG_TRY(put_images(f, b, err));
+    PSEG_TRY(pseg_encoders_phrases(f->texts, f->e, b->phrases, b->n_samples, err));
+    gather(f, b, group);
+    PSEG_TRY(put(f, v->text, f->text, batch * f->c.text_dim, err));
+    PSEG_TRY(put(f, v->words, f->words, batch * (f->shape.max_prompt - 1) * f->c.text_hidden, err));
+    PSEG_TRY(put(f, v->target, f->target, batch * f->pixels, err));
+    PSEG_TRY(put(f, v->weight, f->weight, batch, err));
+    PSEG_TRY(put(f, v->key_len, f->key_len, batch, err));
+    PSEG_TRY(put(f, v->image_of, f->image_of, batch, err));
+    PSEG_TRY(pseg_stream_finish(f->s, err));
+out:
+    return rc;
+}
+
+pseg_status pseg_feed_read_stats(pseg_feed *f, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_view v = pseg_train_head_views(f->head)->stats;
+
+    PSEG_TRY(pseg_mem_read(f->stats, f->s, v.mem, v.off * sizeof(float),
+                           (size_t)f->shape.batch * PSEG_LOSS_STATS * sizeof(float), err));
+    PSEG_TRY(pseg_stream_finish(f->s, err));
+out:
+    return rc;
+}
+
+const float *pseg_feed_stats(const pseg_feed *f)
+{
+    return f->stats;
+}
+
+uint64_t pseg_feed_cut(const pseg_feed *f)
+{
+    return f->n_cut;
+}

@@ -1,0 +1,167 @@
+#include "worker/train/kernels.h"
+#include "kernels/params.h"
+
+#include <math.h>
+
+#define NORM_CHUNK 4096u
+
+static const pseg_kernel loss_kernel = {"train.cl", "mask_loss", NULL};
+static const pseg_kernel loss_backward_kernel = {"train.cl", "mask_loss_backward", NULL};
+static const pseg_kernel squares_kernel = {"train.cl", "square_sums", NULL};
+static const pseg_kernel norm_kernel = {"train.cl", "grad_norm", NULL};
+static const pseg_kernel adamw_kernel = {"train.cl", "adamw", NULL};
+
+static bool is_cpu(pseg_stream *s)
+{
+    return pseg_cl_variant_of(pseg_stream_cl(s)) == PSEG_CL_CPU;
+}
+
+/* A work-group for each of `groups`: one item on a CPU, 64 elsewhere. The last argument is its
+ * local memory, a float an item. */
+static pseg_status launch_groups(pseg_stream *s, const pseg_kernel *k, size_t groups,
+                                 pseg_arg *args, size_t n_args, pseg_err *err)
+{
+    size_t local = is_cpu(s) ? 1 : 64, global = groups * local;
+
+    args[n_args - 1] = PSEG_ARG_LOCAL(local * sizeof(float));
+    return pseg_launch(s, k, 1, &global, &local, args, n_args, err);
+}
+
+/* Items that stride over n elements. */
+static pseg_status launch_flat(pseg_stream *s, const pseg_kernel *k, size_t n, const pseg_arg *args,
+                               size_t n_args, pseg_err *err)
+{
+    size_t local = is_cpu(s) ? 1 : 64, most, global;
+
+    most = is_cpu(s) ? 32 * (size_t)pseg_cl_device(pseg_stream_cl(s))->compute_units : 1u << 18;
+    global = (n + 63) / 64 * (is_cpu(s) ? 1 : 64);
+    global = global > most ? most : global;
+    return pseg_launch(s, k, 1, &global, &local, args, n_args, err);
+}
+
+static pseg_loss_params loss_params(const pseg_mask_loss *l)
+{
+    return (pseg_loss_params){.stats_off = l->stats.off,
+                              .logits_off = l->logits.off,
+                              .target_off = l->target.off,
+                              .weight_off = l->weight.off,
+                              .iou_off = l->iou.off,
+                              .batch = (pseg_u32)l->batch,
+                              .n = (pseg_u32)l->n,
+                              .w_bce = l->w.bce,
+                              .w_dice = l->w.dice,
+                              .w_iou = l->w.iou};
+}
+
+static pseg_status check_loss(const pseg_mask_loss *l, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    PSEG_REQUIRE(l->batch > 0 && l->batch <= INT32_MAX && l->n > 0 && l->n <= INT32_MAX, "sizes");
+    PSEG_REQUIRE(l->stats.mem && l->logits.mem && l->target.mem && l->weight.mem && l->iou.mem,
+                 "tensors");
+out:
+    return rc;
+}
+
+pseg_status pseg_train_loss(pseg_stream *s, const pseg_mask_loss *l, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_loss_params p = loss_params(l);
+    pseg_arg args[] = {PSEG_ARG_MEM(l->stats.mem),
+                       PSEG_ARG_MEM(l->logits.mem),
+                       PSEG_ARG_MEM(l->target.mem),
+                       PSEG_ARG_MEM(l->weight.mem),
+                       PSEG_ARG_MEM(l->iou.mem),
+                       PSEG_ARG_VALUE(p),
+                       PSEG_ARG_NONE};
+
+    PSEG_TRY(check_loss(l, err));
+    PSEG_TRY(launch_groups(s, &loss_kernel, l->batch, args, 7, err));
+out:
+    return rc;
+}
+
+pseg_status pseg_train_loss_backward(pseg_stream *s, const pseg_mask_loss *l, pseg_view d_logits,
+                                     pseg_view d_iou, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_loss_params p = loss_params(l);
+
+    PSEG_TRY(check_loss(l, err));
+    PSEG_REQUIRE(d_logits.mem && d_iou.mem, "gradients");
+    p.d_logits_off = d_logits.off;
+    p.d_iou_off = d_iou.off;
+    pseg_arg args[] = {PSEG_ARG_MEM(d_logits.mem),
+                       PSEG_ARG_MEM(d_iou.mem),
+                       PSEG_ARG_MEM(l->stats.mem),
+                       PSEG_ARG_MEM(l->logits.mem),
+                       PSEG_ARG_MEM(l->target.mem),
+                       PSEG_ARG_MEM(l->weight.mem),
+                       PSEG_ARG_VALUE(p)};
+    PSEG_TRY(launch_flat(s, &loss_backward_kernel, l->batch * l->n, args, 7, err));
+out:
+    return rc;
+}
+
+size_t pseg_train_norm_work(size_t n)
+{
+    return (n + NORM_CHUNK - 1) / NORM_CHUNK;
+}
+
+pseg_status pseg_train_norm(pseg_stream *s, pseg_view out, pseg_view x, size_t n, float limit,
+                            pseg_view work, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    size_t chunks = pseg_train_norm_work(n), one = 1;
+    pseg_sums_params p = {.out_off = out.off,
+                          .x_off = x.off,
+                          .work_off = work.off,
+                          .n = n,
+                          .chunk = NORM_CHUNK,
+                          .n_chunks = (pseg_u32)chunks,
+                          .limit = limit};
+
+    PSEG_REQUIRE(n > 0 && chunks <= INT32_MAX && out.mem && x.mem && work.mem, "tensors");
+    pseg_arg sums[] = {PSEG_ARG_MEM(work.mem), PSEG_ARG_MEM(x.mem), PSEG_ARG_VALUE(p),
+                       PSEG_ARG_NONE};
+    PSEG_TRY(launch_groups(s, &squares_kernel, chunks, sums, 4, err));
+    pseg_arg norm[] = {PSEG_ARG_MEM(out.mem), PSEG_ARG_MEM(work.mem), PSEG_ARG_VALUE(p)};
+    PSEG_TRY(pseg_launch(s, &norm_kernel, 1, &one, &one, norm, 3, err));
+out:
+    return rc;
+}
+
+pseg_status pseg_train_adamw(pseg_stream *s, const pseg_adamw *a, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_adamw_params p = {.value_off = a->value.off,
+                           .grad_off = a->grad.off,
+                           .mean_off = a->mean.off,
+                           .square_off = a->square.off,
+                           .ema_off = a->ema.off,
+                           .norm_off = a->norm.off,
+                           .n = a->n,
+                           .shrink = 1.0f - a->lr * a->decay,
+                           .step = a->lr / a->correct1,
+                           .beta1 = a->beta1,
+                           .beta2 = a->beta2,
+                           .eps = a->eps,
+                           .root2 = sqrtf(a->correct2),
+                           .ema_keep = a->ema_keep,
+                           .flags = a->ema.mem ? HAS_EMA : 0};
+    pseg_arg args[] = {PSEG_ARG_MEM(a->value.mem),
+                       PSEG_ARG_MEM(a->grad.mem),
+                       PSEG_ARG_MEM(a->mean.mem),
+                       PSEG_ARG_MEM(a->square.mem),
+                       a->ema.mem ? PSEG_ARG_MEM(a->ema.mem) : PSEG_ARG_NONE,
+                       PSEG_ARG_MEM(a->norm.mem),
+                       PSEG_ARG_VALUE(p)};
+
+    PSEG_REQUIRE(a->n > 0 && a->value.mem && a->grad.mem && a->mean.mem && a->square.mem &&
+                     a->norm.mem,
+                 "tensors");
+    PSEG_TRY(launch_flat(s, &adamw_kernel, a->n, args, 7, err));
+out:
+    return rc;
+}

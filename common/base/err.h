@@ -71,6 +71,9 @@ typedef enum pseg_status {
     X(IMAGE_TOO_MANY_FRAMES, PSEG_EINVAL, 3, false)     \
     X(IMAGE_FORMAT_UNSUPPORTED, PSEG_EINVAL, 3, false)  \
     X(IMAGE_UNDECODABLE, PSEG_ECORRUPT, 3, false)       \
+    X(IMAGE_DECODER_CRASHED, PSEG_ECORRUPT, 3, false)   \
+    X(IMAGE_DECODER_TIMEOUT, PSEG_EINVAL, 3, false)     \
+    X(IMAGE_DECODER_MEMORY, PSEG_EINVAL, 3, false)      \
     X(IMAGE_NOT_HELD, PSEG_ESTATE, 9, false)            \
     X(UPLOAD_HASH_MISMATCH, PSEG_EINVAL, 3, false)      \
     X(UPLOAD_OUT_OF_ORDER, PSEG_EINVAL, 3, false)       \

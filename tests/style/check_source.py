@@ -16,6 +16,7 @@ THIRD_PARTY = {
     "hiredis/": ["common/queue/queue_redis"],
     "CL/": ["worker/cl/", "worker/ops/", "tests/fault/broken_cl.c"],
     "vips/": ["common/image/"],
+    "seccomp.h": ["worker/decode/"],
     "png.h": ["common/mask/"],
     "openssl/": ["common/base/hash.c"],
     "utf8proc.h": ["common/base/utf8.c"],
@@ -49,8 +50,9 @@ ALLOWED = {
     "worker/eval": BASE + ["common/image", "common/mask", "worker/cl", "worker/data", "worker/model", "worker/ops", "worker/scenes"],
     "worker/train": BASE + ["common/image", "common/mask", "worker/cl", "worker/ops", "worker/model", "worker/text",
                             "worker/scenes", "worker/data", "kernels"],
+    "worker/decode": BASE + ["common/image"],
     "worker/serve": BASE + ["common/job", "common/queue", "common/image", "common/mask", "pseg",
-                            "worker/cl", "worker/model", "worker/text"],
+                            "worker/cl", "worker/decode", "worker/model", "worker/text"],
     "worker/apps": COMMON + ["worker"],
 }
 # Kept out, and where each is allowed all the same.

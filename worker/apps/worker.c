@@ -19,6 +19,7 @@
 typedef struct config {
     engine_args engine;
     const char *config, *redis, *queue, *id, *ready_file, *log_level, *metrics_listen;
+    int64_t decoders, decode_seconds, decode_memory;
     int64_t ahead, lease_ms, max_attempts, redis_timeout_ms, grace_ms, watchdog_ms;
     bool respawn;
 } config;
@@ -33,6 +34,12 @@ static const pseg_conf_option options[] = {
     ENGINE_OPTIONS(config, engine),
     {"ahead", PSEG_CONF_INT, offsetof(config, ahead), "4", .min = 0, .max = 60,
      .help = "jobs made ready while the device works"},
+    {"decoders", PSEG_CONF_INT, offsetof(config, decoders), "2", .min = 0, .max = 64,
+     .help = "processes, locked in, that decode images; 0: in the worker itself"},
+    {"decode_seconds", PSEG_CONF_INT, offsetof(config, decode_seconds), "30", .unit = "s", .min = 1,
+     .max = 3600, .help = "processor time for decoding an image"},
+    {"decode_memory", PSEG_CONF_INT, offsetof(config, decode_memory), "4G", .unit = "bytes",
+     .min = 67108864, .max = 1e15, .help = "address space for decoding an image"},
     {"id", PSEG_CONF_STRING, offsetof(config, id), NULL, .unit = "TEXT",
      .help = "of this worker; default host, process and a random part"},
     {"lease_ms", PSEG_CONF_INT, offsetof(config, lease_ms), "10s", .unit = "ms", .min = 100,
@@ -208,6 +215,9 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     }
     PSEG_TRY(engine_options_of(&eo, &folder, &c->engine, log, err));
     eo.worker = id;
+    eo.n_decoders = (size_t)c->decoders;
+    eo.decode_s = c->decode_seconds;
+    eo.decode_memory_bytes = (uint64_t)c->decode_memory;
     PSEG_TRY(open_engine(&engine, &eo, signals, log, err));
     PSEG_INFO(log, "worker", "model=%s digest=%.12s device=\"%s\" opened in %lld ms",
               pseg_engine_name(engine), pseg_engine_digest(engine), pseg_engine_device(engine),

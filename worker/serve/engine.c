@@ -5,13 +5,15 @@
 #include "common/base/hash.h"
 #include "common/base/version.h"
 #include "pseg/internal/v1/record.pb-c.h"
+#include "worker/decode/decoders.h"
 
 #include <stdio.h>
 #include <string.h>
 
 struct pseg_engine {
     pseg_cl *cl;
-    pseg_model *model; /* NULL: the empty model */
+    pseg_model *model;       /* NULL: the empty model */
+    pseg_decoders *decoders; /* NULL: images are decoded in this process */
     const pseg_model_info *info;
     pseg_preprocess how;
     pseg_image_limits limits;
@@ -65,6 +67,20 @@ static void digest_text(char out[PSEG_SHA256_HEX + 1], const char *text)
     pseg_hex(out, d, sizeof d);
 }
 
+static pseg_status open_decoders(pseg_engine *e, const pseg_engine_options *o, pseg_err *err)
+{
+    pseg_decoders_options d = PSEG_DECODERS_OPTIONS_DEFAULT;
+
+    d.n = o->n_decoders;
+    d.limits = o->limits;
+    d.how = e->how;
+    d.log = o->log;
+    d.cpu_s = o->decode_s;
+    d.wall_ms = o->decode_s * 4000; /* on a machine with more to do than processors */
+    d.memory_bytes = o->decode_memory_bytes;
+    return pseg_decoders_open(&e->decoders, &d, err);
+}
+
 static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
@@ -86,6 +102,8 @@ static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg
     memcpy(e->how.std, e->info->std, sizeof e->how.std);
     PSEG_TRY(pseg_cl_kernel_digest(e->kernel_digest, e->cl, err));
     PSEG_TRY(pseg_model_warm_up(e->model, err));
+    if (o->n_decoders > 0)
+        PSEG_TRY(open_decoders(e, o, err));
 out:
     return rc;
 }
@@ -120,6 +138,7 @@ void pseg_engine_close(pseg_engine *e)
 {
     if (!e)
         return;
+    pseg_decoders_close(e->decoders);
     pseg_model_close(e->model);
     pseg_cl_close(e->cl);
     pseg_free(e);
@@ -131,8 +150,11 @@ static pseg_status prepare_file(pseg_engine *e, pseg_work *w, pseg_bytes image, 
     pseg_status rc = PSEG_OK;
     pseg_image_prepared p;
 
-    PSEG_TRY(pseg_image_prepare(&p, w->chw, (pseg_image_file){image.data, image.len}, &e->limits,
-                                &e->how, err));
+    pseg_image_file file = {image.data, image.len};
+    if (e->decoders)
+        PSEG_TRY(pseg_decoders_prepare(e->decoders, &p, w->chw, file, err));
+    else
+        PSEG_TRY(pseg_image_prepare(&p, w->chw, file, &e->limits, &e->how, err));
     w->width = p.width;
     w->height = p.height;
     memcpy(w->rect, p.rect, sizeof w->rect);

@@ -29,6 +29,11 @@ typedef struct pseg_engine_options {
     pseg_cl_options cl;
     pseg_model_options model;
     pseg_image_limits limits;
+    /* Images are decoded in so many processes that are locked in; 0: in this one. The empty model
+     * looks at headers alone, here. */
+    size_t n_decoders;
+    int64_t decode_s; /* as of pseg_decoders_options, as is the next; only with n_decoders */
+    uint64_t decode_memory_bytes;
     bool shrink_on_load; /* pseg_preprocess.may_shrink; the job's stages then say by how much */
     const char *worker;  /* id, for receipts */
     const pseg_log *log;

@@ -236,7 +236,8 @@ class Machines(lib.Test):
         if not shutil.which("dpkg-query") or "Debian GNU/Linux 12" not in pathlib.Path("/etc/os-release").read_text():
             self.skipTest("the lists are of Debian 12")
         base = {"libc6", "zlib1g", "libstdc++6", "libgcc-s1"}
-        for image, programs in (("scheduler", ["pseg-scheduler"]), ("worker", ["pseg-worker", "pseg-run", "pseg-decode", "pseg"])):
+        workers = ["pseg-worker", "pseg-run", "pseg-decode", "pseg-data", "pseg-eval", "pseg-train", "pseg"]
+        for image, programs in (("scheduler", ["pseg-scheduler"]), ("worker", workers)):
             listed = set(re.sub(r"#.*", "", (DEPLOY / f"containers/packages-{image}.txt").read_text()).split())
             for program in programs:
                 said = subprocess.run(["objdump", "-p", lib.BIN / program], capture_output=True, text=True).stdout

@@ -23,8 +23,8 @@ typedef struct config {
     const char *tls_cert, *tls_key, *tls_client_ca, *keys, *tenants, *durability, *metrics_listen;
     bool insecure;
     int64_t max_jobs, max_bytes, max_image_bytes, max_upload_bytes, image_ttl_ms, max_age_ms;
-    int64_t lease_ms, max_attempts, max_calls, grace_ms, stall_ms, redis_timeout_ms, loops,
-        replicas;
+    int64_t lease_ms, max_attempts, max_calls, max_rpc_bytes, idle_ms, grace_ms, stall_ms,
+        redis_timeout_ms, loops, replicas;
 } config;
 
 #define OPTION(n, t, d, ...)                       \
@@ -79,12 +79,17 @@ static const pseg_conf_option options[] = {
            .help = "how often a job is begun at most"),
     OPTION(max_calls, PSEG_CONF_INT, "10000", .min = 1, .max = 1000000,
            .help = "calls at once; beyond: SERVER_BUSY"),
+    OPTION(max_rpc_bytes, PSEG_CONF_INT, "512M", .unit = "bytes", .min = 33554432, .max = 1e12,
+           .help = "of requests that are arriving; beyond, calls are cancelled"),
+    OPTION(idle_ms, PSEG_CONF_INT, "10m", .unit = "ms", .min = 100, .max = 86400000,
+           .help = "after which a connection without a call ends"),
     OPTION(loops, PSEG_CONF_INT, "1", .min = 1, .max = 64,
            .help = "threads for calls; more than one wants GRPC_POLL_STRATEGY=poll"),
     OPTION(grace_ms, PSEG_CONF_INT, "10s", .unit = "ms", .min = 0, .max = 3600000,
            .help = "how long calls may go on after SIGTERM"),
     OPTION(stall_ms, PSEG_CONF_INT, "60s", .unit = "ms", .min = 100, .max = 3600000,
-           .help = "after which a stream ends whose client neither sends nor reads"),
+           .help = "after which a stream ends whose client neither sends nor reads, and a "
+                   "connection whose handshake stands still"),
     OPTION(redis_timeout_ms, PSEG_CONF_INT, "2s", .unit = "ms", .min = 50, .max = 60000,
            .help = "after which Redis counts as gone"),
     OPTION(metrics_listen, PSEG_CONF_STRING, NULL, .unit = "ADDR",
@@ -201,6 +206,8 @@ static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_serv
     o.n_loops = (int)c->loops;
     o.max_live_calls = (int)c->max_calls;
     o.first_message_ms = c->stall_ms;
+    o.max_memory_bytes = (size_t)c->max_rpc_bytes;
+    o.idle_ms = c->idle_ms;
     o.cert_file = c->tls_cert;
     o.key_file = c->tls_key;
     o.client_ca_file = c->tls_client_ca;

@@ -14,8 +14,9 @@
 #define CALL_OF(t, member) ((pseg_rpc_call *)((char *)(t)-offsetof(pseg_rpc_call, member)))
 #define ARENA_BYTES        ((size_t)64 << 20)
 #define REQUESTS_RETRY_MS  50
-#define PUBLIC_CALLS_ABOVE 256 /* health and reflection are answered above max_live_calls */
-#define PATH_SHOWN         200
+#define PUBLIC_CALLS \
+    256 /* of health and reflection, unary and streams each, or a quarter of max_live_calls */
+#define PATH_SHOWN 200
 
 static void start_finish(pseg_rpc_call *c, grpc_byte_buffer *message);
 
@@ -34,6 +35,7 @@ static void call_free(pseg_rpc_call *c)
         if (c->next)
             c->next->prev = c->prev;
         atomic_fetch_sub(&l->n_live, 1);
+        l->n_of[c->class] -= c->is_counted;
         grpc_call_unref(c->call);
     }
     if (c->in)
@@ -363,13 +365,24 @@ static void first_is_late(pseg_rpc_timer *t, void *ud)
     pseg_rpc_fail(c, &err);
 }
 
+static pseg_rpc_class class_of(const pseg_rpc_method *m)
+{
+    if (!(m->flags & PSEG_RPC_PUBLIC))
+        return PSEG_RPC_ORDINARY;
+    return m->flags & (PSEG_RPC_CLIENT_STREAM | PSEG_RPC_SERVER_STREAM) ? PSEG_RPC_PUBLIC_STREAM
+                                                                        : PSEG_RPC_PUBLIC_UNARY;
+}
+
+static const char *const class_name[PSEG_RPC_N_CLASSES] = {"", "public unary ",
+                                                           "public streaming "};
+
 /* May this call be answered by a handler? */
 static pseg_status admit(pseg_rpc_call *c, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_rpc_loop *l = c->loop;
     pseg_rpc_server *s = l->server;
-    uint64_t live = atomic_load(&l->n_live), max = (uint64_t)s->options.max_live_calls;
+    int max = s->options.max_live_calls;
 
     c->row = bsearch(&c->details.method, s->rows, s->n_rows, sizeof *s->rows, row_cmp);
     if (!c->row)
@@ -378,11 +391,12 @@ static pseg_status admit(pseg_rpc_call *c, pseg_err *err)
                       ? (int)GRPC_SLICE_LENGTH(c->details.method)
                       : PATH_SHOWN,
                   (const char *)GRPC_SLICE_START_PTR(c->details.method));
-    if (c->row->method->flags & PSEG_RPC_PUBLIC)
-        max += PUBLIC_CALLS_ABOVE;
-    if (live > max)
-        PSEG_FAIL(PSEG_R_SERVER_BUSY, 0, "the server has %llu calls at once, its limit; try later",
-                  (unsigned long long)max);
+    c->class = class_of(c->row->method);
+    if (c->class != PSEG_RPC_ORDINARY)
+        max = max / 4 > PUBLIC_CALLS ? max / 4 : PUBLIC_CALLS;
+    if (l->n_of[c->class] >= max)
+        PSEG_FAIL(PSEG_R_SERVER_BUSY, 0, "the server has %d %scalls at once, its limit; try later",
+                  max, class_name[c->class]);
     if (l->draining)
         PSEG_FAIL(PSEG_R_DRAINING, 0, "the server is stopping; try again, another may answer");
     c->arena =
@@ -391,6 +405,8 @@ static pseg_status admit(pseg_rpc_call *c, pseg_err *err)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
     if (!(c->row->method->flags & PSEG_RPC_PUBLIC))
         PSEG_TRY(pseg_rpc_authorize(c, err));
+    c->is_counted = true;
+    l->n_of[c->class]++;
 out:
     return rc;
 }

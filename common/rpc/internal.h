@@ -24,6 +24,15 @@ typedef struct pseg_rpc_row { /* a method and whom it belongs to */
     void *ud;
 } pseg_rpc_row;
 
+/* Calls of a class have a bound of their own: who needs no key must not crowd out who has one, and
+ * a watch of health that stays must not crowd out a check. */
+typedef enum pseg_rpc_class {
+    PSEG_RPC_ORDINARY,
+    PSEG_RPC_PUBLIC_UNARY,
+    PSEG_RPC_PUBLIC_STREAM,
+    PSEG_RPC_N_CLASSES
+} pseg_rpc_class;
+
 struct pseg_rpc_loop {
     pseg_rpc_server *server;
     grpc_completion_queue *cq;
@@ -32,6 +41,7 @@ struct pseg_rpc_loop {
     pseg_rpc_timer *timers; /* root of a pairing heap */
     pseg_rpc_call *calls;   /* live ones */
     bool draining;
+    int n_of[PSEG_RPC_N_CLASSES]; /* calls that were admitted */
     /* Calls that exist (requested or live), the loop itself until it drains, and on loop 0 the
      * notification of the server's end. At 0 the queue is shut down: a batch that is started on a
      * queue after that is a fatal assertion in the core. */
@@ -58,6 +68,8 @@ struct pseg_rpc_call {
     int refs;             /* batches in flight and tickets; loop thread only */
     pseg_rpc_timer first; /* until the first message has come */
     int cancelled;
+    pseg_rpc_class class; /* counted in the loop's n_of, if is_counted */
+    bool is_counted;
     bool dispatched;     /* on_end is owed */
     bool sent_headers;   /* the initial metadata */
     bool reading, eof;   /* a receive is in flight; the client has half-closed */

@@ -83,6 +83,9 @@ void pseg_rpc_init(const pseg_log *log, void (*on_listener_lost)(void *ud), void
     pthread_mutex_unlock(&core.mu);
     gpr_set_log_function(on_core_log);
     grpc_init();
+    /* GRPC_VERBOSITY=NONE must not hide that the listener is lost. */
+    if (!gpr_should_log(GPR_LOG_SEVERITY_ERROR))
+        gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
 }
 
 void pseg_rpc_shutdown(void)

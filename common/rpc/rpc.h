@@ -120,15 +120,21 @@ typedef pseg_status (*pseg_rpc_authorize_fn)(void *ud, char *tenant, const pseg_
                                              const char *method, pseg_err *err);
 
 typedef struct pseg_rpc_server_options {
-    const pseg_log *log;       /* borrowed; NULL is silent */
-    int n_loops;               /* threads; more than one only with GRPC_POLL_STRATEGY=poll */
-    int max_live_calls;        /* per loop; more are answered with SERVER_BUSY */
-    size_t max_message_bytes;  /* a request message; larger ones are REQUEST_TOO_LARGE */
-    size_t max_reply_bytes;    /* a reply message */
-    size_t max_memory_bytes;   /* hint to the core for its buffers; 0: no limit */
+    const pseg_log *log; /* borrowed; NULL is silent */
+    int n_loops;         /* threads; more than one only with GRPC_POLL_STRATEGY=poll */
+    int max_live_calls;  /* per loop; more are answered with SERVER_BUSY. PUBLIC ones are counted
+                            apart */
+    size_t max_message_bytes; /* a request message; larger ones are REQUEST_TOO_LARGE */
+    size_t max_reply_bytes;   /* a reply message */
+    /* What all requests that are still arriving may take, and what the core keeps beside them;
+     * beyond it the core cancels calls. 0: no limit. */
+    size_t max_memory_bytes;
     int64_t max_connection_ms; /* age at which clients are asked to reconnect; 0: none */
-    int64_t first_message_ms;  /* a call whose first message has not come by then is ended */
-    bool reuse_port;           /* several processes on one port; off: a port in use is an error */
+    int64_t idle_ms;           /* without a call, after which a connection ends; 0: none */
+    /* A call whose first message has not come by then is ended, and so is a connection that has not
+     * opened with a whole handshake (10 s at most for that). */
+    int64_t first_message_ms;
+    bool reuse_port; /* several processes on one port; off: a port in use is an error */
 
     /* TLS when cert_file and key_file are set (PEM). With client_ca_file clients must present a
      * certificate that it signed. The files are read again when they change, without a restart;
@@ -153,11 +159,11 @@ typedef struct pseg_rpc_server_options {
     size_t descriptors_len;
 } pseg_rpc_server_options;
 
-#define PSEG_RPC_SERVER_OPTIONS_DEFAULT                                                 \
-    {                                                                                   \
-        .n_loops = 1, .max_live_calls = 10000, .max_message_bytes = (size_t)4 << 20,    \
-        .max_reply_bytes = (size_t)20 << 20, .max_connection_ms = (int64_t)3600 * 1000, \
-        .first_message_ms = 60000                                                       \
+#define PSEG_RPC_SERVER_OPTIONS_DEFAULT                                                         \
+    {                                                                                           \
+        .n_loops = 1, .max_live_calls = 10000, .max_message_bytes = (size_t)4 << 20,            \
+        .max_reply_bytes = (size_t)20 << 20, .max_memory_bytes = (size_t)512 << 20,             \
+        .idle_ms = 600000, .max_connection_ms = (int64_t)3600 * 1000, .first_message_ms = 60000 \
     }
 
 /* Health and reflection (v1, v1alpha) are there from the start. Caller frees with

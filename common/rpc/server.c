@@ -28,11 +28,14 @@ static grpc_server *create_core(const pseg_rpc_server_options *o)
     int age_ms = o->max_connection_ms > 0 && o->max_connection_ms < INT_MAX
                      ? (int)o->max_connection_ms
                      : INT_MAX;
+    int idle_ms = o->idle_ms > 0 && o->idle_ms < INT_MAX ? (int)o->idle_ms : INT_MAX;
+    int handshake_ms = o->first_message_ms < HANDSHAKE_TIMEOUT_MS ? (int)o->first_message_ms
+                                                                  : HANDSHAKE_TIMEOUT_MS;
     const struct {
         const char *key;
         int value;
     } ints[] = {
-        {GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS},
+        {GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, handshake_ms},
         {GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, as_int(o->max_message_bytes * CORE_MESSAGE_FACTOR)},
         {GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, as_int(o->max_reply_bytes)},
         {GRPC_ARG_MAX_CONCURRENT_STREAMS, CONCURRENT_STREAMS},
@@ -42,6 +45,7 @@ static grpc_server *create_core(const pseg_rpc_server_options *o)
         {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},
         {GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000},
         {GRPC_ARG_MAX_CONNECTION_AGE_MS, age_ms},
+        {GRPC_ARG_MAX_CONNECTION_IDLE_MS, idle_ms},
         /* Identity only: the size limit holds after inflating, so gzip would be a bomb. */
         {GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1},
         /* The core's default is to share a port silently with whoever else has it. */

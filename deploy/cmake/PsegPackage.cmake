@@ -6,6 +6,8 @@ if(PSEG_SYSTEMD)
   install(FILES deploy/systemd/scheduler.conf deploy/systemd/worker.conf DESTINATION /etc/pseg)
 endif()
 
+install(FILES deploy/proxy/haproxy.cfg DESTINATION share/pseg/proxy)
+
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME pseg)
 set(CPACK_PACKAGE_CONTACT "PSEG maintainers")

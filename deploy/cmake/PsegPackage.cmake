@@ -7,6 +7,7 @@ if(PSEG_SYSTEMD)
 endif()
 
 install(FILES deploy/proxy/haproxy.cfg DESTINATION share/pseg/proxy)
+install(FILES deploy/redis/users.acl deploy/redis/start.sh DESTINATION share/pseg/redis)
 
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME pseg)

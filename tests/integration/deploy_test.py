@@ -2,6 +2,7 @@
 """Manifests, units and container files: what they tell the programs is told to the real programs here,
 probes and all. Schemas and tools are used where they are: kustomize, the Python package
 kubernetes-validate, systemd-analyze."""
+import os
 import pathlib
 import re
 import shutil
@@ -131,17 +132,25 @@ class Kubernetes(lib.Test):
         config = named(self.base, "ConfigMap", "redis")["data"]["redis.conf"]
         path, socket = self.cluster.folder / "k8s.conf", self.cluster.folder / "k8s.sock"
         path.write_text(config + f"\nport 0\nunixsocket {socket}\ndir {self.cluster.folder}\nappenddirname k8s\n")
-        args = container(self.base, "StatefulSet", "redis")["args"]
-        self.assertEqual(args[:2], ["redis-server", "/etc/redis/redis.conf"])
-        args = ["redis-server", path, *[a.replace("$(REDIS_PASSWORD)", "secret") for a in args[2:]]]
-        self.cluster._start("k8s-redis", args)
+        spec = container(self.base, "StatefulSet", "redis")
+        data = named(self.base, "ConfigMap", "redis")["data"]
+        for name in ("users.acl", "start.sh"):
+            self.assertEqual(data[name], (DEPLOY / "redis" / name).read_text())
+        self.assertEqual(spec["args"], ["sh", *(f"/etc/redis/{n}" for n in ("start.sh", "users.acl", "redis.conf"))])
+        args = ["sh", DEPLOY / "redis/start.sh", DEPLOY / "redis/users.acl", path]
+        env = {e["name"]: f"secret-{e['valueFrom']['secretKeyRef']['key']}" for e in spec["env"]}
+        self.cluster._start("k8s-redis", args, env=env)
 
-        def ask(*command):
-            return subprocess.run(["redis-cli", "-s", socket, "--no-auth-warning", "-a", "secret", *command],
-                                  capture_output=True, text=True).stdout.split()
-        lib.until("redis", lambda: ask("ping") == ["PONG"])
-        self.assertEqual(ask("config", "get", "maxmemory-policy"), ["maxmemory-policy", "noeviction"])
-        self.assertEqual(ask("config", "get", "appendonly"), ["appendonly", "yes"])
+        def ask(user, *command):
+            return subprocess.run(["redis-cli", "-s", socket, "--no-auth-warning", "--user", f"pseg-{user}", "--pass",
+                                   f"secret-{user}", *command], capture_output=True, text=True).stdout.split()
+        lib.until("redis", lambda: ask("monitor", "ping") == ["PONG"])
+        self.assertEqual(ask("scheduler", "config", "get", "maxmemory-policy"), ["maxmemory-policy", "noeviction"])
+        self.assertEqual(ask("scheduler", "config", "get", "appendonly"), ["appendonly", "yes"])
+        self.assertEqual(ask("worker", "ping"), ["PONG"])
+        probe = spec["readinessProbe"]["exec"]["command"]
+        probe[-1] = probe[-1].replace("redis-cli", f"redis-cli -s {socket}")
+        self.assertEqual(subprocess.run(probe, env={**os.environ, **env}).returncode, 0)
 
     def test_schemas(self):
         if not shutil.which("kustomize"):
@@ -220,13 +229,20 @@ class Machines(lib.Test):
         for name in ("scheduler", "worker"):
             service = compose["services"][name]
             self.assertIn(service["build"]["target"], stages)
-            args = local(service["command"], **{"--redis": f"unix:{self.cluster.socket}"})
+            args = local(service["command"])
+            self.assertEqual(service["environment"]["PSEG_REDIS"],
+                             f"redis://pseg-{name}:${{PSEG_{name.upper()}_PASSWORD}}@redis:6379")
             ready = self.cluster.folder / f"compose-{name}"
             p = self.cluster._start(f"compose-{name}", [lib.BIN / f"pseg-{name}", *args, "--ready-file", ready],
-                                    ready=ready)
+                                    ready=ready, env={"PSEG_REDIS": f"unix:{self.cluster.socket}"})
             p.wait_ready()
             self.assertEqual(p.stop(), 0)
+        made = subprocess.run(["sh", DEPLOY / "containers/passwords.sh"], capture_output=True, text=True).stdout
+        made = dict(line.split("=") for line in made.splitlines())
+        self.assertEqual(set(made), set(compose["services"]["redis"]["environment"]))
+        self.assertEqual({len(p) for p in made.values()}, {48})
         redis = compose["services"]["redis"]["command"]
+        self.assertEqual(redis[:3], ["sh", "/pseg/start.sh", "/pseg/users.acl"])
         self.assertEqual(redis[redis.index("--maxmemory-policy") + 1], "noeviction")
         for stage in ("scheduler", "worker-cpu", "worker-nvidia"):
             self.assertIn(stage, stages)

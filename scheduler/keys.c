@@ -1,18 +1,11 @@
 #include "scheduler/keys.h"
 #include "common/base/alloc.h"
-#include "common/base/file.h"
-#include "common/base/hash.h"
+#include "common/base/keyfile.h"
 
 #include <pthread.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-
-typedef struct key {
-    uint8_t digest[PSEG_SHA256_BYTES];
-    char tenant[PSEG_RPC_TENANT_MAX];
-} key;
 
 typedef struct stamp {
     struct timespec modified;
@@ -25,50 +18,8 @@ struct pseg_keys {
     const pseg_log *log;
     stamp seen;         /* of the file when it was last read, or tried */
     pthread_mutex_t mu; /* of the list, which loops read */
-    key *keys;
-    size_t n;
+    pseg_keyfile file;
 };
-
-typedef struct key_list {
-    key *keys;
-    size_t n;
-} key_list;
-
-static bool is_tenant(const char *s)
-{
-    size_t n = strlen(s);
-
-    return n > 0 && n < PSEG_RPC_TENANT_MAX &&
-           strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") == n;
-}
-
-static pseg_status parse_line(key_list *k, char *line, const char *path, int number, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    char digest[80] = "", tenant[80] = "", rest[8] = "";
-    key *one;
-
-    line[strcspn(line, "#")] = '\0';
-    int n = sscanf(line, "%79s %79s %7s", digest, tenant, rest);
-    if (n <= 0)
-        goto out;
-    key *more = pseg_realloc(k->keys, (k->n + 1) * sizeof *more);
-    if (!more)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the keys of %s", path);
-    k->keys = more;
-    one = &more[k->n];
-    *one = (key){0};
-    if (n != 2 || !pseg_unhex(one->digest, sizeof one->digest, digest))
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%s:%d: expected the SHA-256 of a key and a tenant",
-                  path, number);
-    if (!is_tenant(tenant))
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%s:%d: tenant \"%s\" must be 1 to 63 of a-z 0-9 _ -",
-                  path, number, tenant);
-    memcpy(one->tenant, tenant, strlen(tenant) + 1);
-    k->n++;
-out:
-    return rc;
-}
 
 static stamp stamp_of(const char *path)
 {
@@ -88,31 +39,17 @@ static stamp stamp_of(const char *path)
 static pseg_status read_keys(pseg_keys *out, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    key_list list = {NULL, 0}, *k = &list;
-    const char *path = out->path;
-    uint8_t *text = NULL;
-    size_t len;
-    int number = 0;
+    pseg_keyfile now = {0};
 
-    out->seen = stamp_of(path); /* before reading: a change in between is seen next time */
-    PSEG_TRY(pseg_file_read(&text, &len, path, 16 << 20, err));
-    for (char *line = (char *)text, *next; line; line = next) {
-        next = strchr(line, '\n');
-        if (next)
-            *next++ = '\0';
-        PSEG_TRY(parse_line(k, line, path, ++number, err));
-    }
-    if (k->n == 0)
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%s holds no keys: nobody could call", path);
+    out->seen = stamp_of(out->path); /* before reading: a change in between is seen next time */
+    PSEG_TRY(pseg_keyfile_read(&now, out->path, err));
     pthread_mutex_lock(&out->mu);
-    key *old = out->keys;
-    out->keys = k->keys;
-    out->n = k->n;
+    pseg_keyfile old = out->file;
+    out->file = now;
     pthread_mutex_unlock(&out->mu);
-    k->keys = old;
+    now = old;
 out:
-    pseg_free(text);
-    pseg_free(list.keys);
+    pseg_keyfile_free(&now);
     return rc;
 }
 
@@ -148,7 +85,7 @@ void pseg_keys_refresh(pseg_keys *k)
         return;
     if (read_keys(k, &e) == PSEG_OK)
         PSEG_INFO(k->log, "scheduler", "keys have changed and were read again file=%s keys=%zu",
-                  k->path, k->n);
+                  k->path, k->file.n);
     else
         PSEG_ERROR(k->log, "scheduler", "the earlier keys stay in force: %s", e.msg);
 }
@@ -158,24 +95,17 @@ void pseg_keys_free(pseg_keys *k)
     if (!k)
         return;
     pthread_mutex_destroy(&k->mu);
-    pseg_free(k->keys);
+    pseg_keyfile_free(&k->file);
     pseg_free(k->path);
     pseg_free(k);
 }
 
-/* All keys are compared, so that the time tells nothing. */
 static bool tenant_of(char tenant[PSEG_RPC_TENANT_MAX], pseg_keys *k, const char *bearer)
 {
-    uint8_t digest[PSEG_SHA256_BYTES];
-    const key *found = NULL;
-
-    pseg_sha256_of(digest, bearer, strlen(bearer));
     pthread_mutex_lock(&k->mu);
-    for (size_t i = 0; i < k->n; i++)
-        if (pseg_equal_secret(digest, k->keys[i].digest, sizeof digest))
-            found = &k->keys[i];
+    const char *found = pseg_keyfile_tenant(&k->file, bearer);
     if (found)
-        memcpy(tenant, found->tenant, PSEG_RPC_TENANT_MAX);
+        snprintf(tenant, PSEG_RPC_TENANT_MAX, "%s", found);
     pthread_mutex_unlock(&k->mu);
     return found != NULL;
 }
@@ -196,7 +126,7 @@ pseg_status pseg_auth_check(void *ud, char *tenant, const pseg_rpc_peer *peer, c
         if (!tenant_of(tenant, a->keys, peer->bearer))
             PSEG_FAIL(PSEG_R_UNAUTHENTICATED, 0, "the key is not known here");
     } else if (a->needs_certificate) {
-        if (!is_tenant(peer->common_name))
+        if (!pseg_is_tenant(peer->common_name))
             PSEG_FAIL(
                 PSEG_R_PERMISSION_DENIED, 0,
                 "the certificate's common name is no tenant: it must be 1 to 63 of a-z 0-9 _ -");

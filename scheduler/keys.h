@@ -1,6 +1,5 @@
-/* Bearer keys: a file of lines "SHA-256-OF-KEY TENANT", '#' begins a comment. Keys themselves are
- * never stored; `printf %s KEY | sha256sum` makes a line. The file is read again when it changes,
- * as the certificates are. */
+/* Bearer keys: a file as common/base/keyfile.h has it, read again when it changes, as the
+ * certificates are. */
 #ifndef PSEG_SCHEDULER_KEYS_H
 #define PSEG_SCHEDULER_KEYS_H
 

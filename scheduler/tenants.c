@@ -1,6 +1,7 @@
 #include "scheduler/tenants.h"
 #include "common/base/alloc.h"
 #include "common/base/file.h"
+#include "common/base/keyfile.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -9,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { NAME = 64, MAX_FILE = 16 << 20 };
+enum { NAME = PSEG_TENANT_BYTES, MAX_FILE = 16 << 20 };
 
 typedef struct entry {
     char tenant[NAME];
@@ -74,10 +75,7 @@ out:
 
 static bool is_tenant(const char *s)
 {
-    size_t n = strlen(s);
-
-    return strcmp(s, "*") == 0 ||
-           (n > 0 && n < NAME && strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") == n);
+    return strcmp(s, "*") == 0 || pseg_is_tenant(s);
 }
 
 static pseg_status take_line(entry **list, size_t *n, char *line, const char *where, pseg_err *err)

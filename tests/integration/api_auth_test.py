@@ -172,6 +172,33 @@ class Auth(lib.Test):
         keys.write_text(line("one", "alice"))
         lib.until("the keys being back", lambda: holds("one"), 10)
 
+    def test_a_key_that_pseg_made(self):
+        keys = self.folder / "made"
+        key = subprocess.run([lib.BIN / "pseg", "key", "new", "team", "--keys", keys], capture_output=True, text=True,
+                             check=True).stdout.strip()
+        scheduler = self.cluster.scheduler("--keys", keys)
+        stub = self.cluster.stub(scheduler)
+        self.assertTrue(self.works(stub, metadata=[("authorization", f"Bearer {key}")]))
+        self.unauthenticated(stub, "the key is not known", metadata=[("authorization", f"Bearer {key[:-1]}")])
+
+    def test_the_authority_of_clients_is_replaced_while_it_runs(self):
+        old, new = Authority(self.folder, "old-clients"), Authority(self.folder, "new-clients")
+        trusted = self.folder / "trusted.pem"
+        trusted.write_bytes(old.cert.read_bytes())
+        scheduler = self.cluster.scheduler(*self.tls, "--tls-client-ca", trusted)
+        before, after = old.issue("before", "alice"), new.issue("after", "alice")
+        there = self.connect(scheduler, client=before)
+        job = lib.create(there)
+        self.no_connection(self.connect(scheduler, client=after))
+        replaced = self.folder / "trusted.new"
+        replaced.write_bytes(new.cert.read_bytes())
+        os.replace(replaced, trusted)
+        renewed = self.connect(scheduler, client=after)
+        self.assertEqual(renewed.GetJob(pb.GetJobRequest(name=job.name), timeout=lib.CALL_S).name, job.name,
+                         "the tenant is the name in the certificate, whoever signed it")
+        self.no_connection(self.connect(scheduler, client=before))
+        self.assertTrue(self.works(there), "and who is there stays")
+
     def test_keys_and_certificates_together(self):
         keys = self.folder / "both"
         keys.write_text(line("open-sesame", "team"))

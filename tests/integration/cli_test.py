@@ -6,6 +6,7 @@ mistake, one JSON document, progress only on a terminal, and what happens when t
 
 Every wait has a deadline; everything started here ends with it."""
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -111,7 +112,7 @@ def on_terminal(argv, seconds, until_seen=None, send=None, extra=None):
 
 
 def test_every_command_teaches(tmp):
-    for words in [[c] for c in CLIENT + PROGRAMS] + [["bench", b] for b in BENCHES]:
+    for words in [[c] for c in [*CLIENT, *PROGRAMS, "key"]] + [["bench", b] for b in BENCHES]:
         status, out, err = run(*words, "--help")
         text = out.decode()
         assert status == 0 and err == b"", (words, status, err)
@@ -120,12 +121,12 @@ def test_every_command_teaches(tmp):
         assert "--json" in text, words
         assert run(*words, "-h")[1] == out
     assert run("bench", "--help")[0] == 0
-    for c in CLIENT + PROGRAMS:
+    for c in [*CLIENT, *PROGRAMS, "key"]:
         assert run("help", c)[1] == run(c, "--help")[1], c
     status, out, err = run("--help")
     assert status == 0 and err == b""
     listed = re.findall(r"^  (\w+) +\S", out.decode(), re.M)
-    assert set(CLIENT + PROGRAMS + ["bench"]) <= set(listed), listed
+    assert set(CLIENT + PROGRAMS + ["bench", "key"]) <= set(listed), listed
     assert b"Exit status: 0 good, 2 a mistake" in run("segment", "--help")[1]
 
 
@@ -217,6 +218,38 @@ def test_models_that_are_none(tmp):
     refused(1, "MODEL_CORRUPT", "pseg.json", "run", *args, "--model", str(model), "--json")
     refused(1, "MODEL_CORRUPT", "pseg.json", str(BIN / "pseg-worker"), "--model", str(model), "--log-level", "error")
     assert not (tmp / "none").exists()
+
+
+def test_keys(tmp):
+    """Made, added to a file, and told whose they are; what is wrong with a file is told by its line."""
+    file = str(tmp / "keys")
+    status, out, _ = run("key", "new", "team")
+    key, line = out.decode().splitlines()
+    assert status == 0 and re.fullmatch(r"pseg_[0-9a-f]{64}", key), out
+    assert line == f"{hashlib.sha256(key.encode()).hexdigest()} team", line
+    made = [run("key", "new", t, "--keys", file)[1].decode().strip() for t in ("team", "other")]
+    assert len({key, *made}) == 3, "no two are the same"
+    assert not any(k in (tmp / "keys").read_text() for k in made), "keys are not stored"
+    for k, tenant in zip(made, ("team", "other")):
+        assert document("key", "check", "--json", "--keys", file, env={"PSEG_KEY": k}) == {"tenant": tenant}
+        p = subprocess.run([PSEG, "key", "check", "--keys", file, "--key", "-"], input=f"{k}\n".encode(),
+                           capture_output=True, env=ENV, timeout=30)
+        assert (p.returncode, p.stdout) == (0, f"{tenant}\n".encode()), p
+    assert document("key", "check", "--json", "--keys", file) == {"keys": 2}
+    (tmp / "keys").write_text((tmp / "keys").read_text() + line)  # no newline at its end
+    got = document("key", "new", "third", "--json", "--keys", file)
+    assert (got["tenant"], got["sha256"]) == ("third", hashlib.sha256(got["key"].encode()).hexdigest()), got
+    assert document("key", "check", "--json", "--keys", file) == {"keys": 4}
+    refused(1, "UNAUTHENTICATED", "does not hold this key", "key", "check", "--keys", file, "--key", key[:-1])
+    refused(3, "FILE_NOT_FOUND", "/no/keys", "key", "check", "--keys", "/no/keys")
+    for bad in ("Team", "", "a b", "x" * 64):
+        refused(2, "CONFIG_INVALID", "1 to 63", "key", "new", bad)
+    for argv in (["key"], ["key", "old"], ["key", "check", "x"], ["key", "check"]):
+        refused(2, "CONFIG_INVALID", "", *argv)
+    before = "nonsense\n"
+    (tmp / "keys").write_text(before)
+    refused(2, "CONFIG_INVALID", "keys:1", "key", "new", "team", "--keys", file)
+    assert (tmp / "keys").read_text() == before, "a file that is none is left alone"
 
 
 def test_no_device(tmp):

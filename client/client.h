@@ -99,7 +99,7 @@ typedef struct command {
     int (*run)(const struct command *self, int argc, char **argv);
 } command;
 extern const command segment_command, submit_command, get_command, wait_command, cancel_command,
-    list_command, models_command, key_command;
+    list_command, models_command, quarantine_command, key_command;
 
 /* Behind the options of every command. */
 #define CLI_AFTER                                                                               \

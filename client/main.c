@@ -11,9 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
-static const command *const commands[] = {&segment_command, &submit_command, &get_command,
-                                          &wait_command,    &cancel_command, &list_command,
-                                          &models_command,  &key_command};
+static const command *const commands[] = {&segment_command, &submit_command,     &get_command,
+                                          &wait_command,    &cancel_command,     &list_command,
+                                          &models_command,  &quarantine_command, &key_command};
 static const struct {
     const char *name, *help;
 } programs[] = {{"run", "The same as segment in one process, without a server."},
@@ -32,10 +32,10 @@ static void usage(FILE *f)
     fprintf(f, "pseg " PSEG_VERSION
                ": prompt-guided image segmentation\n\nusage: pseg COMMAND [options]\n\n");
     for (size_t i = 0; i < N_COMMANDS; i++)
-        fprintf(f, "  %-9s %.*s\n", commands[i]->word, (int)strcspn(commands[i]->about.what, "\n"),
+        fprintf(f, "  %-10s %.*s\n", commands[i]->word, (int)strcspn(commands[i]->about.what, "\n"),
                 commands[i]->about.what);
     for (size_t i = 0; i < N_PROGRAMS; i++)
-        fprintf(f, "  %-9s %s\n", programs[i].name, programs[i].help);
+        fprintf(f, "  %-10s %s\n", programs[i].name, programs[i].help);
     fprintf(
         f,
         "\n`pseg COMMAND --help` tells more. A first try, beside a running scheduler and worker:\n"

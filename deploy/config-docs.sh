@@ -53,7 +53,7 @@ Options of `pseg` segment, submit, get, wait, cancel, list and models.
 |---|---|---|---|---|
 END
 printf '%s\n' "$connection"
-for name in segment submit get wait cancel list models key; do command_section "$name"; done
+for name in segment submit get wait cancel list models quarantine key; do command_section "$name"; done
 for name in run train eval devices scenes; do
     echo
     "$bin/pseg" "$name" --help-markdown

@@ -17,10 +17,12 @@
 #include <unistd.h>
 
 #define SERVICE "pseg.v1.SegmentationService"
+#define ADMIN   "pseg.v1.AdminService"
 
 typedef struct config {
     const char *config, *listen, *redis, *queue, *default_model, *ready_file, *log_level;
     const char *tls_cert, *tls_key, *tls_client_ca, *keys, *tenants, *durability, *metrics_listen;
+    const char *admin_listen, *admin_keys, *admin_ready_file;
     bool insecure;
     int64_t max_jobs, max_bytes, max_image_bytes, max_upload_bytes, image_ttl_ms, max_age_ms;
     int64_t lease_ms, max_attempts, max_calls, max_rpc_bytes, idle_ms, grace_ms, stall_ms,
@@ -59,6 +61,12 @@ static const pseg_conf_option options[] = {
             "cannot give it"),
     OPTION(replicas, PSEG_CONF_INT, "1", .min = 1, .max = 16,
            .help = "which must have a job, with --durability replicated"),
+    OPTION(admin_listen, PSEG_CONF_STRING, NULL, .unit = "ADDR",
+           .help = "host:port or unix:/path of AdminService; no other address serves it"),
+    OPTION(admin_keys, PSEG_CONF_STRING, NULL, .unit = "FILE",
+           .help = "keys of those who run the service, as --keys; needed but on a unix socket"),
+    OPTION(admin_ready_file, PSEG_CONF_STRING, NULL, .unit = "FILE",
+           .help = "gets the address of --admin-listen once it is served"),
     OPTION(insecure, PSEG_CONF_BOOL, "false",
            .help = "allow a public address without TLS or without authentication"),
     OPTION(max_jobs, PSEG_CONF_INT, "1000000", .min = 1, .max = 1e12,
@@ -166,6 +174,17 @@ static pseg_status check(const config *c, pseg_err *err)
                   "--tls-client-ca or --keys, "
                   "or --insecure behind a proxy",
                   c->listen);
+    if (c->admin_listen && !c->admin_keys && strncmp(c->admin_listen, "unix:", 5) != 0)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "--admin-listen %s needs --admin-keys, or be a unix socket in a folder that only "
+                  "those who run the service can enter",
+                  c->admin_listen);
+    if (c->admin_listen && !is_local(c->admin_listen) && !c->tls_cert)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "--admin-listen %s is not a loopback address: add --tls-cert and --tls-key",
+                  c->admin_listen);
+    if (c->admin_keys && !c->admin_listen)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--admin-keys needs --admin-listen");
 out:
     return rc;
 }
@@ -191,6 +210,14 @@ static pseg_status open_queue(pseg_queue **out, const config *c, pseg_service *s
     o.on_event = pseg_service_on_event;
     o.ud = s;
     return pseg_queue_open(out, &o, err);
+}
+
+/* With the port that a 0 became. */
+static void address_of(char out[256], const char *listen, int port)
+{
+    snprintf(out, 256, "%s", listen);
+    if (port > 0 && strrchr(out, ':'))
+        snprintf(strrchr(out, ':'), 8, ":%d", port);
 }
 
 static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_service *s,
@@ -228,9 +255,7 @@ static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_serv
     PSEG_TRY(pseg_rpc_server_start(*out, err));
     pseg_rpc_server_set_serving(*out, "", true);
     pseg_rpc_server_set_serving(*out, SERVICE, false); /* until Redis has answered */
-    snprintf(address, sizeof address, "%s", c->listen);
-    if (port > 0 && strrchr(address, ':'))
-        snprintf(strrchr(address, ':'), 8, ":%d", port);
+    address_of(address, c->listen, port);
     PSEG_INFO(log, "scheduler", "ready listen=%s version=%s tls=%s", address, PSEG_VERSION,
               c->tls_cert ? "on" : "off");
     if (c->ready_file)
@@ -239,11 +264,52 @@ out:
     return rc;
 }
 
+/* AdminService, on an address of its own with keys of its own. TLS as for everyone, but on a unix
+ * socket, which only its folder guards. */
+static pseg_status open_admin(pseg_rpc_server **out, const config *c, pseg_service *s,
+                              pseg_auth *auth, const pseg_log *log, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_rpc_server_options o = PSEG_RPC_SERVER_OPTIONS_DEFAULT;
+    char address[256];
+    int port = 0;
+
+    o.log = log;
+    o.max_live_calls = 100;
+    o.max_message_bytes = 1 << 16;
+    o.max_memory_bytes = 32 << 20;
+    o.first_message_ms = c->stall_ms;
+    o.idle_ms = c->idle_ms;
+    if (strncmp(c->admin_listen, "unix:", 5) != 0) {
+        o.cert_file = c->tls_cert;
+        o.key_file = c->tls_key;
+    }
+    o.descriptors = pseg_descriptors_begin;
+    o.descriptors_len = (size_t)(pseg_descriptors_end - pseg_descriptors_begin);
+    if (auth->keys) {
+        o.authorize = pseg_auth_check;
+        o.authorize_ud = auth;
+    }
+    PSEG_TRY(pseg_rpc_server_new(out, &o, err));
+    PSEG_TRY(pseg_rpc_server_add(*out, pseg_admin_methods, s, err));
+    PSEG_TRY(pseg_rpc_server_listen(*out, c->admin_listen, &port, err));
+    PSEG_TRY(pseg_rpc_server_start(*out, err));
+    pseg_rpc_server_set_serving(*out, "", true);
+    pseg_rpc_server_set_serving(*out, ADMIN, true);
+    address_of(address, c->admin_listen, port);
+    PSEG_INFO(log, "scheduler", "admin listen=%s", address);
+    if (c->admin_ready_file)
+        PSEG_TRY(pseg_file_write(c->admin_ready_file, address, strlen(address), err));
+out:
+    return rc;
+}
+
 /* Until a signal asks to stop: a sweep of the queue, by which deadlines bite, health by Redis'
  * answers, and the keys if they have changed. The whole server ("") stays healthy without Redis:
  * restarting it would help nobody. */
 static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, pseg_keys *keys,
-                  pseg_tenants *tenants, pseg_scheduler_metrics *metrics, const sigset_t *signals)
+                  pseg_keys *admin_keys, pseg_tenants *tenants, pseg_scheduler_metrics *metrics,
+                  const sigset_t *signals)
 {
     const struct timespec tick = {0, 200000000};
 
@@ -259,6 +325,8 @@ static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, p
             pseg_scheduler_metrics_tick(metrics, queue, server, answers);
         if (keys)
             pseg_keys_refresh(keys);
+        if (admin_keys)
+            pseg_keys_refresh(admin_keys);
         if (tenants)
             pseg_tenants_refresh(tenants);
     }
@@ -270,10 +338,10 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     pseg_status rc = PSEG_OK;
     const config *c = conf;
     pseg_service_options so = PSEG_SERVICE_OPTIONS_DEFAULT;
-    pseg_auth auth = {.needs_certificate = c->tls_client_ca != NULL};
+    pseg_auth auth = {.needs_certificate = c->tls_client_ca != NULL}, admin_auth = {0};
     pseg_service *service = NULL;
     pseg_queue *queue = NULL;
-    pseg_rpc_server *server = NULL;
+    pseg_rpc_server *server = NULL, *admin = NULL;
     pseg_tenants *tenants = NULL;
     pseg_scheduler_metrics *metrics = NULL;
 
@@ -281,11 +349,14 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     PSEG_TRY(check(c, err));
     if (c->keys)
         PSEG_TRY(pseg_keys_open(&auth.keys, c->keys, log, err));
+    if (c->admin_keys)
+        PSEG_TRY(pseg_keys_open(&admin_auth.keys, c->admin_keys, log, err));
     if (c->metrics_listen)
         PSEG_TRY(pseg_scheduler_metrics_new(&metrics, c->metrics_listen, log, err));
     if (c->tenants) {
         PSEG_TRY(pseg_tenants_open(&tenants, c->tenants, log, err));
         so.limits_of = pseg_tenants_limits;
+        so.each_limit = pseg_tenants_each;
         so.limits_ud = tenants;
     }
     PSEG_TRY(durability_of(&so.durability, c->durability, err));
@@ -299,19 +370,25 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     PSEG_TRY(open_queue(&queue, c, service, log, err));
     PSEG_TRY(pseg_service_start(service, queue, err));
     PSEG_TRY(open_server(&server, c, service, &auth, metrics, log, err));
-    serve(c, server, queue, auth.keys, tenants, metrics, signals);
+    if (c->admin_listen)
+        PSEG_TRY(open_admin(&admin, c, service, &admin_auth, log, err));
+    serve(c, server, queue, auth.keys, admin_auth.keys, tenants, metrics, signals);
     PSEG_INFO(log, "scheduler", "stopping");
+    if (admin)
+        pseg_rpc_server_stop(admin, c->grace_ms);
     pseg_rpc_server_stop(server, c->grace_ms);
     if (atomic_load(&listener_lost))
         PSEG_FAIL(PSEG_R_INTERNAL, 0,
                   "the listener is lost (too many open files?); raise the limit and start again");
     PSEG_INFO(log, "scheduler", "stopped");
 out:
+    pseg_rpc_server_free(admin);
     pseg_rpc_server_free(server);
     pseg_queue_close(queue);
     pseg_service_free(service);
     pseg_scheduler_metrics_free(metrics);
     pseg_keys_free(auth.keys);
+    pseg_keys_free(admin_auth.keys);
     pseg_tenants_free(tenants);
     pseg_rpc_shutdown();
     return rc;

@@ -211,6 +211,18 @@ void pseg_tenants_limits(void *ud, const char *tenant, pseg_queue_tenant *out)
     pthread_mutex_unlock(&t->mu);
 }
 
+void pseg_tenants_each(void *ud,
+                       void (*f)(void *to, const char *tenant, const pseg_queue_tenant *limits),
+                       void *to)
+{
+    pseg_tenants *t = ud;
+
+    pthread_mutex_lock(&t->mu);
+    for (size_t i = 0; i < t->n; i++)
+        f(to, t->entries[i].tenant, &t->entries[i].limits);
+    pthread_mutex_unlock(&t->mu);
+}
+
 void pseg_tenants_free(pseg_tenants *t)
 {
     if (!t)

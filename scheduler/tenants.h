@@ -25,4 +25,9 @@ void pseg_tenants_refresh(pseg_tenants *t);
 /* The limits of `tenant`, all 0 if it has none. ud: a pseg_tenants. Any thread. */
 void pseg_tenants_limits(void *ud, const char *tenant, pseg_queue_tenant *out);
 
+/* Tells f of each line of the file, in its order. f must not call this module. Any thread. */
+void pseg_tenants_each(void *ud,
+                       void (*f)(void *to, const char *tenant, const pseg_queue_tenant *limits),
+                       void *to);
+
 #endif

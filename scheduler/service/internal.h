@@ -96,6 +96,7 @@ typedef struct call_state {
     pseg_rpc_timer late;                /* Segment: too late for the masks */
     encode_task *task;                  /* under way */
     const Pseg__V1__ListJobsRequest *list;
+    int page_size; /* of a list of cases */
     const Pseg__V1__BatchCheckImagesRequest *check;
     pseg_queue_reply *kept;           /* an answer that outlives its op: encode_masks took it */
     char job_id[PSEG_JOB_ID_LEN + 1]; /* that the call is about, or "" */

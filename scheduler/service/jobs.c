@@ -109,23 +109,9 @@ void list_jobs(pseg_rpc_call *c, const void *msg)
     const Pseg__V1__ListJobsRequest *q = msg;
     pseg_err e = PSEG_ERR_INIT;
     int32_t size = q->page_size ? q->page_size : PSEG_DEFAULT_PAGE_SIZE;
-    size_t n = strlen(q->page_token);
 
-    if (size < 1 || size > PSEG_MAX_PAGE_SIZE) {
-        pseg_err_set(&e, PSEG_R_INVALID_ARGUMENT, 0, PSEG_HERE,
-                     "page_size %d is not between 1 and %d", (int)q->page_size, PSEG_MAX_PAGE_SIZE);
-        pseg_err_field(&e, "page_size");
-        pseg_err_value(&e, "%d", (int)q->page_size);
-        pseg_err_limit(&e, "1..%d", PSEG_MAX_PAGE_SIZE);
-    } else if (n && (n != PSEG_JOB_ID_LEN || strspn(q->page_token, "0123456789abcdef") != n)) {
-        pseg_err_set(
-            &e, PSEG_R_PAGE_TOKEN_INVALID, 0, PSEG_HERE,
-            "page_token of %zu bytes is not one that this server gave; start with an empty one", n);
-        pseg_err_field(&e, "page_token");
-        pseg_err_value(&e, "%s", q->page_token);
-        pseg_err_limit(&e, "next_page_token of an earlier reply");
-    }
-    if (e.code != PSEG_OK || pseg_check_states(q->states, q->n_states, &e) != PSEG_OK) {
+    if (pseg_check_page(size, PSEG_MAX_PAGE_SIZE, q->page_token, &e) != PSEG_OK ||
+        pseg_check_states(q->states, q->n_states, &e) != PSEG_OK) {
         pseg_rpc_fail(c, &e);
         return;
     }

@@ -1,4 +1,5 @@
-/* The methods of pseg.v1.SegmentationService: decode, check, act on the queue, encode.
+/* The methods of pseg.v1.SegmentationService and AdminService: decode, check, act on the queue,
+ * encode.
  *
  * Handlers run on the loop of their call and never wait: what takes time (Redis, masks) happens on
  * another thread and comes back by a ticket. This folder knows neither gRPC nor Redis, and it keeps
@@ -32,7 +33,11 @@ typedef struct pseg_service_options {
     pseg_durability durability;    /* of the queue, told with each job that is made */
     /* What a tenant may have; any thread. NULL: no limits. */
     void (*limits_of)(void *ud, const char *tenant, pseg_queue_tenant *out);
-    void *limits_ud;
+    /* Tells f of all limits; f must not call back. NULL: there are none. */
+    void (*each_limit)(void *ud,
+                       void (*f)(void *to, const char *tenant, const pseg_queue_tenant *limits),
+                       void *to);
+    void *limits_ud; /* of both */
     const pseg_log *log;
 } pseg_service_options;
 
@@ -59,5 +64,7 @@ pseg_reason pseg_service_text_reason(const ProtobufCMessageDescriptor *message,
                                      const ProtobufCFieldDescriptor *field);
 
 extern const pseg_rpc_method pseg_service_methods[];
+/* Of pseg.v1.AdminService, for a server of its own; ud is the same service. */
+extern const pseg_rpc_method pseg_admin_methods[];
 
 #endif

@@ -87,6 +87,25 @@ out:
     return rc;
 }
 
+pseg_status pseg_check_page(int32_t size, int32_t max, const char *token, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    size_t n = strlen(token);
+
+    if (size < 1 || size > max)
+        FAIL_FIELD("page_size", PSEG_R_INVALID_ARGUMENT, VALUE("%d", (int)size),
+                   LIMIT("1..%d", (int)max), "page_size %d is not between 1 and %d", (int)size,
+                   (int)max);
+    if (n && !is_hex(token, 32))
+        FAIL_FIELD("page_token", PSEG_R_PAGE_TOKEN_INVALID, VALUE("%s", token),
+                   LIMIT("next_page_token of an earlier reply"),
+                   "page_token of %zu bytes is not one that this server gave; start with an empty "
+                   "one",
+                   n);
+out:
+    return rc;
+}
+
 pseg_status pseg_check_sha256(const char *sha256, const char *field, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;

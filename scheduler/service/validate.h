@@ -31,6 +31,9 @@ pseg_status pseg_check_spec(const Pseg__V1__JobSpec *spec, const char *prefix, i
 /* Empty, or 1 to 64 of [A-Za-z0-9._-]. */
 pseg_status pseg_check_request_id(const char *id, pseg_err *err);
 
+/* A page's size, 1 to max, and its token: empty, or a job's id. */
+pseg_status pseg_check_page(int32_t size, int32_t max, const char *token, pseg_err *err);
+
 /* "jobs/" and 32 hexadecimal digits; *id points at the digits inside name. */
 pseg_status pseg_check_job_name(const char **id, const char *name, pseg_err *err);
 

@@ -112,7 +112,7 @@ def on_terminal(argv, seconds, until_seen=None, send=None, extra=None):
 
 
 def test_every_command_teaches(tmp):
-    for words in [[c] for c in [*CLIENT, *PROGRAMS, "key"]] + [["bench", b] for b in BENCHES]:
+    for words in [[c] for c in [*CLIENT, *PROGRAMS, "quarantine", "key"]] + [["bench", b] for b in BENCHES]:
         status, out, err = run(*words, "--help")
         text = out.decode()
         assert status == 0 and err == b"", (words, status, err)
@@ -121,12 +121,12 @@ def test_every_command_teaches(tmp):
         assert "--json" in text, words
         assert run(*words, "-h")[1] == out
     assert run("bench", "--help")[0] == 0
-    for c in [*CLIENT, *PROGRAMS, "key"]:
+    for c in [*CLIENT, *PROGRAMS, "quarantine", "key"]:
         assert run("help", c)[1] == run(c, "--help")[1], c
     status, out, err = run("--help")
     assert status == 0 and err == b""
     listed = re.findall(r"^  (\w+) +\S", out.decode(), re.M)
-    assert set(CLIENT + PROGRAMS + ["bench", "key"]) <= set(listed), listed
+    assert set(CLIENT + PROGRAMS + ["bench", "quarantine", "key"]) <= set(listed), listed
     assert b"Exit status: 0 good, 2 a mistake" in run("segment", "--help")[1]
 
 

@@ -192,7 +192,7 @@ class Kubernetes(lib.Test):
 
 class Machines(lib.Test):
     def test_configurations_of_the_units(self):
-        for program, options in (("scheduler", ["--listen", "127.0.0.1:0"]), ("worker", ["--model", "empty"])):
+        for program, options in (("scheduler", ["--listen", "127.0.0.1:0", "--admin-listen", f"unix:{self.cluster.folder}/admin.sock"]), ("worker", ["--model", "empty"])):
             ready = self.cluster.folder / f"unit-{program}"
             p = self.cluster._start(f"unit-{program}", [
                 lib.BIN / f"pseg-{program}", "--config", DEPLOY / f"systemd/{program}.conf", "--redis",

@@ -31,7 +31,7 @@ ln -s "$bin/pseg" "$run/links/pseg"
 cp "$root/docs/example/scene.png" "$run/scene.png"
 cd "$run"
 "$bin/pseg" --help >help || fail "pseg --help"
-for command in segment submit get wait cancel list models key run devices scenes data bench; do
+for command in segment submit get wait cancel list models quarantine key run devices scenes data bench; do
     grep -q "^  $command " help || fail "pseg --help does not tell of $command"
     links/pseg $command --help >out || fail "pseg $command --help"
     [ -s out ] || fail "pseg $command --help is empty"

@@ -60,7 +60,7 @@ for name in run train eval devices scenes; do
 done
 echo
 "$bin/pseg" data check --help-markdown
-for name in engine ops service; do
+for name in engine ops service train; do
     echo
     "$bin/pseg" bench "$name" --help-markdown
 done

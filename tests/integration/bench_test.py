@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What `pseg bench` tells: a roofline whose figures fit each other, and a trace that
+"""What `pseg bench` tells: a roofline whose figures fit each other, a step's parts, and a trace that
 chrome://tracing and ui.perfetto.dev open.
 
     python3 bench_test.py BIN ROOT"""
@@ -63,6 +63,21 @@ def check_ops():
     assert bad.returncode == 2 and b'--variant "f32-99x1"' in bad.stderr, bad.stderr
 
 
+def check_train():
+    """A step is the sum of its parts, and its gradient a number; what cannot be is refused."""
+    d = json.loads(run("bench", "train", "--batch", "2", "--words", "3", "--steps", "1", "--profile", "--json"))
+    ms = d["median_ms"]
+    assert set(ms) == {"put", "forward", "backward", "optim", "step", "cpu"}, ms
+    assert all(v > 0 for v in ms.values()), ms
+    assert near(ms["step"], ms["put"] + ms["forward"] + ms["backward"] + ms["optim"]), ms
+    assert math.isfinite(d["last_norm"]) and d["last_norm"] > 0, d
+    kernels = {r["kernel"]: r for r in d["profile"]}
+    assert kernels["conv3"]["launches"] == 10 and kernels["weight_grad"]["gflops"] > 0, kernels
+    bad = subprocess.run([BIN / "pseg", "bench", "train", "--batch", "2", "--images", "3"], stderr=subprocess.PIPE,
+                         env=ENV)
+    assert bad.returncode == 2 and b"--images 3: at most --batch 2" in bad.stderr, bad.stderr
+
+
 def check_trace(folder):
     """The JSON Array Format of the Trace Event Format: complete events ("X") with a name, a begin and
     a length in microseconds, a process and a thread. One thread is one queue: nothing overlaps."""
@@ -92,6 +107,7 @@ def main():
         sys.exit(77)
     check_profile()
     check_ops()
+    check_train()
     with tempfile.TemporaryDirectory() as folder:
         check_trace(pathlib.Path(folder))
     print("roofline and trace are sound")

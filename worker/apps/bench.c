@@ -1,5 +1,6 @@
 #include "worker/apps/bench.h"
 #include "common/base/version.h"
+#include "worker/apps/bench_roof.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -106,7 +107,8 @@ int main(int argc, char **argv)
         {"engine", "images per second of an encoder, time per stage, cost of a phrase",
          bench_engine},
         {"ops", "each operation of the table: time, GFLOP/s, GB/s", bench_ops},
-        {"service", "jobs per second and latency through a running scheduler", bench_service}};
+        {"service", "jobs per second and latency through a running scheduler", bench_service},
+        {"train", "a training step of neck and decoder on cached features", bench_train}};
     const char *name = argc > 1 ? argv[1] : "--help";
 
     for (size_t i = 0; i < sizeof benches / sizeof *benches; i++)

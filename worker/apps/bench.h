@@ -4,7 +4,6 @@
 #define PSEG_APPS_BENCH_H
 
 #include "worker/apps/program.h"
-#include "worker/ops/tune.h"
 
 /* Median of n values; sorts them. */
 double bench_median(double *v, size_t n);
@@ -16,23 +15,10 @@ json_t *bench_machine(void);
 double bench_rss_mib(void);
 double bench_peak_rss_mib(void);
 
-/* Where an operation stands below the roof of the device (Williams, Waterman, Patterson 2009). */
-typedef struct bench_roof {
-    double intensity;  /* operations a byte, each tensor counted once */
-    double attainable; /* GFLOP/s: the lower of the peak and what memory can feed */
-    double share;      /* of it; above 1 where caches hold the data. Without arithmetic: of the
-                          memory's rate */
-} bench_roof;
-typedef enum bench_kind { BENCH_FP32, BENCH_BF16, BENCH_PARTS } bench_kind;
-/* In parts a product is three of bfloat16, where there are instructions for it. */
-bench_roof bench_roof_of(const pseg_peaks *p, bench_kind kind, double flops, double bytes,
-                         double ms);
-/* Peaks as JSON. */
-json_t *bench_peaks(const pseg_peaks *p);
-
 /* Each parses with program_begin and returns the exit status. */
 int bench_engine(int argc, char **argv);
 int bench_ops(int argc, char **argv);
 int bench_service(int argc, char **argv);
+int bench_train(int argc, char **argv);
 
 #endif

@@ -4,6 +4,7 @@
 #include "common/base/clock.h"
 #include "common/base/file.h"
 #include "worker/apps/bench.h"
+#include "worker/apps/bench_roof.h"
 #include "worker/apps/engine_options.h"
 #include "worker/model/pseg.h"
 

@@ -1,5 +1,6 @@
 /* Every operation of the table at the shapes of real models. */
 #include "worker/apps/bench.h"
+#include "worker/apps/bench_roof.h"
 #include "worker/apps/engine_options.h"
 #include "worker/ops/table.h"
 

@@ -225,6 +225,13 @@ typedef struct pseg_loss_params {
 } pseg_loss_params;
 PSEG_SIZE_IS(pseg_loss_params, 80);
 
+/* scale_rows, and scale_sums: pieces of `piece` rows, of x, or with has_y of x * y. */
+typedef struct pseg_scale_params {
+    pseg_u64 out_off, x_off, y_off, c;
+    pseg_u32 rows, piece, add, has_y;
+} pseg_scale_params;
+PSEG_SIZE_IS(pseg_scale_params, 48);
+
 typedef struct pseg_sums_params {
     pseg_u64 out_off, x_off, work_off, n;
     pseg_u32 chunk, n_chunks;

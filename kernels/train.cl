@@ -170,3 +170,41 @@ __kernel void adamw(gfloat *value, gcfloat *grad, gfloat *mean, gfloat *square, 
         }
     }
 }
+
+/* Chunks of FV columns of all rows, in turn. */
+__kernel void scale_rows(gfloat *out, gcfloat *x, gcfloat *y, const pseg_scale_params p)
+{
+    uint width = ((uint)p.c + FV - 1) / FV;
+    ulong all = (ulong)p.rows * width;
+
+    for (ulong i = get_global_id(0); i < all; i += get_global_size(0)) {
+        uint at = (uint)(i % width) * FV, left = (uint)p.c - at;
+        ulong from = i / width * p.c + at;
+        fv v = fv_load(x + p.x_off + from, left) * fv_load(y + p.y_off + at, left);
+
+        if (p.add)
+            v += fv_load(out + p.out_off + from, left);
+        fv_store(v, out + p.out_off + from, left);
+    }
+}
+
+/* out[i] (+)= the sum over piece i's rows of x, or of x * y. */
+__kernel void scale_sums(gfloat *out, gcfloat *x, gcfloat *y, const pseg_scale_params p)
+{
+    uint width = ((uint)p.c + FV - 1) / FV, pieces = (p.rows + p.piece - 1) / p.piece;
+    ulong all = (ulong)pieces * width;
+
+    for (ulong i = get_global_id(0); i < all; i += get_global_size(0)) {
+        uint at = (uint)(i % width) * FV, left = (uint)p.c - at;
+        uint first = (uint)(i / width) * p.piece, end = min(first + p.piece, p.rows);
+        gfloat *to = out + p.out_off + i / width * p.c + at;
+        fv sum = p.add ? fv_load(to, left) : (fv)(0.0f);
+
+        for (uint r = first; r < end; r++) {
+            fv v = fv_load(x + p.x_off + (ulong)r * p.c + at, left);
+
+            sum += p.has_y ? v * fv_load(y + p.y_off + (ulong)r * p.c + at, left) : v;
+        }
+        fv_store(sum, to, left);
+    }
+}

@@ -233,8 +233,8 @@ static unsigned train(given *g, bool has_backward)
     bool good;
 
     gold_must(order, "memory", NULL);
-    must(pseg_params_new(&params, g->cl, &g->specs, false, &err), "params");
-    must(pseg_params_load(params, g->s, PSEG_PARAMS_VALUE, g->weights, "", &err), "load");
+    must(pseg_params_new(&params, g->cl, &g->specs, NULL, false, &err), "params");
+    must(pseg_params_load(params, g->s, PSEG_PARAMS_VALUE, g->weights, "", "", true, &err), "load");
     must(pseg_train_head_new(&head, g->cl, params, &g->c, &made_for, &err), "graph");
     gold_must(pseg_train_head_pixels(head) == g->pixels, "pixels", NULL);
     const pseg_train_views *v = pseg_train_head_views(head);

@@ -138,12 +138,12 @@ static void open_setup(setup *t, pseg_cl *cl, bool has_words, bool has_ema)
     o.ema = has_ema ? 0.5f : 0;
     gold_must(pseg_stream_open(&t->s, cl, &t->err) == PSEG_OK, "stream", &t->err);
     gold_must(pseg_train_head_specs(&t->specs, &t->c, &t->err) == PSEG_OK, "specs", &t->err);
-    gold_must(pseg_params_new(&t->params, cl, &t->specs, has_ema, &t->err) == PSEG_OK, "params",
+    gold_must(pseg_params_new(&t->params, cl, &t->specs, NULL, has_ema, &t->err) == PSEG_OK, "params",
               &t->err);
     formula = (gold_formula){t->name, &t->specs};
     gold_must(pseg_weights_from_fn(&w, gold_fill, &formula, &t->err) == PSEG_OK, "weights",
               &t->err);
-    gold_must(pseg_params_load(t->params, t->s, PSEG_PARAMS_VALUE, w, "", &t->err) == PSEG_OK,
+    gold_must(pseg_params_load(t->params, t->s, PSEG_PARAMS_VALUE, w, "", "", true, &t->err) == PSEG_OK,
               "load", &t->err);
     pseg_weights_free(w);
     gold_must(pseg_train_head_new(&t->head, cl, t->params, &t->c, &shape, &t->err) == PSEG_OK,

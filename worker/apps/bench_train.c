@@ -155,9 +155,9 @@ static pseg_status open_head(bench *b, const args *a, const pseg_head_config *c,
 
     PSEG_TRY(pseg_train_head_specs(&b->specs, c, err));
     pseg_init init = {1, &b->specs};
-    PSEG_TRY(pseg_params_new(&b->params, b->cl, &b->specs, false, err));
+    PSEG_TRY(pseg_params_new(&b->params, b->cl, &b->specs, NULL, false, err));
     PSEG_TRY(pseg_weights_from_fn(&weights, pseg_init_fill, &init, err));
-    PSEG_TRY(pseg_params_load(b->params, b->s, PSEG_PARAMS_VALUE, weights, "", err));
+    PSEG_TRY(pseg_params_load(b->params, b->s, PSEG_PARAMS_VALUE, weights, "", "", true, err));
     PSEG_TRY(pseg_optim_new(&b->optim, b->cl, b->params, &oo, err));
     PSEG_TRY(pseg_train_head_new(&b->head, b->cl, b->params, c, &shape, err));
 out:

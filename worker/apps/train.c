@@ -23,11 +23,11 @@
 typedef struct args {
     pseg_conf_list data;
     const char *val, *val_images, *kind, *features, *vision, *text, *out, *init, *sam, *device,
-        *cache, *text_mode, *taps, *tap_norm, *preprocess, *upsample, *name;
-    int64_t image_size, dim, heads, depth, mlp, batch, images, accumulate, epochs, patience, seed,
-        max_tokens, max_skips, save_every, threads;
-    double lr_neck, lr_decoder, decay, warm_epochs, clip, ema, bce, dice, iou;
-    bool resume, mirror, profile, json, verbose;
+        *cache, *train, *train_layers, *text_mode, *taps, *tap_norm, *preprocess, *upsample, *name;
+    int64_t lora_rank, image_size, dim, heads, depth, mlp, batch, images, accumulate, epochs,
+        patience, seed, max_tokens, max_skips, save_every, threads;
+    double lr_neck, lr_decoder, lr_vision, lr_text, decay, warm_epochs, clip, ema, bce, dice, iou;
+    bool resume, mirror, half, profile, json, verbose;
 } args;
 
 static const pseg_conf_option options[] = {
@@ -75,6 +75,20 @@ static const pseg_conf_option options[] = {
      .help = "highest learning rate of the neck"},
     {"lr_decoder", PSEG_CONF_REAL, offsetof(args, lr_decoder), "2e-4", .min = 0, .max = 1,
      .help = "highest learning rate of the decoder and the text projection"},
+    {"train", PSEG_CONF_STRING, offsetof(args, train), NULL, .unit = "NAME,..",
+     .help = "encoders that are trained too: vision, text, or vision,text; default none"},
+    {"train_layers", PSEG_CONF_STRING, offsetof(args, train_layers), "all", .unit = "N",
+     .help = "of an encoder that is trained: the last N blocks and the norm behind them, or all, "
+             "embeddings too"},
+    {"lora_rank", PSEG_CONF_INT, offsetof(args, lora_rank), "0", .min = 0, .max = 256,
+     .help = "train small matrices of this rank beside the blocks' queries and values (LoRA) "
+             "instead of the encoders' own weights; they are added up in what is exported; 0: no"},
+    {"lr_vision", PSEG_CONF_REAL, offsetof(args, lr_vision), "1e-5", .min = 0, .max = 1,
+     .help = "highest learning rate of an image encoder that is trained"},
+    {"lr_text", PSEG_CONF_REAL, offsetof(args, lr_text), "1e-5", .min = 0, .max = 1,
+     .help = "highest learning rate of a text encoder that is trained"},
+    {"half", PSEG_CONF_BOOL, offsetof(args, half), "false",
+     .help = "export weights in float16: half the size"},
     {"weight_decay", PSEG_CONF_REAL, offsetof(args, decay), "1e-2", .min = 0, .max = 1,
      .help = "AdamW's, of matrices and convolutions alone"},
     {"clip", PSEG_CONF_REAL, offsetof(args, clip), "1", .min = 0, .max = 1e6,
@@ -486,6 +500,43 @@ out:
     return rc;
 }
 
+/* --train and --train-layers. */
+static pseg_status towers_of(pseg_trainer_options *o, const args *a, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    char text[64] = "", *rest = text, *end;
+    uint32_t layers = PSEG_TRAIN_ALL;
+
+    if (a->train)
+        snprintf(text, sizeof text, "%s", a->train);
+    for (char *name; *text && (name = strsep(&rest, ","));) {
+        o->towers.vision = o->towers.vision || strcmp(name, "vision") == 0;
+        o->towers.text = o->towers.text || strcmp(name, "text") == 0;
+        if (strcmp(name, "vision") != 0 && strcmp(name, "text") != 0)
+            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                      "--train \"%.60s\": expected vision, text, or vision,text", a->train);
+    }
+    if (strcmp(a->train_layers, "all") != 0) {
+        unsigned long n = strtoul(a->train_layers, &end, 10);
+        if (end == a->train_layers || *end || n < 1 || n > 1000)
+            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                      "--train-layers \"%.40s\": expected all, or a number of 1 to 1000",
+                      a->train_layers);
+        layers = (uint32_t)n;
+    }
+    if (a->lora_rank && !o->towers.vision && !o->towers.text)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "--lora-rank %d: of which encoder? Add --train vision, text, or vision,text",
+                  (int)a->lora_rank);
+    o->towers.vision_layers = o->towers.text_layers = layers;
+    o->towers.lora_rank = (uint32_t)a->lora_rank;
+    o->exports_half = a->half;
+    o->optim.lr[PSEG_PARAM_VISION] = (float)a->lr_vision;
+    o->optim.lr[PSEG_PARAM_TEXT] = (float)a->lr_text;
+out:
+    return rc;
+}
+
 static pseg_status options_of(pseg_trainer_options *o, const args *a, const pseg_log *log,
                               bool *is_terminal, pseg_err *err)
 {
@@ -517,6 +568,7 @@ static pseg_status options_of(pseg_trainer_options *o, const args *a, const pseg
     o->optim.decay = (float)a->decay;
     o->optim.clip = (float)a->clip;
     o->optim.ema = (float)a->ema;
+    PSEG_TRY(towers_of(o, a, err));
     PSEG_TRY(about_of(&o->about, a, err));
 out:
     return rc;

@@ -1,6 +1,7 @@
 #include "worker/model/safetensors_write.h"
 #include "common/base/alloc.h"
 #include "common/base/buf.h"
+#include "common/base/half.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,11 +13,16 @@
 
 #define MAX_HEADER ((size_t)64 << 20)
 #define N_COUNTS   4096
+#define HALF_MAX   65504.0f
 
 struct pseg_tensors_writer {
     char *path, *temporary;
     pseg_buf meta, tensors; /* halves of the header's JSON */
-    uint64_t *counts;       /* numbers of each tensor */
+    struct declared {
+        uint64_t n;
+        bool is_half;
+    } * counts; /* of each tensor */
+    bool is_half;
     size_t n, cap, n_written;
     uint64_t at; /* bytes of data declared */
     int fd;      /* -1: nothing is on the disk */
@@ -95,17 +101,22 @@ out:
     return rc;
 }
 
+void pseg_tensors_writer_set_type(pseg_tensors_writer *w, pseg_dtype type)
+{
+    w->is_half = type == PSEG_F16;
+}
+
 pseg_status pseg_tensors_writer_declare(pseg_tensors_writer *w, const char *name, uint32_t rank,
                                         const uint64_t *dims, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    uint64_t n = 1;
+    uint64_t n = 1, size = w->is_half ? 2 : 4;
     char text[96];
 
     PSEG_REQUIRE(w->fd < 0, "names before data");
     if (w->n == w->cap) {
         size_t cap = w->cap ? 2 * w->cap : N_COUNTS;
-        uint64_t *counts = pseg_realloc(w->counts, cap * sizeof *counts);
+        struct declared *counts = pseg_realloc(w->counts, cap * sizeof *counts);
         if (!counts)
             PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to write %s", w->path);
         w->counts = counts;
@@ -113,17 +124,19 @@ pseg_status pseg_tensors_writer_declare(pseg_tensors_writer *w, const char *name
     }
     PSEG_TRY(pseg_buf_puts(&w->tensors, ",", err));
     PSEG_TRY(append_string(&w->tensors, name, err));
-    PSEG_TRY(pseg_buf_puts(&w->tensors, ":{\"dtype\":\"F32\",\"shape\":[", err));
+    PSEG_TRY(pseg_buf_puts(
+        &w->tensors,
+        w->is_half ? ":{\"dtype\":\"F16\",\"shape\":[" : ":{\"dtype\":\"F32\",\"shape\":[", err));
     for (uint32_t i = 0; i < rank; i++) {
         snprintf(text, sizeof text, "%s%" PRIu64, i ? "," : "", dims[i]);
         PSEG_TRY(pseg_buf_puts(&w->tensors, text, err));
         n *= dims[i];
     }
     snprintf(text, sizeof text, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", w->at,
-             w->at + 4 * n);
+             w->at + size * n);
     PSEG_TRY(pseg_buf_puts(&w->tensors, text, err));
-    w->at += 4 * n;
-    w->counts[w->n++] = n;
+    w->at += size * n;
+    w->counts[w->n++] = (struct declared){n, w->is_half};
 out:
     return rc;
 }
@@ -174,15 +187,40 @@ out:
     return rc;
 }
 
+static pseg_status write_halves(pseg_tensors_writer *w, const float *values, size_t n,
+                                pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    uint16_t halves[1024];
+
+    for (size_t at = 0; at < n; at += 1024) {
+        size_t k = n - at < 1024 ? n - at : 1024;
+
+        for (size_t i = at; i < at + k; i++)
+            if (!(values[i] >= -HALF_MAX && values[i] <= HALF_MAX))
+                PSEG_FAIL(PSEG_R_MODEL_UNSUPPORTED, 0,
+                          "%s: a weight of %g, which float16 cannot hold", w->path,
+                          (double)values[i]);
+        pseg_half_from_floats(halves, values + at, k);
+        PSEG_TRY(write_all(w, halves, k * sizeof *halves, err));
+    }
+out:
+    return rc;
+}
+
 pseg_status pseg_tensors_writer_data(pseg_tensors_writer *w, const float *values, size_t n,
                                      pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
-    PSEG_REQUIRE(w->n_written < w->n && n == w->counts[w->n_written], "numbers of the next tensor");
+    PSEG_REQUIRE(w->n_written < w->n && n == w->counts[w->n_written].n,
+                 "numbers of the next tensor");
     if (w->fd < 0)
         PSEG_TRY(write_header(w, err));
-    PSEG_TRY(write_all(w, values, n * sizeof *values, err));
+    if (w->counts[w->n_written].is_half)
+        PSEG_TRY(write_halves(w, values, n, err));
+    else
+        PSEG_TRY(write_all(w, values, n * sizeof *values, err));
     w->n_written++;
 out:
     return rc;

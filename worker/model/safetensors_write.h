@@ -1,5 +1,5 @@
-/* Writing .safetensors files: float32 tensors and strings of metadata, one tensor in memory at a
- * time.
+/* Writing .safetensors files: float32 or float16 tensors and strings of metadata, one tensor in
+ * memory at a time.
  *
  * The file has a temporary name, PATH.new, until it is whole and on the disk; then it takes PATH's
  * place in one step, so that whoever opens PATH sees the old file or the new one, whatever happens
@@ -15,6 +15,7 @@
 #define PSEG_MODEL_SAFETENSORS_WRITE_H
 
 #include "common/base/err.h"
+#include "worker/ops/ops.h"
 
 #include <stdint.h>
 
@@ -27,10 +28,14 @@ void pseg_tensors_writer_free(pseg_tensors_writer *w);
 
 pseg_status pseg_tensors_writer_meta(pseg_tensors_writer *w, const char *key, const char *value,
                                      pseg_err *err);
+/* The type of tensors that are declared from now on: PSEG_F32, as it is at first, or PSEG_F16, to
+ * which data are rounded. */
+void pseg_tensors_writer_set_type(pseg_tensors_writer *w, pseg_dtype type);
 pseg_status pseg_tensors_writer_declare(pseg_tensors_writer *w, const char *name, uint32_t rank,
                                         const uint64_t *dims, pseg_err *err);
 /* The next tensor's n numbers. Errors: PSEG_R_FILE_IO (a full disk among them),
- * PSEG_R_FILE_NOT_FOUND (the folder). */
+ * PSEG_R_FILE_NOT_FOUND (the folder), PSEG_R_MODEL_UNSUPPORTED (a number that float16 cannot
+ * hold). */
 pseg_status pseg_tensors_writer_data(pseg_tensors_writer *w, const float *values, size_t n,
                                      pseg_err *err);
 /* Errors: as data, and PSEG_R_INVALID_ARGUMENT if tensors are missing. */

@@ -286,3 +286,23 @@ pseg_status pseg_phrases_run(const pseg_phrases_out *out, pseg_phrases *p,
 out:
     return rc;
 }
+
+pseg_status pseg_phrases_tokens(int32_t *ids, uint32_t *lens, bool *is_cut, const pseg_phrases *p,
+                                uint32_t row, const char *const *phrases, size_t n, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    if (p->table)
+        PSEG_FAIL(PSEG_R_UNSUPPORTED, 0, "a table of phrases has no tokens");
+    PSEG_REQUIRE(row >= 2 && row <= p->info.max_tokens, "row");
+    for (size_t i = 0; i < n; i++) {
+        int32_t *to = ids + i * row;
+
+        PSEG_TRY(
+            pseg_tokenize_phrase(to, &lens[i], &is_cut[i], p->tokenizer, row, phrases[i], err));
+        for (uint32_t k = lens[i]; k < row; k++)
+            to[k] = to[lens[i] - 1];
+    }
+out:
+    return rc;
+}

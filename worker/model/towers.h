@@ -96,6 +96,12 @@ typedef struct pseg_phrases_out {
     bool *is_cut;       /* [n]; or NULL */
 } pseg_phrases_out;
 
+/* Of n phrases, token ids [n, row] and how many each has, BOS and EOS included, at most row; is_cut
+ * where there were more. Behind a phrase's end: EOS again. Errors: PSEG_R_PROMPT_NOT_TEXT;
+ * PSEG_R_UNSUPPORTED of a table. */
+pseg_status pseg_phrases_tokens(int32_t *ids, uint32_t *lens, bool *is_cut, const pseg_phrases *p,
+                                uint32_t row, const char *const *phrases, size_t n, pseg_err *err);
+
 /* n of any size. Errors: PSEG_R_PROMPT_NOT_TEXT, PSEG_R_PROMPT_UNKNOWN, with err.field =
  * "prompts[i].text"; PSEG_R_INVALID_ARGUMENT (a phrase of more words than row); device errors. */
 pseg_status pseg_phrases_run(const pseg_phrases_out *out, pseg_phrases *p,

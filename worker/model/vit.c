@@ -95,6 +95,36 @@ static part_name layer_part(const naming *n, uint32_t i, const char *part)
     return out;
 }
 
+bool pseg_vit_part_name(char out[PSEG_SPEC_NAME], const pseg_vit_config *c, pseg_vit_names names,
+                        pseg_vit_part part, uint32_t i)
+{
+    const naming *n = naming_of(names, c->kind);
+    const char *const found[] = {n->cls,
+                                 n->pos,
+                                 n->regs,
+                                 n->patch,
+                                 n->norm,
+                                 n->norm1,
+                                 n->q,
+                                 n->k,
+                                 n->v,
+                                 n->out,
+                                 n->ls1,
+                                 n->norm2,
+                                 c->has_swiglu ? n->gate_in : n->fc1,
+                                 c->has_swiglu ? n->gate_out : n->fc2,
+                                 n->ls2};
+    const char *name = found[part];
+
+    if (!name)
+        out[0] = '\0';
+    else if (part >= PSEG_VIT_NORM1)
+        snprintf(out, PSEG_SPEC_NAME, "%s.%u.%s", n->layer, i, name);
+    else
+        snprintf(out, PSEG_SPEC_NAME, "%s", name);
+    return name;
+}
+
 static pseg_status layer_specs(pseg_specs *s, const pseg_vit_config *c, const naming *n, uint32_t i,
                                pseg_err *err)
 {

@@ -21,6 +21,29 @@ typedef enum pseg_vit_names { PSEG_VIT_NAMES_HF, PSEG_VIT_NAMES_TIMM } pseg_vit_
 pseg_status pseg_vit_specs(pseg_specs *out, const pseg_vit_config *c, pseg_vit_names names,
                            pseg_err *err);
 
+/* Where a part of the encoder is found: without .weight and .bias, but for those in capitals in the
+ * comment, which are the tensor's whole name. From NORM1 on: parts of block i. */
+typedef enum pseg_vit_part {
+    PSEG_VIT_CLS,  /* CLS */
+    PSEG_VIT_POS,  /* POS */
+    PSEG_VIT_REGS, /* REGS */
+    PSEG_VIT_PATCH,
+    PSEG_VIT_NORM,
+    PSEG_VIT_NORM1,
+    PSEG_VIT_Q,
+    PSEG_VIT_K,
+    PSEG_VIT_V,
+    PSEG_VIT_OUT,
+    PSEG_VIT_LS1, /* LS1 */
+    PSEG_VIT_NORM2,
+    PSEG_VIT_FC1, /* SwiGLU: the gate's */
+    PSEG_VIT_FC2,
+    PSEG_VIT_LS2, /* LS2 */
+} pseg_vit_part;
+/* False, and "", where names have no such part: timm's have one tensor for Q, K and V. */
+bool pseg_vit_part_name(char out[PSEG_SPEC_NAME], const pseg_vit_config *c, pseg_vit_names names,
+                        pseg_vit_part part, uint32_t i);
+
 /* Finds out prefix and names of the tensors in t; c->has_swiglu etc. say what to look for.
  * prefix: static. Errors: PSEG_R_MODEL_MISMATCH. */
 pseg_status pseg_vit_detect(const char **prefix, pseg_vit_names *names, const pseg_tensors *t,

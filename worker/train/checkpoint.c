@@ -91,6 +91,8 @@ static pseg_status declare(pseg_tensors_writer *w, const pseg_params *p, bool is
         for (size_t i = 0; i < pseg_params_count(p); i++) {
             const pseg_spec *s = &pseg_params_at(p, i)->spec;
 
+            if (pseg_params_at(p, i)->is_frozen)
+                continue;
             snprintf(name, sizeof name, "%s%s", parts[k].prefix, s->name);
             PSEG_TRY(pseg_tensors_writer_declare(w, name, s->rank, s->dims, err));
         }
@@ -107,6 +109,8 @@ static pseg_status write_part(pseg_tensors_writer *w, const pseg_params *p, cons
     for (size_t i = 0; i < pseg_params_count(p); i++) {
         size_t n = pseg_params_at(p, i)->plain;
 
+        if (pseg_params_at(p, i)->is_frozen)
+            continue;
         pseg_free(plain);
         plain = pseg_malloc(n * sizeof *plain);
         if (!plain)
@@ -125,7 +129,7 @@ pseg_status pseg_checkpoint_write(const char *path, const pseg_checkpoint *c,
 {
     pseg_status rc = PSEG_OK;
     const pseg_params *p = c->params;
-    float *host = pseg_malloc(pseg_params_elems(p) * sizeof *host);
+    float *host = pseg_malloc(pseg_params_all_elems(p) * sizeof *host);
     pseg_tensors_writer *w = NULL;
 
     if (!host)
@@ -210,6 +214,8 @@ static pseg_status check_tensors(pseg_weights *w, const pseg_params *p, pseg_err
             const pseg_spec *s = &pseg_params_at(p, i)->spec;
             char name[PSEG_SPEC_NAME + 16];
 
+            if (pseg_params_at(p, i)->is_frozen)
+                continue;
             snprintf(name, sizeof name, "%s%s", parts[k].prefix, s->name);
             PSEG_TRY(pseg_specs_add(&specs, s->rank, s->dims, err, "%s", name));
         }
@@ -235,7 +241,7 @@ pseg_status pseg_checkpoint_read(pseg_train_state *state, const char *path,
     PSEG_TRY(pseg_weights_from_tensors(&w, f, "", err));
     PSEG_TRY(check_tensors(w, params, err));
     for (size_t k = 0; k < n_parts(params, true); k++)
-        PSEG_TRY(pseg_params_load(params, s, parts[k].which, w, parts[k].prefix, err));
+        PSEG_TRY(pseg_params_load(params, s, parts[k].which, w, parts[k].prefix, "", false, err));
 out:
     pseg_weights_free(w);
     pseg_tensors_close(f);

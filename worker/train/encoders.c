@@ -1,9 +1,13 @@
 #include "worker/train/encoders.h"
 #include "common/base/alloc.h"
+#include "worker/model/interpolate.h"
+#include "worker/model/text.h"
 #include "worker/model/text_table.h"
 #include "worker/model/towers.h"
 #include "worker/model/vit.h"
+#include "worker/train/init.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define KEEP_BYTES ((size_t)512 << 20) /* of phrases; past it all are forgotten */
@@ -26,6 +30,8 @@ struct pseg_encoders {
     char vision_digest[PSEG_SHA256_HEX + 1];
     char *text_folder;
     pseg_text_shape shape;
+    pseg_clip_config clip;
+    const char *text_prefix; /* NULL: a table */
     pseg_store *store;
     pseg_vit *vit;
     pseg_phrases *phrases;
@@ -43,18 +49,21 @@ static pseg_status read_text(pseg_encoders *e, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_text_table *table = NULL;
-    pseg_clip_config c;
+    pseg_tensors *file = NULL;
 
     if (pseg_text_table_is(e->text_folder)) {
         PSEG_TRY(pseg_text_table_open(&table, e->text_folder, err));
         e->shape.dim = e->shape.hidden = pseg_text_table_dim(table);
         e->shape.is_table = true;
     } else {
-        PSEG_TRY(pseg_clip_config_read(&c, e->text_folder, err));
-        e->shape.dim = c.proj;
-        e->shape.hidden = c.hidden;
+        PSEG_TRY(pseg_clip_config_read(&e->clip, e->text_folder, err));
+        e->shape.dim = e->clip.proj;
+        e->shape.hidden = e->clip.hidden;
+        PSEG_TRY(pseg_tensors_open_folder(&file, e->text_folder, err));
+        PSEG_TRY(pseg_text_detect(&e->text_prefix, file, err));
     }
 out:
+    pseg_tensors_close(file);
     pseg_text_table_close(table);
     return rc;
 }
@@ -191,6 +200,156 @@ out:
 uint64_t pseg_encoders_bytes(const pseg_encoders *e)
 {
     return e->store ? pseg_store_weight_bytes(e->store) + pseg_store_activation_bytes(e->store) : 0;
+}
+
+/* ---- encoders in the graph ------------------------------------------------------------------- */
+
+pseg_status pseg_encoders_towers(pseg_train_towers *out, const pseg_encoders *e, bool has_vision,
+                                 bool has_text, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    if (has_text && !e->text_prefix)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "%s is a table of phrases: there is no text encoder to train", e->text_folder);
+    if (has_vision && !e->vision_file)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "there is no image encoder to train");
+    out->vision = has_vision ? &e->vit_config : NULL;
+    out->vision_names = e->names;
+    out->text = has_text ? &e->clip : NULL;
+    out->text_prefix = e->text_prefix;
+out:
+    return rc;
+}
+
+const char *pseg_encoders_text_folder(const pseg_encoders *e)
+{
+    return e->text_folder;
+}
+
+/* What a folder does not have as it is needed: positions at another grid, LoRA's matrices. */
+typedef struct filler {
+    const pseg_encoders *e;
+    const pseg_head_config *head;
+    const char *under, *pos;
+    float *positions; /* at the head's grid */
+    pseg_init init;
+} filler;
+
+static bool ends(const char *s, const char *with)
+{
+    size_t n = strlen(s), k = strlen(with);
+
+    return n >= k && strcmp(s + n - k, with) == 0;
+}
+
+static bool fill_in(void *ud, float *out, uint64_t n, const char *name)
+{
+    filler *f = ud;
+    char full[PSEG_SPEC_NAME + 16];
+
+    if (f->positions && strcmp(name, f->pos) == 0) {
+        memcpy(out, f->positions, n * sizeof *out);
+        return true;
+    }
+    if (ends(name, ".lora_b.weight")) {
+        memset(out, 0, n * sizeof *out);
+        return true;
+    }
+    if (!ends(name, ".lora_a.weight"))
+        return false;
+    snprintf(full, sizeof full, "%s%s", f->under, name);
+    pseg_init_fill(&f->init, out, n, full);
+    return true;
+}
+
+static pseg_status interpolate(filler *f, pseg_weights *w, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_vit_config *c = &f->e->vit_config;
+    const pseg_head_config *h = f->head;
+    size_t stored = (1 + (size_t)c->pos_h * c->pos_w) * c->hidden;
+    size_t needed = (1 + (size_t)h->gh * h->gw) * c->hidden;
+    float *given = pseg_malloc(stored * sizeof *given), *made = pseg_malloc(needed * sizeof *made);
+    pseg_values p;
+
+    if (!given || !made)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for position embeddings");
+    PSEG_TRY(pseg_weights_get(&p, w, stored, err, "%s", f->pos));
+    pseg_to_f32(given, p.data, p.type, stored);
+    memcpy(made, given, c->hidden * sizeof *made);
+    PSEG_TRY(pseg_interpolate_bicubic(made + c->hidden, h->gh, h->gw, given + c->hidden, c->pos_h,
+                                      c->pos_w, c->hidden, c->kind == PSEG_VIT_DINOV2_REG, err));
+    f->positions = made;
+    made = NULL;
+out:
+    pseg_free(given);
+    pseg_free(made);
+    return rc;
+}
+
+static pseg_status fill_vision(filler *f, pseg_params *params, pseg_stream *s, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_encoders *e = f->e;
+    const pseg_vit_config *c = &e->vit_config;
+    pseg_specs specs = {0};
+    pseg_weights *w = NULL;
+    char pos[PSEG_SPEC_NAME];
+
+    f->under = "vision.";
+    f->pos = pos;
+    pseg_vit_part_name(pos, c, e->names, PSEG_VIT_POS, 0);
+    PSEG_TRY(pseg_vit_specs(&specs, c, e->names, err));
+    PSEG_TRY(pseg_weights_from_tensors(&w, e->vision_file, e->vision_prefix, err));
+    PSEG_TRY(pseg_weights_check(w, &specs, err));
+    if (f->head->gh != c->pos_h || f->head->gw != c->pos_w)
+        PSEG_TRY(interpolate(f, w, err));
+    pseg_weights_overlay(w, fill_in, f);
+    PSEG_TRY(pseg_params_load(params, s, PSEG_PARAMS_VALUE, w, "", f->under, true, err));
+out:
+    pseg_free(f->positions);
+    f->positions = NULL;
+    pseg_specs_deinit(&specs);
+    pseg_weights_free(w);
+    return rc;
+}
+
+static pseg_status fill_text(filler *f, pseg_params *params, pseg_stream *s, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_encoders *e = f->e;
+    pseg_tensors *file = NULL;
+    pseg_specs specs = {0};
+    pseg_weights *w = NULL;
+
+    f->under = "text.";
+    PSEG_TRY(pseg_text_specs(&specs, &e->clip, e->text_prefix, err));
+    PSEG_TRY(pseg_tensors_open_folder(&file, e->text_folder, err));
+    PSEG_TRY(pseg_weights_from_tensors(&w, file, "", err));
+    PSEG_TRY(pseg_weights_check(w, &specs, err));
+    pseg_weights_overlay(w, fill_in, f);
+    PSEG_TRY(pseg_params_load(params, s, PSEG_PARAMS_VALUE, w, "", f->under, true, err));
+out:
+    pseg_specs_deinit(&specs);
+    pseg_weights_free(w);
+    pseg_tensors_close(file);
+    return rc;
+}
+
+pseg_status pseg_encoders_fill(pseg_encoders *e, pseg_params *params, pseg_stream *s,
+                               const pseg_train_towers *t, const pseg_head_config *head,
+                               const pseg_specs *specs, uint64_t seed, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    filler f = {.e = e, .head = head, .init = {seed, specs}};
+
+    if (t->vision)
+        PSEG_TRY(fill_vision(&f, params, s, err));
+    if (t->text)
+        PSEG_TRY(fill_text(&f, params, s, err));
+out:
+    return rc;
 }
 
 /* ---- images ---------------------------------------------------------------------------------- */
@@ -367,4 +526,10 @@ pseg_status pseg_encoders_phrases(pseg_encoded_text *out, pseg_encoders *e,
     }
 out:
     return rc;
+}
+
+pseg_status pseg_encoders_tokens(int32_t *ids, uint32_t *lens, bool *is_cut, const pseg_encoders *e,
+                                 uint32_t row, const char *const *phrases, size_t n, pseg_err *err)
+{
+    return pseg_phrases_tokens(ids, lens, is_cut, e->phrases, row, phrases, n, err);
 }

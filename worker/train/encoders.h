@@ -5,7 +5,7 @@
 #ifndef PSEG_TRAIN_ENCODERS_H
 #define PSEG_TRAIN_ENCODERS_H
 
-#include "worker/model/config.h"
+#include "worker/train/towers.h"
 
 typedef struct pseg_encoders pseg_encoders;
 
@@ -22,6 +22,18 @@ pseg_status pseg_encoders_open(pseg_encoders **out, pseg_cl *cl, const char *vis
 void pseg_encoders_close(pseg_encoders *e);                          /* NULL: nothing happens */
 const pseg_vit_config *pseg_encoders_vision(const pseg_encoders *e); /* NULL: there is none */
 const pseg_text_shape *pseg_encoders_text(const pseg_encoders *e);
+
+/* How the towers of a graph are made of these encoders: those that are asked for; the numbers in
+ * *out are the caller's. Errors: PSEG_R_CONFIG_INVALID (a table of phrases, or no image encoder).
+ */
+pseg_status pseg_encoders_towers(pseg_train_towers *out, const pseg_encoders *e, bool has_vision,
+                                 bool has_text, pseg_err *err);
+/* The towers' weights as their folders have them, positions at the head's grid, LoRA's as they
+ * begin (by seed). specs: those of the towers. Waits. */
+pseg_status pseg_encoders_fill(pseg_encoders *e, pseg_params *params, pseg_stream *s,
+                               const pseg_train_towers *t, const pseg_head_config *head,
+                               const pseg_specs *specs, uint64_t seed, pseg_err *err);
+const char *pseg_encoders_text_folder(const pseg_encoders *e); /* borrowed until close */
 
 /* Loads the weights for a head, max_images (0: none are encoded here) and max_phrases at once. s is
  * borrowed until close. */
@@ -48,5 +60,9 @@ typedef struct pseg_encoded_text {
  * pseg_phrases_run: a phrase that a table lacks among them. */
 pseg_status pseg_encoders_phrases(pseg_encoded_text *out, pseg_encoders *e,
                                   const char *const *phrases, size_t n, pseg_err *err);
+
+/* pseg_phrases_tokens of its text encoder. */
+pseg_status pseg_encoders_tokens(int32_t *ids, uint32_t *lens, bool *is_cut, const pseg_encoders *e,
+                                 uint32_t row, const char *const *phrases, size_t n, pseg_err *err);
 
 #endif

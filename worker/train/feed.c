@@ -13,7 +13,9 @@ struct pseg_feed {
     uint32_t *order;
     pseg_encoded_text *texts;
     float *text, *words, *target, *weight, *stats;
-    int32_t *key_len, *image_of;
+    int32_t *key_len, *image_of, *ids, *ends;
+    uint32_t *lens;
+    bool *is_cut;
     uint64_t n_cut;
 };
 
@@ -42,6 +44,14 @@ pseg_status pseg_feed_new(pseg_feed **out, pseg_train_head *head, pseg_encoders 
     f->stats = pseg_calloc(batch * PSEG_LOSS_STATS, sizeof *f->stats);
     f->key_len = pseg_calloc(batch, sizeof *f->key_len);
     f->image_of = pseg_calloc(batch, sizeof *f->image_of);
+    if (shape->towers && shape->towers->text) {
+        f->ids = pseg_calloc(batch * shape->towers->max_tokens, sizeof *f->ids);
+        f->ends = pseg_calloc(batch, sizeof *f->ends);
+        f->lens = pseg_calloc(batch, sizeof *f->lens);
+        f->is_cut = pseg_calloc(batch, sizeof *f->is_cut);
+        if (!f->ids || !f->ends || !f->lens || !f->is_cut)
+            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a batch of %zu", batch);
+    }
     if (!f->order || !f->texts || !f->text || !f->words || !f->target || !f->weight || !f->stats ||
         !f->key_len || !f->image_of)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a batch of %zu", batch);
@@ -66,7 +76,29 @@ void pseg_feed_free(pseg_feed *f)
     pseg_free(f->stats);
     pseg_free(f->key_len);
     pseg_free(f->image_of);
+    pseg_free(f->ids);
+    pseg_free(f->ends);
+    pseg_free(f->lens);
+    pseg_free(f->is_cut);
     pseg_free(f);
+}
+
+/* The pixels themselves, where the encoder is in the graph. */
+static pseg_status put_pixels(pseg_feed *f, const pseg_train_batch *b, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_view v = pseg_train_head_views(f->head)->images;
+    size_t one = 3 * (size_t)f->c.height * f->c.width, n = b->n_images;
+    size_t missing = f->shape.n_images - n;
+
+    PSEG_REQUIRE(b->pixels, "pixels");
+    PSEG_TRY(pseg_mem_write(f->s, v.mem, v.off * sizeof(float), b->pixels, n * one * sizeof(float),
+                            err));
+    if (missing)
+        PSEG_TRY(pseg_mem_zero(f->s, v.mem, (v.off + n * one) * sizeof(float),
+                               missing * one * sizeof(float), err));
+out:
+    return rc;
 }
 
 /* Images that are not there are zeros: their place may hold anything, a NaN too, from the pass
@@ -109,8 +141,13 @@ static void gather(pseg_feed *f, const pseg_train_batch *b, uint32_t group)
             const float *mask = b->target + i * f->pixels;
             float *to = f->target + i * f->pixels;
 
-            memcpy(f->text + i * dim, t->embed, dim * sizeof *f->text);
-            if (t->words) {
+            if (f->ids) {
+                words = f->c.has_word_tokens ? f->lens[i] - 1 : 0;
+                f->n_cut += f->is_cut[i];
+            } else {
+                memcpy(f->text + i * dim, t->embed, dim * sizeof *f->text);
+            }
+            if (!f->ids && t->words) {
                 words = t->n_tokens - 1;
                 f->n_cut += t->is_cut || words > room;
                 words = words < room ? words : room;
@@ -119,6 +156,9 @@ static void gather(pseg_feed *f, const pseg_train_batch *b, uint32_t group)
             for (size_t j = 0; j < f->pixels; j++)
                 to[j] = mask[f->order[j]];
         }
+        if (f->ids)
+            f->ends[i] =
+                (int32_t)(i * f->shape.towers->max_tokens + (is_there ? f->lens[i] - 1 : 0));
         f->key_len[i] = (int32_t)words + 3;
         f->image_of[i] = is_there ? (int32_t)b->image_of[i] : 0;
         f->weight[i] = is_there ? 1.0f / ((float)b->n_samples * (float)group) : 0;
@@ -139,11 +179,25 @@ pseg_status pseg_feed_put(pseg_feed *f, const pseg_train_batch *b, uint32_t grou
     PSEG_REQUIRE(b->n_images >= 1 && b->n_images <= f->shape.n_images && b->n_samples >= 1 &&
                      b->n_samples <= batch,
                  "batch");
-    PSEG_TRY(put_images(f, b, err));
-    PSEG_TRY(pseg_encoders_phrases(f->texts, f->e, b->phrases, b->n_samples, err));
+    if (v->images.mem)
+        PSEG_TRY(put_pixels(f, b, err));
+    else
+        PSEG_TRY(put_images(f, b, err));
+    if (f->ids) {
+        uint32_t row = f->shape.towers->max_tokens;
+        memset(f->ids, 0, batch * row * sizeof *f->ids);
+        PSEG_TRY(pseg_encoders_tokens(f->ids, f->lens, f->is_cut, f->e, row, b->phrases,
+                                      b->n_samples, err));
+    } else {
+        PSEG_TRY(pseg_encoders_phrases(f->texts, f->e, b->phrases, b->n_samples, err));
+    }
     gather(f, b, group);
     PSEG_TRY(put(f, v->text, f->text, batch * f->c.text_dim, err));
     PSEG_TRY(put(f, v->words, f->words, batch * (f->shape.max_prompt - 1) * f->c.text_hidden, err));
+    if (f->ids) {
+        PSEG_TRY(put(f, v->ids, f->ids, batch * f->shape.towers->max_tokens, err));
+        PSEG_TRY(put(f, v->ends, f->ends, batch, err));
+    }
     PSEG_TRY(put(f, v->target, f->target, batch * f->pixels, err));
     PSEG_TRY(put(f, v->weight, f->weight, batch, err));
     PSEG_TRY(put(f, v->key_len, f->key_len, batch, err));

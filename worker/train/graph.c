@@ -91,7 +91,7 @@ pseg_var pseg_graph_param(pseg_graph *g, const char *name)
     v = new_var(g, PSEG_VAR_PARAM, pseg_params_at(g->params, i)->elems, PSEG_NO_OP);
     if (v >= 0) {
         g->vars[v].param = i;
-        g->vars[v].has_grad = g->has_backward;
+        g->vars[v].has_grad = g->has_backward && !pseg_params_at(g->params, i)->is_frozen;
     }
     return v;
 }
@@ -102,9 +102,8 @@ void pseg_graph_keep(pseg_graph *g, pseg_var v)
         g->vars[v].is_kept = true;
 }
 
-/* Appends an operation and makes its output. An input that is missing where one is required has
- * been blamed already or is blamed here. */
-static pseg_var add_op(pseg_graph *g, pseg_graph_op op, uint32_t n_required, size_t elems)
+/* An input that is missing where one is required has been blamed already or is blamed here. */
+pseg_var pseg_graph_add_op(pseg_graph *g, pseg_graph_op op, uint32_t n_required, size_t elems)
 {
     void *items = g->ops;
     uint32_t number = (uint32_t)g->n_ops;
@@ -145,14 +144,14 @@ pseg_var pseg_graph_linear(pseg_graph *g, pseg_var x, pseg_var w, pseg_var b, ps
 
     if ((act != PSEG_ACT_NONE && act != PSEG_ACT_RELU) || (act == PSEG_ACT_RELU && res >= 0))
         blame(g, PSEG_R_INVALID_ARGUMENT, "a product with this activation");
-    return add_op(g, op, 2, rows * n);
+    return pseg_graph_add_op(g, op, 2, rows * n);
 }
 
 pseg_var pseg_graph_conv3(pseg_graph *g, pseg_var x, pseg_var w, pseg_var b, pseg_conv3 shape)
 {
     pseg_graph_op op = {.kind = PSEG_GRAPH_CONV3, .in = {x, w, b}, .n_in = 3, .u.conv3 = shape};
 
-    return add_op(g, op, 2, shape.batch * shape.h * shape.width * shape.n);
+    return pseg_graph_add_op(g, op, 2, shape.batch * shape.h * shape.width * shape.n);
 }
 
 pseg_var pseg_graph_layernorm(pseg_graph *g, pseg_var x, pseg_var w, pseg_var b, size_t rows,
@@ -163,7 +162,7 @@ pseg_var pseg_graph_layernorm(pseg_graph *g, pseg_var x, pseg_var w, pseg_var b,
                         .n_in = 3,
                         .u.layernorm = {.rows = rows, .c = c, .eps = eps, .act = act}};
 
-    return add_op(g, op, 3, rows * c);
+    return pseg_graph_add_op(g, op, 3, rows * c);
 }
 
 pseg_var pseg_graph_groupnorm(pseg_graph *g, pseg_var x, pseg_var w, pseg_var b,
@@ -172,7 +171,7 @@ pseg_var pseg_graph_groupnorm(pseg_graph *g, pseg_var x, pseg_var w, pseg_var b,
     pseg_graph_op op = {
         .kind = PSEG_GRAPH_GROUPNORM, .in = {x, w, b}, .n_in = 3, .u.groupnorm = shape};
 
-    return add_op(g, op, 3, shape.b_n * shape.hw * shape.c);
+    return pseg_graph_add_op(g, op, 3, shape.b_n * shape.hw * shape.c);
 }
 
 pseg_var pseg_graph_act(pseg_graph *g, pseg_var x, size_t elems, pseg_act act)
@@ -180,7 +179,7 @@ pseg_var pseg_graph_act(pseg_graph *g, pseg_var x, size_t elems, pseg_act act)
     pseg_graph_op op = {
         .kind = PSEG_GRAPH_ACT, .in = {x}, .n_in = 1, .u.act = {.elems = elems, .act = act}};
 
-    return add_op(g, op, 1, elems);
+    return pseg_graph_add_op(g, op, 1, elems);
 }
 
 pseg_var pseg_graph_add(pseg_graph *g, pseg_var x, pseg_var y, size_t batch, size_t n, size_t c,
@@ -191,7 +190,7 @@ pseg_var pseg_graph_add(pseg_graph *g, pseg_var x, pseg_var y, size_t batch, siz
                         .n_in = 2,
                         .u.add = {.batch = batch, .n = n, .c = c, .y_repeats = y_repeats}};
 
-    return add_op(g, op, 2, batch * n * c);
+    return pseg_graph_add_op(g, op, 2, batch * n * c);
 }
 
 pseg_var pseg_graph_attention(pseg_graph *g, pseg_var q, pseg_var k, pseg_var v, pseg_var key_len,
@@ -216,17 +215,25 @@ pseg_var pseg_graph_attention(pseg_graph *g, pseg_var q, pseg_var k, pseg_var v,
                                         .out_batch = n_q * row,
                                         .scale = 1.0f / sqrtf((float)d)}};
 
-    return add_op(g, op, 3, batch * n_q * row);
+    return pseg_graph_add_op(g, op, 3, batch * n_q * row);
+}
+
+pseg_var pseg_graph_rows(pseg_graph *g, pseg_var x, size_t batch, size_t t, size_t c, size_t row,
+                         size_t n)
+{
+    pseg_graph_op op = {.kind = PSEG_GRAPH_ROWS,
+                        .in = {x},
+                        .n_in = 1,
+                        .u.rows = {.batch = batch, .t = t, .c = c, .row = row, .n = n}};
+
+    if (row + n > t)
+        blame(g, PSEG_R_INVALID_ARGUMENT, "rows that a sample has not");
+    return pseg_graph_add_op(g, op, 1, batch * n * c);
 }
 
 pseg_var pseg_graph_row(pseg_graph *g, pseg_var x, size_t batch, size_t t, size_t c, size_t row)
 {
-    pseg_graph_op op = {.kind = PSEG_GRAPH_ROW,
-                        .in = {x},
-                        .n_in = 1,
-                        .u.rows = {.batch = batch, .t = t, .c = c, .row = row}};
-
-    return add_op(g, op, 1, batch * c);
+    return pseg_graph_rows(g, x, batch, t, c, row, 1);
 }
 
 pseg_var pseg_graph_repeat(pseg_graph *g, pseg_var x, size_t times, size_t n)
@@ -234,7 +241,7 @@ pseg_var pseg_graph_repeat(pseg_graph *g, pseg_var x, size_t times, size_t n)
     pseg_graph_op op = {
         .kind = PSEG_GRAPH_REPEAT, .in = {x}, .n_in = 1, .u.rows = {.batch = times, .c = n}};
 
-    return add_op(g, op, 1, times * n);
+    return pseg_graph_add_op(g, op, 1, times * n);
 }
 
 pseg_var pseg_graph_gather(pseg_graph *g, pseg_var x, pseg_var idx, size_t rows, size_t n_x,
@@ -245,7 +252,7 @@ pseg_var pseg_graph_gather(pseg_graph *g, pseg_var x, pseg_var idx, size_t rows,
                         .n_in = 2,
                         .u.rows = {.batch = rows, .c = c, .n_x = n_x}};
 
-    return add_op(g, op, 2, rows * c);
+    return pseg_graph_add_op(g, op, 2, rows * c);
 }
 
 pseg_var pseg_graph_stack(pseg_graph *g, const pseg_graph_piece *parts, size_t n, size_t batch,
@@ -264,7 +271,7 @@ pseg_var pseg_graph_stack(pseg_graph *g, const pseg_graph_piece *parts, size_t n
         op.u.stack.repeats[i] = parts[i].repeats;
         op.u.stack.t += parts[i].rows;
     }
-    return add_op(g, op, (uint32_t)n, batch * op.u.stack.t * c);
+    return pseg_graph_add_op(g, op, (uint32_t)n, batch * op.u.stack.t * c);
 }
 
 pseg_var pseg_graph_maskdot(pseg_graph *g, pseg_var q, pseg_var x, size_t batch, size_t n, size_t c)
@@ -274,7 +281,7 @@ pseg_var pseg_graph_maskdot(pseg_graph *g, pseg_var q, pseg_var x, size_t batch,
                         .n_in = 2,
                         .u.maskdot = {.batch = batch, .n = n, .c = c}};
 
-    return add_op(g, op, 2, batch * n);
+    return pseg_graph_add_op(g, op, 2, batch * n);
 }
 
 pseg_var pseg_graph_mask_loss(pseg_graph *g, pseg_var logits, pseg_var target, pseg_var weight,
@@ -284,7 +291,7 @@ pseg_var pseg_graph_mask_loss(pseg_graph *g, pseg_var logits, pseg_var target, p
                         .in = {logits, target, weight, iou},
                         .n_in = 4,
                         .u.loss = {.batch = batch, .n = n, .w = w}};
-    pseg_var out = add_op(g, op, 4, batch * PSEG_LOSS_STATS);
+    pseg_var out = pseg_graph_add_op(g, op, 4, batch * PSEG_LOSS_STATS);
 
     pseg_graph_keep(g, out);
     if (out >= 0)
@@ -306,6 +313,9 @@ bool pseg_graph_reads(const pseg_graph *g, const pseg_graph_op *op, uint32_t i)
     case PSEG_GRAPH_MASKDOT:
     case PSEG_GRAPH_LOSS:
     case PSEG_GRAPH_ACT:
+    case PSEG_GRAPH_SWIGLU:
+    case PSEG_GRAPH_L2NORM:
+    case PSEG_GRAPH_SCALE:
         return true;
     case PSEG_GRAPH_GATHER:
         return i == 1;

@@ -17,7 +17,8 @@
  *     pseg_graph_backward(g, s, &err);                    // adds to the parameters' gradients
  *
  * To add an operation: its kind and arguments in graph_parts.h, what it keeps for its gradient in
- * graph_build.c, its two directions in graph_run.c. An object of one thread. */
+ * graph.c, its two directions in graph_run.c, or all three in graph_encoder.c. An object of one
+ * thread. */
 #ifndef PSEG_TRAIN_GRAPH_H
 #define PSEG_TRAIN_GRAPH_H
 
@@ -62,7 +63,13 @@ pseg_var pseg_graph_add(pseg_graph *g, pseg_var x, pseg_var y, size_t batch, siz
  * [batch], or none. */
 pseg_var pseg_graph_attention(pseg_graph *g, pseg_var q, pseg_var k, pseg_var v, pseg_var key_len,
                               size_t batch, size_t heads, size_t d, size_t n_q, size_t n_k);
-/* Row `row` of each sample: x [batch, t, c] to [batch, c]. */
+/* The same under a causal mask, as many keys as queries. */
+pseg_var pseg_graph_causal_attention(pseg_graph *g, pseg_var q, pseg_var k, pseg_var v,
+                                     size_t batch, size_t heads, size_t d, size_t n);
+/* n rows of each sample from `row` on: x [batch, t, c] to [batch, n, c]. */
+pseg_var pseg_graph_rows(pseg_graph *g, pseg_var x, size_t batch, size_t t, size_t c, size_t row,
+                         size_t n);
+/* One of them: [batch, c]. */
 pseg_var pseg_graph_row(pseg_graph *g, pseg_var x, size_t batch, size_t t, size_t c, size_t row);
 /* x [n], times over: [times, n]. */
 pseg_var pseg_graph_repeat(pseg_graph *g, pseg_var x, size_t times, size_t n);
@@ -81,6 +88,18 @@ pseg_var pseg_graph_stack(pseg_graph *g, const pseg_graph_piece *parts, size_t n
 /* x [batch, n, c] . q [batch, c]: [batch, n]. */
 pseg_var pseg_graph_maskdot(pseg_graph *g, pseg_var q, pseg_var x, size_t batch, size_t n,
                             size_t c);
+/* Images [batch, channels, gh*p, gw*p] to patches [batch * gh*gw, channels*p*p]; x is an input. */
+pseg_var pseg_graph_patches(pseg_graph *g, pseg_var x, size_t batch, size_t channels, size_t gh,
+                            size_t gw, size_t p);
+/* ViT's tokens (ops.h): shape has batch, n_patches, n_regs and c; regs: none without registers. */
+pseg_var pseg_graph_tokens(pseg_graph *g, pseg_var patch, pseg_var cls, pseg_var regs, pseg_var pos,
+                           pseg_tokens shape);
+/* x [rows, 2c] to [rows, c]. */
+pseg_var pseg_graph_swiglu(pseg_graph *g, pseg_var x, size_t rows, size_t c);
+/* Rows of c divided by their length, at least eps. */
+pseg_var pseg_graph_l2norm(pseg_graph *g, pseg_var x, size_t rows, size_t c, float eps);
+/* Each row of x [rows, c] times s [c], element by element: LayerScale. */
+pseg_var pseg_graph_scale(pseg_graph *g, pseg_var x, pseg_var s, size_t rows, size_t c);
 /* The loss; kernels.h has the formulas. logits and target: [batch, n]; iou: [batch], before the
  * sigmoid; weight: an input [batch]. Returns what is told of each sample, [batch,
  * PSEG_LOSS_STATS], kept. Backward begins here. */

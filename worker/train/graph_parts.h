@@ -15,12 +15,17 @@ typedef enum pseg_graph_kind {
     PSEG_GRAPH_ACT,       /* x */
     PSEG_GRAPH_ADD,       /* x, y */
     PSEG_GRAPH_ATTENTION, /* q, k, v, key_len */
-    PSEG_GRAPH_ROW,       /* x */
+    PSEG_GRAPH_ROWS,      /* x */
     PSEG_GRAPH_REPEAT,    /* x */
     PSEG_GRAPH_GATHER,    /* x, idx */
     PSEG_GRAPH_STACK,     /* parts */
     PSEG_GRAPH_MASKDOT,   /* q, x */
     PSEG_GRAPH_LOSS,      /* logits, target, weight, iou */
+    PSEG_GRAPH_PATCHES,   /* pixels */
+    PSEG_GRAPH_TOKENS,    /* patch, cls, regs, pos */
+    PSEG_GRAPH_SWIGLU,    /* x */
+    PSEG_GRAPH_L2NORM,    /* x */
+    PSEG_GRAPH_SCALE,     /* x, s */
 } pseg_graph_kind;
 
 typedef struct pseg_graph_op {
@@ -43,8 +48,8 @@ typedef struct pseg_graph_op {
             pseg_act act;
         } act;
         struct {
-            size_t batch, t, c, row, n_x;
-        } rows; /* row, repeat, gather */
+            size_t batch, t, c, row, n, n_x;
+        } rows; /* rows, repeat, gather */
         struct {
             size_t batch, c, t, rows[PSEG_GRAPH_MAX_PARTS];
             bool repeats[PSEG_GRAPH_MAX_PARTS];
@@ -56,6 +61,14 @@ typedef struct pseg_graph_op {
             size_t batch, n;
             pseg_loss_weights w;
         } loss;
+        struct {
+            size_t batch, channels, gh, gw, p;
+        } patches;
+        pseg_tokens tokens;
+        struct {
+            size_t rows, c;
+            float eps;
+        } flat; /* swiglu, l2norm, scale */
     } u;
 } pseg_graph_op;
 
@@ -88,6 +101,20 @@ struct pseg_graph {
     pseg_mem *mem;
     uint64_t bytes, unshared;
 };
+
+/* The operations of graph_encoder.c: both directions of those that run.c does not know. */
+pseg_status pseg_graph_forward_encoder(const pseg_graph *g, pseg_stream *s, const pseg_graph_op *op,
+                                       pseg_err *err);
+pseg_status pseg_graph_backward_encoder(pseg_graph *g, pseg_stream *s, const pseg_graph_op *op,
+                                        pseg_err *err);
+
+/* Appends an operation and makes its output of `elems` numbers. The first n_required inputs must be
+ * there. */
+pseg_var pseg_graph_add_op(pseg_graph *g, pseg_graph_op op, uint32_t n_required, size_t elems);
+/* Of a made tensor, or of a parameter. */
+pseg_view pseg_graph_grad_view(const pseg_graph *g, pseg_var v);
+/* Where the gradient of v goes, the first time or once more; PSEG_NO_GRAD if none is wanted. */
+pseg_grad pseg_graph_wanted(pseg_graph *g, pseg_var v);
 
 /* Does the gradient of op read the value of its input i? */
 bool pseg_graph_reads(const pseg_graph *g, const pseg_graph_op *op, uint32_t i);

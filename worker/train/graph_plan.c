@@ -26,6 +26,8 @@ static uint32_t shares(const pseg_graph_op *op)
     case PSEG_GRAPH_LAYERNORM:
     case PSEG_GRAPH_GROUPNORM:
     case PSEG_GRAPH_ACT:
+    case PSEG_GRAPH_L2NORM:
+    case PSEG_GRAPH_SCALE:
         return 0;
     default:
         return pseg_graph_passes(op);

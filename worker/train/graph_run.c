@@ -18,8 +18,7 @@ pseg_view pseg_graph_view(const pseg_graph *g, pseg_var v)
     return value(g, v);
 }
 
-/* Of a made tensor, or of a parameter. */
-static pseg_view grad_view(const pseg_graph *g, pseg_var v)
+pseg_view pseg_graph_grad_view(const pseg_graph *g, pseg_var v)
 {
     const pseg_graph_var *x = &g->vars[v];
 
@@ -27,22 +26,21 @@ static pseg_view grad_view(const pseg_graph *g, pseg_var v)
                                      : pseg_view_of(g->mem, g->vars[x->grad_as].grad_off);
 }
 
-/* Where the gradient of v goes, the first time or once more. */
-static pseg_grad wanted(pseg_graph *g, pseg_var v)
+pseg_grad pseg_graph_wanted(pseg_graph *g, pseg_var v)
 {
     if (!pseg_graph_wants(g, v))
         return PSEG_NO_GRAD;
     pseg_graph_var *x = &g->vars[v];
     bool add = x->kind == PSEG_VAR_PARAM || x->is_grad_begun;
     x->is_grad_begun = true;
-    return (pseg_grad){grad_view(g, v), add};
+    return (pseg_grad){pseg_graph_grad_view(g, v), add};
 }
 
 /* The same for an input that the output's gradient passes to as it is: nothing is to be done where
  * both are one. */
 static pseg_grad wanted_as(pseg_graph *g, pseg_var v, pseg_var out)
 {
-    pseg_grad d = wanted(g, v);
+    pseg_grad d = pseg_graph_wanted(g, v);
 
     if (d.v.mem && !d.add && g->vars[v].kind == PSEG_VAR_MADE &&
         g->vars[v].grad_as == g->vars[out].grad_as)
@@ -199,10 +197,10 @@ static pseg_status forward(const pseg_graph *g, pseg_stream *s, const pseg_graph
         pseg_attention a = attention_of(g, op);
         return pseg_op_attention(s, &a, err);
     }
-    case PSEG_GRAPH_ROW:
-        return pseg_op_copy(s, pseg_block_of(to, c, c),
+    case PSEG_GRAPH_ROWS:
+        return pseg_op_copy(s, pseg_block_of(to, op->u.rows.n * c, c),
                             pseg_block_of(pseg_view_at(x, op->u.rows.row * c), op->u.rows.t * c, c),
-                            op->u.rows.batch, 1, c, 1, err);
+                            op->u.rows.batch, op->u.rows.n, c, 1, err);
     case PSEG_GRAPH_REPEAT:
         return pseg_op_copy(s, pseg_block_of(to, 0, c), pseg_block_of(x, 0, 0), 1, op->u.rows.batch,
                             c, 1, err);
@@ -219,8 +217,9 @@ static pseg_status forward(const pseg_graph *g, pseg_stream *s, const pseg_graph
         pseg_mask_loss a = loss_of(g, op);
         return pseg_train_loss(s, &a, err);
     }
+    default:
+        return pseg_graph_forward_encoder(g, s, op, err);
     }
-    return PSEG_OK;
 }
 
 /* ---- backward -------------------------------------------------------------------------------- */
@@ -230,7 +229,7 @@ static pseg_status linear_back(pseg_graph *g, pseg_stream *s, const pseg_graph_o
 {
     pseg_status rc = PSEG_OK;
     pseg_gemm a = linear_of(g, op);
-    pseg_gemm_grads d = {.out = grad_view(g, op->out)};
+    pseg_gemm_grads d = {.out = pseg_graph_grad_view(g, op->out)};
 
     if (a.act == PSEG_ACT_RELU) {
         PSEG_TRY(pseg_op_act_backward(s, pseg_grad_set(d.out), d.out, a.out, a.m * a.n,
@@ -238,9 +237,9 @@ static pseg_status linear_back(pseg_graph *g, pseg_stream *s, const pseg_graph_o
         a.act = PSEG_ACT_NONE;
     }
     d.res = wanted_as(g, op->in[3], op->out);
-    d.a = wanted(g, op->in[0]);
-    d.w = wanted(g, op->in[1]);
-    d.bias = wanted(g, op->in[2]);
+    d.a = pseg_graph_wanted(g, op->in[0]);
+    d.w = pseg_graph_wanted(g, op->in[1]);
+    d.bias = pseg_graph_wanted(g, op->in[2]);
     PSEG_TRY(pseg_op_gemm_backward(s, &a, &d, err));
 out:
     return rc;
@@ -249,20 +248,20 @@ out:
 static pseg_status conv3_back(pseg_graph *g, pseg_stream *s, const pseg_graph_op *op, pseg_err *err)
 {
     pseg_conv3 a = conv3_of(g, op);
-    pseg_conv3_grads d = {.out = grad_view(g, op->out),
-                          .x = wanted(g, op->in[0]),
-                          .w = wanted(g, op->in[1]),
-                          .bias = wanted(g, op->in[2])};
+    pseg_conv3_grads d = {.out = pseg_graph_grad_view(g, op->out),
+                          .x = pseg_graph_wanted(g, op->in[0]),
+                          .w = pseg_graph_wanted(g, op->in[1]),
+                          .bias = pseg_graph_wanted(g, op->in[2])};
 
     return pseg_op_conv3_backward(s, &a, &d, err);
 }
 
 static pseg_norm_grads norm_grads(pseg_graph *g, const pseg_graph_op *op)
 {
-    return (pseg_norm_grads){.out = grad_view(g, op->out),
-                             .x = wanted(g, op->in[0]),
-                             .w = wanted(g, op->in[1]),
-                             .b = wanted(g, op->in[2])};
+    return (pseg_norm_grads){.out = pseg_graph_grad_view(g, op->out),
+                             .x = pseg_graph_wanted(g, op->in[0]),
+                             .w = pseg_graph_wanted(g, op->in[1]),
+                             .b = pseg_graph_wanted(g, op->in[2])};
 }
 
 /* The gradient of y first: where x's is the output's own, nothing has been added to it yet. */
@@ -270,7 +269,8 @@ static pseg_status add_back(pseg_graph *g, pseg_stream *s, const pseg_graph_op *
 {
     pseg_status rc = PSEG_OK;
     pseg_add a = add_of(g, op);
-    pseg_add_grads y = {.out = grad_view(g, op->out), .y = wanted(g, op->in[1])};
+    pseg_add_grads y = {.out = pseg_graph_grad_view(g, op->out),
+                        .y = pseg_graph_wanted(g, op->in[1])};
     pseg_add_grads x = {.out = y.out};
 
     if (y.y.v.mem)
@@ -282,18 +282,18 @@ out:
     return rc;
 }
 
-static pseg_status row_back(pseg_graph *g, pseg_stream *s, const pseg_graph_op *op, pseg_err *err)
+static pseg_status rows_back(pseg_graph *g, pseg_stream *s, const pseg_graph_op *op, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    size_t c = op->u.rows.c, t = op->u.rows.t, batch = op->u.rows.batch;
-    pseg_grad d = wanted(g, op->in[0]);
+    size_t c = op->u.rows.c, t = op->u.rows.t, n = op->u.rows.n, batch = op->u.rows.batch;
+    pseg_grad d = pseg_graph_wanted(g, op->in[0]);
 
     if (!d.add)
         PSEG_TRY(
             pseg_mem_zero(s, d.v.mem, d.v.off * sizeof(float), batch * t * c * sizeof(float), err));
-    PSEG_TRY(pseg_op_copy_backward(s, pseg_block_of(grad_view(g, op->out), c, c),
+    PSEG_TRY(pseg_op_copy_backward(s, pseg_block_of(pseg_graph_grad_view(g, op->out), n * c, c),
                                    pseg_block_of(pseg_view_at(d.v, op->u.rows.row * c), t * c, c),
-                                   true, batch, 1, c, 1, err));
+                                   true, batch, n, c, 1, err));
 out:
     return rc;
 }
@@ -302,11 +302,11 @@ static pseg_status stack_back(pseg_graph *g, pseg_stream *s, const pseg_graph_op
 {
     pseg_status rc = PSEG_OK;
     size_t c = op->u.stack.c, at = 0;
-    pseg_view out = grad_view(g, op->out);
+    pseg_view out = pseg_graph_grad_view(g, op->out);
 
     for (uint32_t i = 0; i < op->n_in; i++) {
         size_t rows = op->u.stack.rows[i];
-        pseg_grad d = wanted(g, op->in[i]);
+        pseg_grad d = pseg_graph_wanted(g, op->in[i]);
 
         if (d.v.mem)
             PSEG_TRY(pseg_op_copy_backward(
@@ -323,10 +323,10 @@ static pseg_status attention_back(pseg_graph *g, pseg_stream *s, const pseg_grap
                                   pseg_err *err)
 {
     pseg_attention a = attention_of(g, op);
-    pseg_attention_grads d = {.out = grad_view(g, op->out),
-                              .q = wanted(g, op->in[0]),
-                              .k = wanted(g, op->in[1]),
-                              .v = wanted(g, op->in[2])};
+    pseg_attention_grads d = {.out = pseg_graph_grad_view(g, op->out),
+                              .q = pseg_graph_wanted(g, op->in[0]),
+                              .k = pseg_graph_wanted(g, op->in[1]),
+                              .v = pseg_graph_wanted(g, op->in[2])};
 
     return pseg_op_attention_backward(s, &a, &d, err);
 }
@@ -334,7 +334,7 @@ static pseg_status attention_back(pseg_graph *g, pseg_stream *s, const pseg_grap
 static pseg_status loss_back(pseg_graph *g, pseg_stream *s, const pseg_graph_op *op, pseg_err *err)
 {
     pseg_mask_loss a = loss_of(g, op);
-    pseg_grad logits = wanted(g, op->in[0]), iou = wanted(g, op->in[3]);
+    pseg_grad logits = pseg_graph_wanted(g, op->in[0]), iou = pseg_graph_wanted(g, op->in[3]);
 
     if (!logits.v.mem || !iou.v.mem || logits.add || iou.add)
         return pseg_err_set(err, PSEG_R_INTERNAL, 0, PSEG_HERE, "a loss of what is not trained");
@@ -359,38 +359,41 @@ static pseg_status backward(pseg_graph *g, pseg_stream *s, const pseg_graph_op *
         return pseg_op_groupnorm_backward(s, &a, &d, err);
     }
     case PSEG_GRAPH_ACT:
-        return pseg_op_act_backward(s, wanted(g, op->in[0]), grad_view(g, op->out),
-                                    value(g, op->in[0]), op->u.act.elems, op->u.act.act, err);
+        return pseg_op_act_backward(s, pseg_graph_wanted(g, op->in[0]),
+                                    pseg_graph_grad_view(g, op->out), value(g, op->in[0]),
+                                    op->u.act.elems, op->u.act.act, err);
     case PSEG_GRAPH_ADD:
         return add_back(g, s, op, err);
     case PSEG_GRAPH_ATTENTION:
         return attention_back(g, s, op, err);
-    case PSEG_GRAPH_ROW:
-        return row_back(g, s, op, err);
+    case PSEG_GRAPH_ROWS:
+        return rows_back(g, s, op, err);
     case PSEG_GRAPH_REPEAT: {
-        pseg_grad d = wanted(g, op->in[0]);
+        pseg_grad d = pseg_graph_wanted(g, op->in[0]);
         size_t c = op->u.rows.c;
-        return pseg_op_copy_backward(s, pseg_block_of(grad_view(g, op->out), 0, c),
+        return pseg_op_copy_backward(s, pseg_block_of(pseg_graph_grad_view(g, op->out), 0, c),
                                      pseg_block_of(d.v, 0, 0), d.add, 1, op->u.rows.batch, c, 1,
                                      err);
     }
     case PSEG_GRAPH_GATHER: {
         pseg_gather a = gather_of(g, op);
-        pseg_gather_grads d = {.out = grad_view(g, op->out), .x = wanted(g, op->in[0])};
+        pseg_gather_grads d = {.out = pseg_graph_grad_view(g, op->out),
+                               .x = pseg_graph_wanted(g, op->in[0])};
         return pseg_op_gather_backward(s, &a, &d, err);
     }
     case PSEG_GRAPH_STACK:
         return stack_back(g, s, op, err);
     case PSEG_GRAPH_MASKDOT: {
-        pseg_grad q = wanted(g, op->in[0]), x = wanted(g, op->in[1]);
-        return pseg_op_maskdot_backward(s, q, x, grad_view(g, op->out), value(g, op->in[0]),
-                                        value(g, op->in[1]), op->u.maskdot.batch, 1,
-                                        op->u.maskdot.n, op->u.maskdot.c, err);
+        pseg_grad q = pseg_graph_wanted(g, op->in[0]), x = pseg_graph_wanted(g, op->in[1]);
+        return pseg_op_maskdot_backward(
+            s, q, x, pseg_graph_grad_view(g, op->out), value(g, op->in[0]), value(g, op->in[1]),
+            op->u.maskdot.batch, 1, op->u.maskdot.n, op->u.maskdot.c, err);
     }
     case PSEG_GRAPH_LOSS:
         return loss_back(g, s, op, err);
+    default:
+        return pseg_graph_backward_encoder(g, s, op, err);
     }
-    return PSEG_OK;
 }
 
 /* ---- both ------------------------------------------------------------------------------------ */

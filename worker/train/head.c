@@ -245,7 +245,7 @@ static pseg_var build_mlp(const builder *b, const char *prefix, pseg_var q, size
 /* ---- all of it ------------------------------------------------------------------------------- */
 
 typedef struct inputs {
-    pseg_var taps[PSEG_MAX_TAPS], image_of, text, words, target, weight;
+    pseg_var taps[PSEG_MAX_TAPS], image_of, text, words, target, weight, images, ids, ends;
     pseg_var logits, iou, stats;
 } inputs;
 
@@ -258,14 +258,20 @@ static pseg_var build_tokens(const builder *b, inputs *in)
     };
     size_t n = 3;
 
-    in->text = pseg_graph_input(b->g, batch * b->c->text_dim);
+    pseg_var text = PSEG_NO_VAR, word = PSEG_NO_VAR;
+
+    if (b->s->towers && b->s->towers->text) {
+        pseg_train_text_build(b->g, b->s->towers, b->s->batch, &in->ids, &in->ends, &text, &word);
+    } else {
+        text = in->text = pseg_graph_input(b->g, batch * b->c->text_dim);
+        if (b->c->has_word_tokens)
+            word = in->words = pseg_graph_input(b->g, batch * words * b->c->text_hidden);
+    }
     parts[2] = (pseg_graph_piece){
-        linear(b->g, "text_proj", in->text, PSEG_NO_VAR, batch, c, b->c->text_dim, PSEG_ACT_NONE),
-        1, false};
-    in->words = PSEG_NO_VAR;
+        linear(b->g, "text_proj", text, PSEG_NO_VAR, batch, c, b->c->text_dim, PSEG_ACT_NONE), 1,
+        false};
     if (b->c->has_word_tokens) {
-        in->words = pseg_graph_input(b->g, batch * words * b->c->text_hidden);
-        parts[n++] = (pseg_graph_piece){linear(b->g, "text_token_proj", in->words, PSEG_NO_VAR,
+        parts[n++] = (pseg_graph_piece){linear(b->g, "text_token_proj", word, PSEG_NO_VAR,
                                                batch * words, c, b->c->text_hidden, PSEG_ACT_NONE),
                                         words, false};
     }
@@ -275,15 +281,18 @@ static pseg_var build_tokens(const builder *b, inputs *in)
 static void build(builder *b, inputs *in, size_t pixels)
 {
     size_t c = b->c->dim, batch = b->s->batch, last = b->c->upsample[b->c->n_upsample - 1];
-    pseg_var q, k, mask;
+    pseg_var q, k, mask, taps[PSEG_MAX_TAPS];
 
-    for (uint32_t i = 0; i < b->c->n_taps; i++)
-        in->taps[i] = pseg_graph_input(b->g, b->s->n_images * b->places * b->c->vision_dim);
+    if (b->s->towers && b->s->towers->vision)
+        pseg_train_vision_build(b->g, b->s->towers, b->c, b->s->n_images, &in->images, taps);
+    else
+        for (uint32_t i = 0; i < b->c->n_taps; i++)
+            taps[i] = in->taps[i] =
+                pseg_graph_input(b->g, b->s->n_images * b->places * b->c->vision_dim);
     b->key_len = pseg_graph_input(b->g, batch);
     in->target = pseg_graph_input(b->g, batch * pixels);
     in->weight = pseg_graph_input(b->g, batch);
-    k = build_neck(b, in->taps);
-    in->image_of = PSEG_NO_VAR;
+    k = build_neck(b, taps);
     if (b->s->n_images != batch) {
         in->image_of = pseg_graph_input(b->g, batch);
         k = pseg_graph_gather(b->g, k, in->image_of, batch, b->s->n_images, b->places * c);
@@ -309,6 +318,9 @@ static void find_views(pseg_train_head *h, const builder *b, const inputs *in)
 
     for (uint32_t i = 0; i < h->c.n_taps; i++)
         v->taps[i] = pseg_graph_view(h->g, in->taps[i]);
+    v->images = pseg_graph_view(h->g, in->images);
+    v->ids = pseg_graph_view(h->g, in->ids);
+    v->ends = pseg_graph_view(h->g, in->ends);
     v->image_of = pseg_graph_view(h->g, in->image_of);
     v->text = pseg_graph_view(h->g, in->text);
     v->words = pseg_graph_view(h->g, in->words);
@@ -334,6 +346,9 @@ pseg_status pseg_train_head_new(pseg_train_head **out, pseg_cl *cl, const pseg_p
                  "batch");
     PSEG_REQUIRE(c->has_word_tokens ? shape->max_prompt >= 2 : shape->max_prompt == 1,
                  "max_prompt");
+    PSEG_REQUIRE(!shape->towers || !shape->towers->text || !c->has_word_tokens ||
+                     shape->towers->max_tokens == shape->max_prompt,
+                 "max_tokens");
     h = pseg_calloc(1, sizeof *h);
     if (!h)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a training graph");
@@ -346,6 +361,14 @@ pseg_status pseg_train_head_new(pseg_train_head **out, pseg_cl *cl, const pseg_p
     b.t = 2 + (size_t)shape->max_prompt;
     b.rows = shape->batch * b.t;
     b.keys = shape->batch * h->places;
+    in = (inputs){.image_of = PSEG_NO_VAR,
+                  .text = PSEG_NO_VAR,
+                  .words = PSEG_NO_VAR,
+                  .images = PSEG_NO_VAR,
+                  .ids = PSEG_NO_VAR,
+                  .ends = PSEG_NO_VAR};
+    for (uint32_t i = 0; i < PSEG_MAX_TAPS; i++)
+        in.taps[i] = PSEG_NO_VAR;
     build(&b, &in, h->pixels);
     PSEG_TRY(pseg_graph_plan(h->g, err));
     find_views(h, &b, &in);

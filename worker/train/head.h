@@ -10,6 +10,7 @@
 
 #include "worker/model/config.h"
 #include "worker/train/graph.h"
+#include "worker/train/towers.h"
 
 typedef struct pseg_train_head pseg_train_head;
 
@@ -20,12 +21,13 @@ typedef struct pseg_train_shape {
     uint32_t max_prompt; /* 1 if the decoder takes pooled text alone; else 2 .. */
     bool has_backward;
     pseg_loss_weights loss;
+    const pseg_train_towers *towers; /* encoders that are in the graph too; borrowed; or NULL */
 } pseg_train_shape;
 
 /* The tensors of neck and decoder. */
 pseg_status pseg_train_head_specs(pseg_specs *out, const pseg_head_config *c, pseg_err *err);
 
-/* params: of these tensors, borrowed until free. */
+/* params: of these tensors, and of the towers', borrowed until free. */
 pseg_status pseg_train_head_new(pseg_train_head **out, pseg_cl *cl, const pseg_params *params,
                                 const pseg_head_config *c, const pseg_train_shape *shape,
                                 pseg_err *err);
@@ -37,12 +39,16 @@ typedef struct pseg_train_views {
     pseg_view image_of; /* int32 [batch]; absent if n_images == batch: sample i, image i */
     pseg_view text;     /* [batch, text_dim], each row of length 1 */
     pseg_view words;    /* [batch, max_prompt - 1, text_hidden]; absent if pooled */
-    pseg_view key_len;  /* int32 [batch]: tokens of the prompt, plus 2 */
-    pseg_view target;   /* [batch, pixels], 0..1, in pseg_train_head_order's order */
-    pseg_view weight;   /* [batch], of each sample's loss */
-    pseg_view logits;   /* [batch, pixels], in that order */
-    pseg_view iou;      /* [batch], before the sigmoid */
-    pseg_view stats;    /* [batch, PSEG_LOSS_STATS] */
+    /* With towers these take the place of taps, and of text and words: */
+    pseg_view images;  /* [n_images, 3, height, width] */
+    pseg_view ids;     /* int32 [batch, max_tokens] */
+    pseg_view ends;    /* int32 [batch]: sample * max_tokens + the place of its EOS */
+    pseg_view key_len; /* int32 [batch]: tokens of the prompt, plus 2 */
+    pseg_view target;  /* [batch, pixels], 0..1, in pseg_train_head_order's order */
+    pseg_view weight;  /* [batch], of each sample's loss */
+    pseg_view logits;  /* [batch, pixels], in that order */
+    pseg_view iou;     /* [batch], before the sigmoid */
+    pseg_view stats;   /* [batch, PSEG_LOSS_STATS] */
 } pseg_train_views;
 const pseg_train_views *pseg_train_head_views(const pseg_train_head *h);
 

@@ -10,6 +10,10 @@ static const pseg_kernel loss_backward_kernel = {"train.cl", "mask_loss_backward
 static const pseg_kernel squares_kernel = {"train.cl", "square_sums", NULL};
 static const pseg_kernel norm_kernel = {"train.cl", "grad_norm", NULL};
 static const pseg_kernel adamw_kernel = {"train.cl", "adamw", NULL};
+static const pseg_kernel scale_kernel = {"train.cl", "scale_rows", NULL};
+static const pseg_kernel scale_sums_kernel = {"train.cl", "scale_sums", NULL};
+
+#define SCALE_PIECES 32u /* of rows, whose sums are added up afterwards */
 
 static bool is_cpu(pseg_stream *s)
 {
@@ -100,6 +104,59 @@ pseg_status pseg_train_loss_backward(pseg_stream *s, const pseg_mask_loss *l, ps
                        PSEG_ARG_MEM(l->weight.mem),
                        PSEG_ARG_VALUE(p)};
     PSEG_TRY(launch_flat(s, &loss_backward_kernel, l->batch * l->n, args, 7, err));
+out:
+    return rc;
+}
+
+static pseg_scale_params scale_params(pseg_view out, pseg_view x, pseg_view y, size_t rows,
+                                      size_t c, bool add)
+{
+    return (pseg_scale_params){.out_off = out.off,
+                               .x_off = x.off,
+                               .y_off = y.off,
+                               .c = c,
+                               .rows = (pseg_u32)rows,
+                               .piece = (pseg_u32)((rows + SCALE_PIECES - 1) / SCALE_PIECES),
+                               .add = add,
+                               .has_y = y.mem != NULL};
+}
+
+pseg_status pseg_train_scale(pseg_stream *s, pseg_view out, pseg_view x, pseg_view scale,
+                             size_t rows, size_t c, bool add, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_scale_params p = scale_params(out, x, scale, rows, c, add);
+    pseg_arg args[] = {PSEG_ARG_MEM(out.mem), PSEG_ARG_MEM(x.mem), PSEG_ARG_MEM(scale.mem),
+                       PSEG_ARG_VALUE(p)};
+
+    PSEG_REQUIRE(rows > 0 && rows <= INT32_MAX && c > 0 && c <= INT32_MAX && out.mem && x.mem &&
+                     scale.mem,
+                 "tensors");
+    PSEG_TRY(launch_flat(s, &scale_kernel, rows * c, args, 4, err));
+out:
+    return rc;
+}
+
+pseg_status pseg_train_scale_sums(pseg_stream *s, pseg_view out, pseg_view d, pseg_view x,
+                                  size_t rows, size_t c, bool add, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_mem *work = NULL;
+    pseg_scale_params p = scale_params(PSEG_NO_VIEW, d, x, rows, c, false), q;
+    size_t pieces;
+
+    PSEG_REQUIRE(rows > 0 && rows <= INT32_MAX && c > 0 && c <= INT32_MAX && out.mem && d.mem &&
+                     x.mem,
+                 "tensors");
+    pieces = (rows + p.piece - 1) / p.piece;
+    PSEG_TRY(pseg_stream_scratch(&work, s, pieces * c * sizeof(float), err));
+    pseg_arg sums[] = {PSEG_ARG_MEM(work), PSEG_ARG_MEM(d.mem), PSEG_ARG_MEM(x.mem),
+                       PSEG_ARG_VALUE(p)};
+    PSEG_TRY(launch_flat(s, &scale_sums_kernel, pieces * c, sums, 4, err));
+    q = scale_params(out, PSEG_NO_VIEW, PSEG_NO_VIEW, pieces, c, add);
+    q.piece = (pseg_u32)pieces;
+    pseg_arg all[] = {PSEG_ARG_MEM(out.mem), PSEG_ARG_MEM(work), PSEG_ARG_NONE, PSEG_ARG_VALUE(q)};
+    PSEG_TRY(launch_flat(s, &scale_sums_kernel, c, all, 4, err));
 out:
     return rc;
 }

@@ -45,6 +45,14 @@ pseg_status pseg_train_loss(pseg_stream *s, const pseg_mask_loss *l, pseg_err *e
 pseg_status pseg_train_loss_backward(pseg_stream *s, const pseg_mask_loss *l, pseg_view d_logits,
                                      pseg_view d_iou, pseg_err *err);
 
+/* out[r, c] = x[r, c] * s[c], or added to what is there; out may be x. */
+pseg_status pseg_train_scale(pseg_stream *s, pseg_view out, pseg_view x, pseg_view scale,
+                             size_t rows, size_t c, bool add, pseg_err *err);
+/* out[c] = the sum over rows of d[r, c] * x[r, c], or added to what is there: the gradient of such
+ * a scale. Takes the stream's scratch memory. */
+pseg_status pseg_train_scale_sums(pseg_stream *s, pseg_view out, pseg_view d, pseg_view x,
+                                  size_t rows, size_t c, bool add, pseg_err *err);
+
 /* out[PSEG_NORM_NORM] = sqrt(sum x^2) over n elements; [PSEG_NORM_SCALE] = min(1, limit / (norm +
  * 1e-6)), as torch.nn.utils.clip_grad_norm_, or 1 with limit <= 0; [PSEG_NORM_IS_FINITE] = 1 if the
  * norm is a finite number, else 0. work: pseg_train_norm_work(n) floats. */

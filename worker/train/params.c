@@ -7,7 +7,7 @@
 
 struct pseg_params {
     pseg_param *items;
-    size_t n, elems;
+    size_t n, elems, all;
     uint64_t total;
     pseg_params_range ranges[2 * PSEG_PARAM_N_GROUPS];
     size_t n_ranges;
@@ -31,22 +31,27 @@ static pseg_status classify(pseg_param *p, pseg_err *err)
     for (uint32_t i = 0; i < s->rank; i++)
         n *= (size_t)d[i];
     p->plain = n;
-    p->group = starts(s->name, "neck.") ? PSEG_PARAM_NECK : PSEG_PARAM_DECODER;
+    p->group = starts(s->name, "neck.")     ? PSEG_PARAM_NECK
+               : starts(s->name, "vision.") ? PSEG_PARAM_VISION
+               : starts(s->name, "text.")   ? PSEG_PARAM_TEXT
+                                            : PSEG_PARAM_DECODER;
     p->n = n;
     p->k = 1;
     if (s->rank == 4 && strcmp(s->name, "decoder.pos_embed") == 0) {
         p->kind = PSEG_PARAM_GRID;
-    } else if (s->rank == 4 && d[2] == 1 && d[3] == 1) {
+    } else if (s->rank == 4 && (p->group == PSEG_PARAM_VISION || (d[2] == 1 && d[3] == 1))) {
         p->kind = PSEG_PARAM_LINEAR;
     } else if (s->rank == 4 && starts(s->name, "decoder.upsample.") && d[2] == 2 && d[3] == 2) {
         p->kind = PSEG_PARAM_CONVT2;
     } else if (s->rank == 4 && d[2] == 3 && d[3] == 3) {
         p->kind = PSEG_PARAM_CONV3;
+    } else if (s->rank == 2 && strstr(s->name, "embedding.weight")) {
+        p->kind = PSEG_PARAM_VECTOR; /* a table of tokens, or of positions */
     } else if (s->rank == 2 && d[0] > 1) {
         p->kind = PSEG_PARAM_LINEAR;
     } else if (s->rank == 2 && strstr(s->name, ".weight")) {
         p->kind = PSEG_PARAM_LINEAR; /* a Linear to one number */
-    } else if (s->rank == 1 || s->rank == 2) {
+    } else if (s->rank >= 1 && s->rank <= 3) {
         p->kind = PSEG_PARAM_VECTOR;
     } else {
         PSEG_FAIL(PSEG_R_UNSUPPORTED, 0, "tensor %s: no way to train one of its shape", s->name);
@@ -54,7 +59,7 @@ static pseg_status classify(pseg_param *p, pseg_err *err)
     p->has_decay = p->kind != PSEG_PARAM_VECTOR && p->kind != PSEG_PARAM_GRID;
     switch (p->kind) {
     case PSEG_PARAM_LINEAR:
-        p->n = (size_t)d[0], p->k = (size_t)d[1];
+        p->n = (size_t)d[0], p->k = n / (size_t)d[0];
         break;
     case PSEG_PARAM_CONV3:
         p->n = (size_t)d[0], p->k = 9 * (size_t)d[1];
@@ -81,7 +86,7 @@ static void place(pseg_params *p)
             for (size_t i = 0; i < p->n; i++) {
                 pseg_param *t = &p->items[i];
 
-                if ((int)t->group != group || t->has_decay != r.has_decay)
+                if (t->is_frozen || (int)t->group != group || t->has_decay != r.has_decay)
                     continue;
                 t->off = p->elems;
                 p->elems += (t->elems + ALIGN - 1) / ALIGN * ALIGN;
@@ -90,10 +95,24 @@ static void place(pseg_params *p)
             if (r.elems)
                 p->ranges[p->n_ranges++] = r;
         }
+    p->all = p->elems;
+    for (size_t i = 0; i < p->n; i++) {
+        pseg_param *t = &p->items[i];
+
+        if (!t->is_frozen)
+            continue;
+        t->off = p->all;
+        p->all += (t->elems + ALIGN - 1) / ALIGN * ALIGN;
+    }
 }
 
-pseg_status pseg_params_new(pseg_params **out, pseg_cl *cl, const pseg_specs *specs, bool has_ema,
-                            pseg_err *err)
+static size_t elems_of(const pseg_params *p, pseg_params_buffer which)
+{
+    return which == PSEG_PARAMS_VALUE ? p->all : p->elems;
+}
+
+pseg_status pseg_params_new(pseg_params **out, pseg_cl *cl, const pseg_specs *specs,
+                            const bool *is_frozen, bool has_ema, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_params *p = pseg_calloc(1, sizeof *p);
@@ -108,14 +127,17 @@ pseg_status pseg_params_new(pseg_params **out, pseg_cl *cl, const pseg_specs *sp
             continue;
         p->items[p->n].spec = specs->items[i];
         PSEG_TRY(classify(&p->items[p->n], err));
-        p->total += p->items[p->n].plain;
+        p->items[p->n].is_frozen = is_frozen && is_frozen[i];
+        p->total += p->items[p->n].is_frozen ? 0 : p->items[p->n].plain;
         p->n++;
     }
     place(p);
+    PSEG_REQUIRE(p->elems > 0, "something to train");
     for (int i = 0; i < PSEG_PARAMS_N_BUFFERS; i++) {
         if (i == PSEG_PARAMS_EMA && !has_ema)
             continue;
-        PSEG_TRY(pseg_mem_new(&p->mem[i], cl, p->elems * sizeof(float), err));
+        PSEG_TRY(
+            pseg_mem_new(&p->mem[i], cl, elems_of(p, (pseg_params_buffer)i) * sizeof(float), err));
         PSEG_TRY(pseg_params_zero(p, s, (pseg_params_buffer)i, err));
     }
     PSEG_TRY(pseg_stream_finish(s, err));
@@ -162,6 +184,11 @@ size_t pseg_params_elems(const pseg_params *p)
     return p->elems;
 }
 
+size_t pseg_params_all_elems(const pseg_params *p)
+{
+    return p->all;
+}
+
 uint64_t pseg_params_total(const pseg_params *p)
 {
     return p->total;
@@ -195,7 +222,7 @@ pseg_status pseg_params_read(float *host, const pseg_params *p, pseg_stream *s,
 {
     pseg_status rc = PSEG_OK;
 
-    PSEG_TRY(pseg_mem_read(host, s, p->mem[which], 0, p->elems * sizeof *host, err));
+    PSEG_TRY(pseg_mem_read(host, s, p->mem[which], 0, elems_of(p, which) * sizeof *host, err));
     PSEG_TRY(pseg_stream_finish(s, err));
 out:
     return rc;
@@ -206,7 +233,7 @@ pseg_status pseg_params_write(pseg_params *p, pseg_stream *s, pseg_params_buffer
 {
     pseg_status rc = PSEG_OK;
 
-    PSEG_TRY(pseg_mem_write(s, p->mem[which], 0, host, p->elems * sizeof *host, err));
+    PSEG_TRY(pseg_mem_write(s, p->mem[which], 0, host, elems_of(p, which) * sizeof *host, err));
     PSEG_TRY(pseg_stream_finish(s, err));
 out:
     return rc;
@@ -215,7 +242,7 @@ out:
 pseg_status pseg_params_zero(pseg_params *p, pseg_stream *s, pseg_params_buffer which,
                              pseg_err *err)
 {
-    return pseg_mem_zero(s, p->mem[which], 0, p->elems * sizeof(float), err);
+    return pseg_mem_zero(s, p->mem[which], 0, elems_of(p, which) * sizeof(float), err);
 }
 
 pseg_status pseg_params_copy(pseg_params *p, pseg_stream *s, pseg_params_buffer to,
@@ -322,18 +349,23 @@ out:
 }
 
 pseg_status pseg_params_load(pseg_params *p, pseg_stream *s, pseg_params_buffer which,
-                             pseg_weights *w, const char *prefix, pseg_err *err)
+                             pseg_weights *w, const char *prefix, const char *under,
+                             bool with_frozen, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    float *host = pseg_calloc(p->elems, sizeof *host), *plain = NULL;
+    float *host = pseg_calloc(elems_of(p, which), sizeof *host), *plain = NULL;
 
     if (!host)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the parameters");
+    PSEG_TRY(pseg_params_read(host, p, s, which, err));
     for (size_t i = 0; i < p->n; i++) {
         const pseg_param *t = &p->items[i];
         pseg_values v;
 
-        PSEG_TRY(pseg_weights_get(&v, w, t->plain, err, "%s%s", prefix, t->spec.name));
+        if (!starts(t->spec.name, under) || (t->is_frozen && !with_frozen))
+            continue;
+        PSEG_TRY(
+            pseg_weights_get(&v, w, t->plain, err, "%s%s", prefix, t->spec.name + strlen(under)));
         pseg_free(plain);
         plain = pseg_malloc(t->plain * sizeof *plain);
         if (!plain)

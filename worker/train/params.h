@@ -3,7 +3,8 @@
  *
  * All tensors lie one behind the other in five buffers of the same plan, sorted so that those with
  * the same learning rate and weight decay are neighbours: an optimiser's step is one launch a
- * group, whatever the number of tensors. Gaps between tensors hold zeros and stay zero.
+ * group, whatever the number of tensors. Gaps between tensors hold zeros and stay zero. Tensors
+ * that are frozen lie behind all others, in the buffer of values alone.
  *
  *     pseg_params_new(&p, cl, &specs, options, &err);
  *     pseg_params_load(p, s, PSEG_PARAMS_VALUE, weights, &err);   // from pseg.safetensors
@@ -24,7 +25,7 @@ typedef struct pseg_params pseg_params;
 /* How a tensor of the file lies on the device. */
 typedef enum pseg_param_kind {
     PSEG_PARAM_VECTOR, /* as it is */
-    PSEG_PARAM_LINEAR, /* [n, k] or [n, k, 1, 1]: packed for gemm */
+    PSEG_PARAM_LINEAR, /* [n, k], [n, k, 1, 1], or patches' [n, c, p, p]: packed for gemm */
     PSEG_PARAM_CONV3,  /* [n, c, 3, 3]: packed [n, 9c] */
     PSEG_PARAM_CONVT2, /* [c, n, 2, 2]: packed [4n, c] */
     PSEG_PARAM_GRID,   /* [1, D, gh, gw]: token-major, [gh*gw, D] */
@@ -34,6 +35,8 @@ typedef enum pseg_param_kind {
 typedef enum pseg_param_group {
     PSEG_PARAM_NECK,
     PSEG_PARAM_DECODER,
+    PSEG_PARAM_VISION, /* names that begin with "vision." */
+    PSEG_PARAM_TEXT,   /* and with "text." */
     PSEG_PARAM_N_GROUPS
 } pseg_param_group;
 
@@ -42,6 +45,7 @@ typedef struct pseg_param {
     pseg_param_kind kind;
     pseg_param_group group;
     bool has_decay;    /* matrices and convolutions; not norms, biases, tokens and positions */
+    bool is_frozen;    /* it has a value and nothing else */
     size_t n, k;       /* rows and columns of the packed matrix, else n numbers */
     size_t off, elems; /* in each buffer */
     size_t plain;      /* numbers in PyTorch's layout */
@@ -56,25 +60,27 @@ typedef enum pseg_params_buffer {
     PSEG_PARAMS_N_BUFFERS
 } pseg_params_buffer;
 
-/* All buffers are zeros at first. has_ema: without it, PSEG_PARAMS_EMA has no memory. Errors:
- * PSEG_R_UNSUPPORTED (a shape that is none of the kinds), device errors. */
-pseg_status pseg_params_new(pseg_params **out, pseg_cl *cl, const pseg_specs *specs, bool has_ema,
-                            pseg_err *err);
+/* All buffers are zeros at first. is_frozen: one for each of specs, or NULL: none is. has_ema:
+ * without it, PSEG_PARAMS_EMA has no memory. Errors: PSEG_R_UNSUPPORTED (a shape that is none of
+ * the kinds), device errors. */
+pseg_status pseg_params_new(pseg_params **out, pseg_cl *cl, const pseg_specs *specs,
+                            const bool *is_frozen, bool has_ema, pseg_err *err);
 void pseg_params_free(pseg_params *p); /* NULL: nothing happens */
 
 size_t pseg_params_count(const pseg_params *p);
 const pseg_param *pseg_params_at(const pseg_params *p, size_t i); /* in the specs' order */
 /* SIZE_MAX: no such tensor. */
 size_t pseg_params_find(const pseg_params *p, const char *name);
-size_t pseg_params_elems(const pseg_params *p);   /* of a buffer, gaps included */
-uint64_t pseg_params_total(const pseg_params *p); /* numbers that are trained */
+size_t pseg_params_elems(const pseg_params *p);     /* that are trained, gaps included */
+size_t pseg_params_all_elems(const pseg_params *p); /* of the buffer of values */
+uint64_t pseg_params_total(const pseg_params *p);   /* numbers that are trained */
 bool pseg_params_has_ema(const pseg_params *p);
 
 /* The buffer from a tensor on, and a buffer as a whole. */
 pseg_view pseg_params_view(const pseg_params *p, size_t i, pseg_params_buffer which);
 pseg_mem *pseg_params_mem(const pseg_params *p, pseg_params_buffer which);
 
-/* Neighbours that are treated alike; n_ranges of them cover all tensors. */
+/* Neighbours that are treated alike; n_ranges of them cover all tensors that are trained. */
 typedef struct pseg_params_range {
     size_t off, elems;
     pseg_param_group group;
@@ -82,12 +88,12 @@ typedef struct pseg_params_range {
 } pseg_params_range;
 size_t pseg_params_ranges(const pseg_params *p, const pseg_params_range **out);
 
-/* Waits. host: pseg_params_elems floats. */
+/* Waits. host: pseg_params_elems floats, with VALUE pseg_params_all_elems. */
 pseg_status pseg_params_read(float *host, const pseg_params *p, pseg_stream *s,
                              pseg_params_buffer which, pseg_err *err);
 pseg_status pseg_params_write(pseg_params *p, pseg_stream *s, pseg_params_buffer which,
                               const float *host, pseg_err *err);
-/* Enqueues. */
+/* Enqueues. copy: what is trained. */
 pseg_status pseg_params_zero(pseg_params *p, pseg_stream *s, pseg_params_buffer which,
                              pseg_err *err);
 pseg_status pseg_params_copy(pseg_params *p, pseg_stream *s, pseg_params_buffer to,
@@ -100,9 +106,12 @@ pseg_status pseg_params_pack(float *host, const pseg_params *p, size_t i, const 
 pseg_status pseg_params_unpack(float *plain, const pseg_params *p, size_t i, const float *host,
                                pseg_err *err);
 
-/* Fills a buffer from weights, whose tensors must have been checked against the specs. prefix goes
- * before each name ("" or "adam.mean."). Waits. */
+/* Fills a buffer from weights, whose tensors must have been checked against the specs. Those whose
+ * names begin with `under` are loaded, each from prefix and the rest of its name: ("adam.mean.",
+ * "") or ("", "vision."), a file whose names have no such beginning. What is frozen is left out
+ * unless with_frozen. Waits. */
 pseg_status pseg_params_load(pseg_params *p, pseg_stream *s, pseg_params_buffer which,
-                             pseg_weights *w, const char *prefix, pseg_err *err);
+                             pseg_weights *w, const char *prefix, const char *under,
+                             bool with_frozen, pseg_err *err);
 
 #endif

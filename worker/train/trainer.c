@@ -59,6 +59,11 @@ static pseg_status make_settings(pseg_trainer *t, pseg_err *err)
         {"loss_bce", (double)o->loss.bce},
         {"loss_dice", (double)o->loss.dice},
         {"loss_iou", (double)o->loss.iou},
+        {"vision_layers", o->towers.vision ? o->towers.vision_layers : 0},
+        {"text_layers", o->towers.text ? o->towers.text_layers : 0},
+        {"lora_rank", o->towers.lora_rank},
+        {"lr_vision", (double)o->optim.lr[PSEG_PARAM_VISION]},
+        {"lr_text", (double)o->optim.lr[PSEG_PARAM_TEXT]},
     };
     char seed[24];
     const struct {
@@ -95,6 +100,8 @@ static pseg_status take_up(pseg_trainer *t, pseg_weights *init, pseg_err *err)
     pseg_status rc = PSEG_OK;
 
     t->state = (pseg_train_state){.best_iou = -1, .val_loss = NAN, .val_iou = NAN};
+    PSEG_TRY(pseg_encoders_fill(t->e, t->params, t->s, &t->towers, &t->head_config, &t->specs,
+                                t->o.sizes.seed, err));
     if (pseg_file_exists(t->last)) {
         if (!t->o.resume)
             PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
@@ -107,7 +114,12 @@ static pseg_status take_up(pseg_trainer *t, pseg_weights *init, pseg_err *err)
                   t->state.step, t->state.epoch, t->state.batch);
         goto out;
     }
-    PSEG_TRY(pseg_params_load(t->params, t->s, PSEG_PARAMS_VALUE, init, "", err));
+    PSEG_TRY(
+        pseg_params_load(t->params, t->s, PSEG_PARAMS_VALUE, init, "neck.", "neck.", false, err));
+    PSEG_TRY(pseg_params_load(t->params, t->s, PSEG_PARAMS_VALUE, init, "decoder.", "decoder.",
+                              false, err));
+    PSEG_TRY(
+        pseg_params_load(t->params, t->s, PSEG_PARAMS_VALUE, init, "text_", "text_", false, err));
     if (pseg_params_has_ema(t->params))
         PSEG_TRY(pseg_params_copy(t->params, t->s, PSEG_PARAMS_EMA, PSEG_PARAMS_VALUE, err));
 out:
@@ -129,13 +141,28 @@ static pseg_status make_parts(pseg_trainer *t, pseg_err *err)
                               .loss = o->loss};
 
     PSEG_TRY(pseg_stream_open(&t->s, t->cl, err));
+    PSEG_TRY(pseg_encoders_towers(&t->towers, t->e, o->towers.vision, o->towers.text, err));
+    t->towers.max_tokens = o->max_tokens;
+    t->towers.vision_layers = o->towers.vision_layers;
+    t->towers.text_layers = o->towers.text_layers;
+    t->towers.lora_rank = o->towers.lora_rank;
+    if (t->towers.text && o->max_tokens > t->towers.text->max_pos)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "phrases of up to %u tokens: the text encoder has positions for %u",
+                  o->max_tokens, t->towers.text->max_pos);
+    if (t->towers.vision && t->source->has_taps)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "an image encoder that is trained needs pixels, not features of a data set");
+    if (t->towers.vision || t->towers.text)
+        shape.towers = &t->towers;
     PSEG_TRY(pseg_train_head_specs(&t->specs, c, err));
-    PSEG_TRY(pseg_params_new(&t->params, t->cl, &t->specs, o->optim.ema > 0, err));
+    PSEG_TRY(pseg_train_towers_specs(&t->specs, &t->is_frozen, &t->towers, c, err));
+    PSEG_TRY(pseg_params_new(&t->params, t->cl, &t->specs, t->is_frozen, o->optim.ema > 0, err));
     PSEG_TRY(pseg_optim_new(&t->optim, t->cl, t->params, &o->optim, err));
     PSEG_TRY(pseg_train_head_new(&t->head, t->cl, t->params, c, &shape, err));
     uint32_t encoded = o->sizes.images < MAX_ENCODED ? o->sizes.images : MAX_ENCODED;
-    PSEG_TRY(
-        pseg_encoders_load(t->e, t->s, c, t->source->has_taps ? 0 : encoded, o->sizes.batch, err));
+    PSEG_TRY(pseg_encoders_load(
+        t->e, t->s, c, t->source->has_taps || t->towers.vision ? 0 : encoded, o->sizes.batch, err));
     PSEG_TRY(pseg_feed_new(&t->feed, t->head, t->e, t->s, c, &shape, err));
 out:
     return rc;
@@ -184,6 +211,7 @@ void pseg_trainer_free(pseg_trainer *t)
     pseg_optim_free(t->optim);
     pseg_params_free(t->params);
     pseg_specs_deinit(&t->specs);
+    pseg_free(t->is_frozen);
     pseg_stream_close(t->s);
     pseg_free(t->settings);
     pseg_free(t->last);
@@ -193,11 +221,25 @@ void pseg_trainer_free(pseg_trainer *t)
 
 /* ---- saving ---------------------------------------------------------------------------------- */
 
-static pseg_status write_folder(pseg_trainer *t, pseg_err *err)
+static pseg_status write_folder(pseg_trainer *t, bool is_best, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_folder f = t->o.about;
 
+    if (t->towers.vision || t->towers.text || t->o.exports_half) {
+        pseg_train_export x = {.folder = t->o.folder,
+                               .best = t->best,
+                               .vision = t->towers.vision ? t->o.about.vision : NULL,
+                               .text = t->towers.text ? t->o.about.text : NULL,
+                               .towers = &t->towers,
+                               .head = &t->head_config,
+                               .about = &t->o.about,
+                               .is_half = t->o.exports_half};
+        if (is_best || !t->has_folder)
+            PSEG_TRY(pseg_train_export_write(&x, err));
+        t->has_folder = true;
+        goto out;
+    }
     if (t->has_folder)
         goto out;
     snprintf(f.decoder, sizeof f.decoder, "best.safetensors");
@@ -217,7 +259,7 @@ static pseg_status save(pseg_trainer *t, bool is_best, pseg_err *err)
     if (is_best || !pseg_file_exists(t->best))
         PSEG_TRY(pseg_checkpoint_write(t->best, &t->checkpoint, &t->state, false, t->s, err));
     PSEG_TRY(pseg_checkpoint_write(t->last, &t->checkpoint, &t->state, true, t->s, err));
-    PSEG_TRY(write_folder(t, err));
+    PSEG_TRY(write_folder(t, is_best, err));
 out:
     return rc;
 }

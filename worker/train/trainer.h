@@ -4,9 +4,9 @@
  * of AdamW; after each epoch the validation batches are scored, and the best weights kept. The
  * folder is whole at every moment from the first save on:
  *
- *   pseg.json, best.safetensors   what `pseg run --model DIR` opens
- *   last.safetensors              where the run goes on after a fall (checkpoint.h)
- *   log.jsonl, curves.svg         report.h
+ *   pseg.json, best.safetensors   what `pseg run --model DIR` opens; where encoders are trained
+ * too, pseg.json, pseg.safetensors, vision/ and text/ (export.h) last.safetensors where the run
+ * goes on after a fall (checkpoint.h) log.jsonl, curves.svg         report.h
  *
  * Bits depend on device, options and data alone: neither on when the run was interrupted nor on
  * threads. A batch whose loss or gradient is not a number changes nothing, is named in the log and
@@ -54,6 +54,12 @@ typedef struct pseg_trainer_options {
     uint64_t save_every; /* steps; also after each epoch */
     pseg_optim_options optim;
     pseg_loss_weights loss;
+    /* Encoders that are trained too, and how far: towers.h. */
+    struct {
+        bool vision, text;
+        uint32_t vision_layers, text_layers, lora_rank;
+    } towers;
+    bool exports_half;                 /* what is exported of trained encoders is in float16 */
     const char *folder;                /* made if missing */
     bool resume;                       /* from last.safetensors, if there is one */
     pseg_folder about;                 /* for pseg.json; decoder is filled in */

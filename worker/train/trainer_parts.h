@@ -3,6 +3,7 @@
 #ifndef PSEG_TRAIN_TRAINER_PARTS_H
 #define PSEG_TRAIN_TRAINER_PARTS_H
 
+#include "worker/train/export.h"
 #include "worker/train/feed.h"
 #include "worker/train/loader.h"
 #include "worker/train/report.h"
@@ -16,6 +17,8 @@ struct pseg_trainer {
     pseg_head_config head_config;
     pseg_trainer_options o;
     pseg_specs specs;
+    bool *is_frozen; /* for each of specs, or NULL */
+    pseg_train_towers towers;
     pseg_params *params;
     pseg_optim *optim;
     pseg_train_head *head;

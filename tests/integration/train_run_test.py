@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,93 @@ def learn(tmp):
     assert all("adam.mean." + k in t and "adam.square." + k in t for k in names) and len(t) == 3 * len(names)
     best_meta, best = tensors(out / "best.safetensors")
     assert sorted(best) == sorted(names) and best_meta["format"] == "pseg-1"
+
+
+# ---- encoders too ----
+
+def floats(path):
+    """Tensors of a file as lists of numbers, with their shapes."""
+    data = path.read_bytes()
+    n = int.from_bytes(data[:8], "little")
+    out = {}
+    for k, v in json.loads(data[8:8 + n]).items():
+        if k != "__metadata__":
+            b = data[8 + n + v["data_offsets"][0]:8 + n + v["data_offsets"][1]]
+            code = {"F32": "f", "F16": "e"}[v["dtype"]]
+            out[k] = v["shape"], struct.unpack(f"<{len(b) // struct.calcsize(code)}{code}", b), v["dtype"]
+    return out
+
+
+def opens(tmp, out, name):
+    r = json.loads(good([str(BIN / "pseg-run"), "--model", str(out), "--image", str(SOURCE / "docs/example/scene.png"),
+                         "--prompt", "the red circle", "--out", str(tmp / name), "--json"]))
+    return r["results"][0]["predicted_iou"]
+
+
+def towers(tmp):
+    """Encoders in the graph: what is exported is what was trained, and inference opens it."""
+    def few(out, *more):
+        return command(out, *more, data="scenes:4,fixed")
+
+    base = ["--batch", "4", "--images", "2", "--epochs", "1", "--text-mode", "tokens", "--seed", "3", "--warm-epochs", "0"]
+    still = ["--lr-neck", "0", "--lr-decoder", "0", "--lr-vision", "0", "--lr-text", "0", "--weight-decay", "0"]
+    # Nothing moves: the encoders come out as they went in, positions at the grid that was trained.
+    out = tmp / "still"
+    good(few(out, *base, *still, "--train", "vision,text"))
+    for part in ("vision", "text"):
+        was, now = floats(MODEL / part / "model.safetensors"), floats(out / part / "model.safetensors")
+        assert sorted(was) == sorted(now)
+        for k in was:
+            if k == "embeddings.position_embeddings":
+                assert now[k][0] == [1, 65, 192], now[k][0]  # 112 px in patches of 14
+            else:
+                assert was[k][:2] == now[k][:2] and now[k][2] == "F32", k
+    assert json.loads((out / "vision/config.json").read_text())["image_size"] == 112
+    # The frozen run of the same seed predicts the same.
+    frozen = tmp / "frozen"
+    good(few(frozen, *base, *still))
+    a, b = opens(tmp, out, "a"), opens(tmp, frozen, "b")
+    assert abs(a - b) < 1e-5, (a, b)
+    # LoRA: the products are added up, in float16 on demand; everything else is as it was.
+    out = tmp / "lora"
+    moving = ["--lr-vision", "1e-2", "--lr-text", "1e-2", "--train", "vision,text"]
+    good(few(out, *base, *moving, "--epochs", "2", "--lora-rank", "2", "--train-layers", "1", "--half"))
+    best = floats(out / "best.safetensors")
+    was, now = floats(MODEL / "vision/model.safetensors"), floats(out / "vision/model.safetensors")
+    changed = sorted(k for k in was if was[k][1] != now[k][1])
+    stem = "encoder.layer.5.attention.attention."
+    assert changed == [stem + "query.weight", stem + "value.weight"], changed
+    assert all(v[2] == "F16" for v in now.values())
+    (n, k), w, _ = was[stem + "query.weight"]
+    _, a, _ = best["vision." + stem + "query.lora_a.weight"]
+    _, b, _ = best["vision." + stem + "query.lora_b.weight"]
+    assert max(map(abs, b)) > 1e-3
+    for i in range(0, n, 7):
+        for j in range(0, k, 5):
+            want = w[i * k + j] + sum(b[i * 2 + r] * a[r * k + j] for r in range(2))
+            got = now[stem + "query.weight"][1][i * k + j]
+            assert abs(got - want) <= 1e-6 + 1e-3 * abs(want), (i, j, got, want)
+    opens(tmp, out, "c")
+    # A killed run goes on: the last block of each, with an average.
+    args = [*base, *moving, "--epochs", "2", "--train-layers", "1", "--ema", "0.9", "--save-every", "1"]
+    whole, out = tmp / "whole", tmp / "killed"
+    good(few(whole, *args))
+    p = subprocess.Popen(few(out, *args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while p.poll() is None and len(log_lines(out)) < 3:
+        time.sleep(0.002)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    good(few(out, *args, "--resume"))
+    assert figures(log(out)) == figures(log(whole))
+    for name in ("last.safetensors", "vision/model.safetensors", "text/model.safetensors", "pseg.safetensors"):
+        assert tensors(whole / name)[1] == tensors(out / name)[1], name
+    moved = [k for k, v in floats(out / "vision/model.safetensors").items()
+             if v[1] != floats(MODEL / "vision/model.safetensors")[k][1]]
+    assert len(moved) == 18 and all(".layer.5." in k for k in moved), moved
+    # What cannot be is said.
+    refused(few(tmp / "r", "--train", "audio"), 2, "--train", "vision, text, or vision,text")
+    refused(few(tmp / "r", "--lora-rank", "4"), 2, "--lora-rank 4", "--train")
+    refused(few(tmp / "r", "--train", "text", "--max-tokens", "40"), 2, "40 tokens", "32")
 
 
 # ---- it goes on ----
@@ -264,7 +352,7 @@ def full_disk(tmp):
 
 
 def main():
-    part = {"learn": learn, "resume": resume, "stop": stop, "refuse": refuse, "blow_up": blow_up,
+    part = {"learn": learn, "towers": towers, "resume": resume, "stop": stop, "refuse": refuse, "blow_up": blow_up,
             "full_disk": full_disk}[sys.argv[3]]
     tmp = pathlib.Path(tempfile.mkdtemp(prefix="pseg-train-"))
     try:

@@ -67,6 +67,10 @@ typedef struct pseg_head_config {
 pseg_status pseg_vit_config_read(pseg_vit_config *out, const char *folder, pseg_err *err);
 /* A text tower alone (clip_text_model) or the text half of a whole CLIP (clip). */
 pseg_status pseg_clip_config_read(pseg_clip_config *out, const char *folder, pseg_err *err);
+/* Writes image_size of folder/config.json anew: positions at another grid have been saved beside it.
+ * A number if both are the same. Errors: PSEG_R_MODEL_MISSING, PSEG_R_MODEL_CORRUPT, PSEG_R_FILE_IO. */
+pseg_status pseg_vit_config_set_size(const char *folder, uint32_t height, uint32_t width,
+                                     pseg_err *err);
 /* Is it a SAM (model_type sam)? Its shapes are told by its tensors. */
 pseg_status pseg_sam_config_check(const char *folder, pseg_err *err);
 /* From the __metadata__ of an open pseg.safetensors; fields that are absent have PSEG-1's

@@ -1,4 +1,4 @@
-/* pseg.json of a folder that is made here. */
+/* pseg.json, and what changes of an encoder's config.json, of a folder that is made here. */
 #include "common/base/alloc.h"
 #include "common/base/buf.h"
 #include "common/base/file.h"
@@ -27,6 +27,35 @@ pseg_status pseg_folder_write(const pseg_folder *f, const char *folder, pseg_err
     if (!path || json_dump_callback(j, append, &b, JSON_INDENT(2)) != 0 ||
         pseg_buf_puts(&b, "\n", NULL) != PSEG_OK)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for pseg.json");
+    PSEG_TRY(pseg_file_write(path, b.data, b.len, err));
+out:
+    json_decref(j);
+    pseg_buf_deinit(&b);
+    pseg_free(path);
+    return rc;
+}
+
+pseg_status pseg_vit_config_set_size(const char *folder, uint32_t height, uint32_t width,
+                                     pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    char *path = pseg_path_join(folder, "config.json");
+    json_t *j = NULL;
+    json_error_t why;
+    pseg_buf b;
+
+    pseg_buf_init(&b, (size_t)1 << 20);
+    if (!path)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for config.json");
+    j = json_load_file(path, 0, &why);
+    if (!json_is_object(j))
+        PSEG_FAIL(PSEG_R_MODEL_CORRUPT, 0, "%s: %s", path, j ? "no object" : why.text);
+    json_t *size =
+        height == width ? json_integer(height) : json_pack("[i,i]", (int)height, (int)width);
+    if (json_object_set_new(j, "image_size", size) != 0 ||
+        json_dump_callback(j, append, &b, JSON_INDENT(2)) != 0 ||
+        pseg_buf_puts(&b, "\n", NULL) != PSEG_OK)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for config.json");
     PSEG_TRY(pseg_file_write(path, b.data, b.len, err));
 out:
     json_decref(j);

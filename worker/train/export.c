@@ -222,8 +222,15 @@ static pseg_status export_tower(const pseg_train_export *x, const char *name, co
     PSEG_TRY(pseg_dir_make(folder, err));
     PSEG_TRY(copy_beside(folder, from, err));
     PSEG_TRY(pseg_tensors_open_folder(&file, from, err));
-    if (is_vision)
+    if (is_vision) {
+        char key[PSEG_SPEC_NAME + 32], pos[PSEG_SPEC_NAME];
+
         PSEG_TRY(pseg_vit_detect(&prefix, &names, file, err));
+        pseg_vit_part_name(pos, x->towers->vision, names, PSEG_VIT_POS, 0);
+        snprintf(key, sizeof key, "vision.%s", pos);
+        if (pseg_tensors_find(best, key)) /* positions were trained, at the head's grid */
+            PSEG_TRY(pseg_vit_config_set_size(folder, x->head->height, x->head->width, err));
+    }
     PSEG_TRY(
         write_tower(path, file, best, is_vision ? "vision." : "text.", prefix, x->is_half, err));
 out:

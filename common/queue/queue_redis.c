@@ -64,7 +64,7 @@ void queue_error_of(pseg_err *err, const char *text)
     if (sscanf(text, "PSEG %63[A-Z_] %n", name, &used) == 1 && used > 0) {
         pseg_reason reason = pseg_reason_from_name(name);
         pseg_err_set(err, reason ? reason : PSEG_R_BROKER_PROTOCOL, 0, PSEG_HERE, "%s",
-                     text + used);
+                     text[used] ? text + used : name);
         return;
     }
     if (begins(text, "OOM") || strstr(text, "-OOM")) {
@@ -80,6 +80,26 @@ void queue_error_of(pseg_err *err, const char *text)
         reason = PSEG_R_BROKER_UNAVAILABLE;
     pseg_err_set(err, reason, 0, PSEG_HERE, "redis %s: %s",
                  reason == PSEG_R_BROKER_UNAVAILABLE ? "refuses" : "answered", text);
+}
+
+enum { MAX_ELEMENTS = 1 << 20 }; /* of one array: a list of 1,000 jobs has 20,000 in all */
+
+static void *create_bounded(const redisReadTask *task, int elements)
+{
+    const reader_bounds *b = task->privdata;
+
+    return elements <= MAX_ELEMENTS ? b->create_array(task, elements) : NULL;
+}
+
+void queue_bound_reader(redisReader *r, reader_bounds *b)
+{
+    if (!b->create_array) {
+        b->functions = *r->fn;
+        b->create_array = r->fn->createArray;
+        b->functions.createArray = create_bounded;
+    }
+    r->fn = &b->functions;
+    r->privdata = b;
 }
 
 /* ---- lines: sending ---- */
@@ -611,6 +631,7 @@ static void line_dial(loop *lp, line *l)
         return;
     }
     r->reader->maxbuf = 1 << 20;
+    queue_bound_reader(r->reader, &lp->bounds);
     if (!q->socket)
         redisEnableKeepAlive(r);
     l->redis = r;

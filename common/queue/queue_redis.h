@@ -75,6 +75,12 @@ typedef struct redis_queue {
 
 typedef enum line_phase { LINE_DOWN, LINE_CONNECTING, LINE_GREETING, LINE_READY } line_phase;
 
+/* Of both connections. */
+typedef struct reader_bounds {
+    redisReplyObjectFunctions functions;
+    void *(*create_array)(const redisReadTask *task, int elements); /* hiredis' own */
+} reader_bounds;
+
 /* One connection. */
 struct line {
     line_phase phase;
@@ -100,6 +106,7 @@ struct loop {
     gathering gathering[N_BATCH_KINDS];
     command *unconfirmed,
         *unconfirmed_tail; /* answered well, but not yet known to have been replicated */
+    reader_bounds bounds;
     uint8_t buf[128 << 10];
 };
 
@@ -113,6 +120,9 @@ void line_say(loop *lp, line *l, void (*internal)(loop *, line *, const redisRep
 /* Answers all that wait with the fault, and dials again after a while. */
 void line_fail(loop *lp, line *l, const char *why);
 void queue_error_of(pseg_err *err, const char *text); /* of an error reply of Redis */
+/* hiredis 0.14 makes room for as many elements as an answer claims to have, 3 GB for 14 bytes. This
+ * bounds them: an answer of more is none, and ends the line. `b` must outlive the reader. */
+void queue_bound_reader(redisReader *r, reader_bounds *b);
 void line_is_ready(loop *lp, line *l);
 /* Goes to the node that an answer "MOVED slot host:port" names; false if it is no such answer. */
 bool line_follow(loop *lp, line *l, const redisReply *from);
@@ -121,6 +131,7 @@ bool line_follow(loop *lp, line *l, const redisReply *from);
 
 bool watch_is_wanted(const redis_queue *q);
 void watch_greet(loop *lp); /* after AUTH and SELECT have been sent */
+void watch_on_read(loop *lp, line *l, const redisReply *from); /* the answer to an XREAD */
 
 /* ---- queue_redis_open.c ---- */
 
@@ -141,6 +152,9 @@ void queue_send_item(redis_queue *q, const batch_kind *kind, reply_parser parse,
 /* ---- queue_redis_ops.c ---- */
 
 extern const queue_ops queue_redis_ops;
+/* Every parser of an answer, for whoever tries them with answers that Redis would not give. */
+extern const reply_parser queue_reply_parsers[];
+extern const size_t queue_n_reply_parsers;
 /* The fixed arguments of a call of `kind` and their number, at most 6. */
 int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][24]);
 

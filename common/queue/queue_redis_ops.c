@@ -471,6 +471,12 @@ static void parse_nothing(pseg_queue_reply *r, const redisReply *from, const com
     (void)c;
 }
 
+const reply_parser queue_reply_parsers[] = {
+    parse_submit, parse_view,  parse_get,     parse_list,    parse_masks,    parse_image,
+    parse_put,    parse_has,   parse_workers, parse_claims,  parse_leases,   parse_state,
+    parse_stats,  parse_cases, parse_case,    parse_dropped, parse_requeued, parse_nothing};
+const size_t queue_n_reply_parsers = sizeof queue_reply_parsers / sizeof *queue_reply_parsers;
+
 /* ---- requests ---- */
 
 enum { KIND_SUBMIT, KIND_PUBLISH };

@@ -11,8 +11,6 @@ bool watch_is_wanted(const redis_queue *q)
     return q->base.opt.on_event || q->base.opt.on_ready;
 }
 
-static void on_read(loop *lp, line *l, const redisReply *from);
-
 /* One XREAD over the streams that are watched; its answer asks for the next. */
 static void ask(loop *lp)
 {
@@ -34,7 +32,7 @@ static void ask(loop *lp)
         argv[n] = ready;
         argv[n++ + streams] = lp->last_ready;
     }
-    line_say(lp, &lp->events, on_read, n + streams, argv);
+    line_say(lp, &lp->events, watch_on_read, n + streams, argv);
 }
 
 static bool is_entry(const redisReply *e)
@@ -84,7 +82,7 @@ static void take_stream(loop *lp, const redisReply *stream)
         o->on_ready(o->ud);
 }
 
-static void on_read(loop *lp, line *l, const redisReply *from)
+void watch_on_read(loop *lp, line *l, const redisReply *from)
 {
     if (from->type == REDIS_REPLY_ERROR) {
         if (!line_follow(lp, l, from))

@@ -3,6 +3,7 @@
 #include "common/base/arena.h"
 #include "common/base/utf8.h"
 #include "common/rpc/wire.h"
+#include "pseg/v1/admin.pb-c.h"
 #include "pseg/v1/pseg.pb-c.h"
 #include "scheduler/service/service.h"
 #include "scheduler/service/validate.h"
@@ -120,6 +121,7 @@ static void use(const ProtobufCMessage *m)
     } else if (d == &pseg__v1__list_jobs_request__descriptor) {
         const Pseg__V1__ListJobsRequest *q = (const void *)m;
         CHECK(pseg_check_states(q->states, q->n_states, &e));
+        CHECK(pseg_check_page(q->page_size, PSEG_MAX_PAGE_SIZE, q->page_token, &e));
     } else if (d == &pseg__v1__fetch_masks_request__descriptor) {
         const Pseg__V1__FetchMasksRequest *q = (const void *)m;
         check_name(q->name);
@@ -139,7 +141,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         &pseg__v1__cancel_job_request__descriptor,
         &pseg__v1__list_jobs_request__descriptor,
         &pseg__v1__fetch_masks_request__descriptor,
-        &pseg__v1__list_models_request__descriptor};
+        &pseg__v1__list_models_request__descriptor,
+        &pseg__v1__list_quarantined_jobs_request__descriptor,
+        &pseg__v1__get_quarantined_job_request__descriptor};
 
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         pseg_err e = PSEG_ERR_INIT;

@@ -9,6 +9,7 @@
 #include "common/base/alloc.h"
 #include "common/base/file.h"
 #include "kernels/embedded.h"
+#include "tests/support/skips.h"
 #include "worker/cl/cl.h"
 
 #include <dirent.h>
@@ -56,7 +57,7 @@ static pseg_stream *open_stream(pseg_cl *cl)
 #define NEEDS_DEVICE()   \
     do {                 \
         if (!has_device) \
-            skip();      \
+            skip_here(); \
     } while (0)
 
 /* ---- selection ---------------------------------------------------------------------------- */
@@ -654,5 +655,5 @@ int main(void)
     };
 
     unsetenv("POCL_AFFINITY");
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return with_skips(cmocka_run_group_tests(tests, set_up, tear_down));
 }

@@ -6,6 +6,7 @@
 
 #include "common/base/buf.h"
 #include "common/image/image.h"
+#include "tests/support/skips.h"
 #include "tests/unit/data_support.h"
 #include "worker/data/check.h"
 
@@ -174,7 +175,7 @@ static void phrases_are_sought_in_a_table(void **state)
 
     (void)state;
     if (!pseg_file_exists(PSEG_TEST_DATA_DIR "/clip_text_table/names.json"))
-        skip();
+        skip_here();
     dir = make_folder();
     c = new_check(&t, PSEG_TEST_DATA_DIR "/clip_text_table");
     put_picture(dir, "a.png", 3, 2, 1);
@@ -210,7 +211,7 @@ int main(void)
 
     if (pseg_image_init(&err) != PSEG_OK)
         return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = with_skips(cmocka_run_group_tests(tests, NULL, NULL));
     pseg_image_shutdown();
     return failed;
 }

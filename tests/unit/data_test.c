@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include "common/base/buf.h"
+#include "tests/support/skips.h"
 #include "tests/unit/data_support.h"
 #include "worker/scenes/dataset.h"
 
@@ -231,7 +232,7 @@ static void reads_the_photos(void **state)
 
     (void)state;
     if (!pseg_file_exists(PSEG_TEST_DATA_DIR "/photos/annotations.jsonl"))
-        skip();
+        skip_here();
     assert_int_equal(pseg_dataset_open(&d, PSEG_TEST_DATA_DIR "/photos", &o, &err), PSEG_OK);
     assert_int_equal(pseg_dataset_n_images(d), 226);
     assert_int_equal(pseg_dataset_n_samples(d), 873);
@@ -264,5 +265,5 @@ int main(void)
         cmocka_unit_test(reads_scenes),
         cmocka_unit_test(reads_the_photos),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return with_skips(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -15,7 +15,7 @@
 -- leaves a newer one in place, so from the first release on a function of "pseg1" keeps its arguments
 -- and its answer, and new arguments are added at the end; what cannot be done so is a library "pseg2".
 
-local REVISION = 4
+local REVISION = 5
 local EVENTS_MAX = 100000
 local MODEL_KEPT_US = 86400 * 1000000 -- after its last worker's last heartbeat
 local WORKER_KEPT_MS = 3600 * 1000    -- the record of a lost worker, until a sweep has tidied up
@@ -261,12 +261,14 @@ end
 
 ---- images ----
 
--- Images that nobody has used for their time to live. One that a live job uses gets another such time.
+-- Images that nobody has used for their time to live. One that a live job uses gets another such time, and is marked:
+-- the next look at all live jobs that begins (check_images) finds out whether there is such a job.
 local function purge_images(p, now, limit, ttl_ms)
     local due = redis.call('ZRANGEBYSCORE', p .. 'images', '-inf', ms(now), 'LIMIT', 0, limit)
     for _, image in ipairs(due) do
         if tonumber(redis.call('HGET', p .. 'image_use', image) or '0') > 0 then
             redis.call('ZADD', p .. 'images', ms_up(now + ttl_ms * 1000), image)
+            redis.call('HSETNX', p .. 'image_check', image, tonumber(redis.call('HGET', p .. 'count', 'pass') or '0') + 1)
         else
             local size = redis.call('STRLEN', p .. 'image:' .. image)
             redis.call('UNLINK', p .. 'image:' .. image)
@@ -312,7 +314,8 @@ end
 
 ---- mending ----
 -- What a function writes is one transaction in Redis' log. But Redis 7.0 leaves the torn half of one in the log if its
--- disk fills in the middle of a write, and runs it at the start after next. So a waiting job may be in no line.
+-- disk fills in the middle of a write, and runs it at the start after next. So a waiting job may be in no line, an image
+-- may count a user that is not there, and a record may lie where nothing leads to it.
 
 local function mend(b, id)
     local p = b.p
@@ -330,12 +333,82 @@ local function mend(b, id)
     return true
 end
 
--- A few of the live jobs at each sweep, all of them in turn.
-local function mend_some(b, limit)
-    local key = b.p .. 'count'
-    local got = redis.call('ZSCAN', b.p .. 'live', redis.call('HGET', key, 'mended') or '0', 'COUNT', limit)
-    for i = 1, #got[2], 2 do mend(b, got[2][i]) end
-    redis.call('HSET', key, 'mended', got[1])
+-- Marked images that no live job used in the whole of a pass: what is left are cases in quarantine. A submit takes the
+-- mark off (a scan need not show what comes while it runs), so does a job that is seen.
+local function check_images(p, pass, now)
+    local marked = redis.call('HGETALL', p .. 'image_check')
+    local uses, n = {}, 0
+    for i = 1, #marked, 2 do
+        if tonumber(marked[i + 1]) <= pass then
+            uses[marked[i]] = 0
+            n = n + 1
+        end
+    end
+    if n == 0 then return end
+    for _, id in ipairs(redis.call('ZRANGE', p .. 'quarantine', 0, -1)) do
+        local image = redis.call('HGET', p .. 'case:' .. id, 'image')
+        if image and uses[image] then uses[image] = uses[image] + 1 end
+    end
+    for image, use in pairs(uses) do
+        if use > 0 then
+            redis.call('HSET', p .. 'image_use', image, text(use))
+        else
+            redis.call('HDEL', p .. 'image_use', image)
+            redis.call('ZADD', p .. 'images', 'XX', ms(now), image)
+        end
+        redis.call('HDEL', p .. 'image_check', image)
+    end
+end
+
+-- A job that has ended, but not all of its end was written.
+local function mend_end(p, id, now)
+    local v = redis.call('HMGET', p .. 'job:' .. id, 'tenant', 'request_id', 'ttl')
+    if not v[1] or not v[2] or not v[3] then
+        redis.call('UNLINK', p .. 'job:' .. id)
+        return
+    end
+    if redis.call('PTTL', p .. 'job:' .. id) < 0 then redis.call('PEXPIRE', p .. 'job:' .. id, v[3]) end
+    redis.call('ZADD', p .. 'ended', 'NX', ms_up(now + tonumber(v[3]) * 1000), v[1] .. ':' .. id .. ':' .. v[2])
+end
+
+-- A few of all keys at each sweep, in turn: records without an end that are not among the live jobs.
+local function mend_lost(b, limit, now)
+    local p, key = b.p, b.p .. 'count'
+    local got = redis.call('SCAN', redis.call('HGET', key, 'scanned') or '0', 'MATCH', p .. 'job:*', 'COUNT', limit)
+    for _, job in ipairs(got[2]) do
+        local id = string.sub(job, #p + 5)
+        if redis.call('PTTL', job) == -1 and not redis.call('ZSCORE', p .. 'live', id) then
+            local v = redis.call('HMGET', job, 'state', 'deadline', 'tenant', 'model')
+            if v[1] == 'RUNNING' and v[2] and v[3] and v[4] then
+                redis.call('ZADD', p .. 'live', ms_up(tonumber(v[2])), id)
+                redis.call('ZADD', p .. 'leases', 'NX', ms(now), id)
+                later_ready(b, v[4], 1)
+                later_incr(b, 'tenant_jobs', v[3], 1)
+            elseif not mend(b, id) then
+                mend_end(p, id, now)
+            end
+        end
+    end
+    redis.call('HSET', key, 'scanned', got[1])
+end
+
+-- A few of the live jobs at each sweep, all of them in turn: a pass, by its number.
+local function mend_some(b, limit, now)
+    local p, key = b.p, b.p .. 'count'
+    local v = redis.call('HMGET', key, 'mended', 'pass')
+    local cursor, pass = v[1] or '0', tonumber(v[2] or '0')
+    local has_marks = redis.call('EXISTS', p .. 'image_check') == 1
+    if cursor == '0' then pass = pass + 1 end
+    local got = redis.call('ZSCAN', p .. 'live', cursor, 'COUNT', limit)
+    for i = 1, #got[2], 2 do
+        mend(b, got[2][i])
+        if has_marks then
+            local image = redis.call('HGET', p .. 'job:' .. got[2][i], 'image')
+            if image then redis.call('HDEL', p .. 'image_check', image) end
+        end
+    end
+    redis.call('HSET', key, 'mended', got[1], 'pass', text(pass))
+    if has_marks and got[1] == '0' then check_images(p, pass, now) end
 end
 
 ---- for schedulers ----
@@ -426,6 +499,7 @@ local function submit_one(b, s, j)
         if full then return full end
     end
     redis.call('HINCRBY', p .. 'image_use', image, 1)
+    if s.has_marks then redis.call('HDEL', p .. 'image_check', image) end
     local latest = now + s.max_age_ms * 1000
     local deadline = j.deadline
     if deadline <= 0 or deadline > latest then deadline = latest end
@@ -460,7 +534,7 @@ local SUBMIT_ARGS = 17
 local function submit(keys, a)
     local p, b, out = keys[1], batch(keys[1]), {}
     local s = { now = now_us(), max_age_ms = tonumber(a[1]), max_jobs = tonumber(a[2]), max_bytes = tonumber(a[3]),
-        image_ttl_ms = tonumber(a[4]), live = redis.call('ZCARD', p .. 'live'), models = {}, lines = {},
+        image_ttl_ms = tonumber(a[4]), has_marks = redis.call('EXISTS', p .. 'image_check') == 1, live = redis.call('ZCARD', p .. 'live'), models = {}, lines = {},
         place = tonumber(redis.call('HGET', p .. 'count', 'place') or '0') }
     local latest = s.now + s.max_age_ms * 1000
     s.created, s.latest, s.latest_ms = text(s.now), text(latest), ms_up(latest)
@@ -963,13 +1037,15 @@ local function sweep(keys, a)
         local state = redis.call('HGET', p .. 'job:' .. id, 'state')
         if not state or TERMINAL[state] then
             redis.call('ZREM', p .. 'live', id)
+            if state then mend_end(p, id, now) end
         else
             finish(b, id, 'EXPIRED', now)
         end
     end
     write(b)
     b = batch(p)
-    mend_some(b, 50)
+    mend_some(b, 50, now)
+    mend_lost(b, math.max(10, math.floor(limit / 10)), now)
     write(b)
     sweep_ended(p, now, limit)
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', p .. 'quarantine', '-inf', ms(now), 'LIMIT', 0, limit)) do

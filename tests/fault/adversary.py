@@ -98,7 +98,7 @@ class Adversary(threading.Thread):
 
     def member_term(self, kind, what):
         m = self.draw_member(what)
-        if not m:
+        if not m or not m.ready.exists():  # one that is not up yet holds nothing, and may end by the signal itself
             return False
         m.frozen = True
         self.tell("fault", kind, m.name)

@@ -461,6 +461,88 @@ static void what_a_torn_log_left_is_mended(void **state)
     assert_string_equal(case_claim(q, "w")->id, id.s);
 }
 
+/* Records that nothing leads to, as a torn log leaves them: one of a job that waits is done, one of
+ * a job that has ended goes when its time has passed. */
+static void a_record_that_is_lost_is_found(void **state)
+{
+    pseg_queue_reply *r;
+    id_text id;
+
+    (void)state;
+    start(NULL);
+    pseg_queue *q = open_queue();
+    case_register(q, "w");
+    for (int is_over = 0; is_over < 2; is_over++) {
+        pseg_queue_submit_args a = case_args(&id);
+        a.ttl_ms = 50;
+        CALL(r, pseg_queue_submit, q, &a);
+        case_keep(r);
+        if (is_over) {
+            case_publish(q, "w", case_claim(q, "w"), NULL);
+            assert_int_equal(
+                test_redis_number(&server, "PERSIST pseg:{%s}:job:%s", queue_name, id.s), 1);
+            lose("ended");
+            SWEEP_UNTIL(
+                q, test_redis_number(&server, "EXISTS pseg:{%s}:job:%s", queue_name, id.s) == 0);
+            SWEEP_UNTIL(
+                q, test_redis_number(&server, "EXISTS pseg:{%s}:index:default", queue_name) == 0);
+        } else {
+            for (int k = 0; k < 4; k++)
+                lose((
+                    (const char *const[]){"line:m:default", "fair:m", "live", "index:default"})[k]);
+            SWEEP_UNTIL(q, test_redis_number(&server, "ZCARD pseg:{%s}:live", queue_name) == 1);
+            const pseg_queue_claim *c = case_claim(q, "w");
+            assert_string_equal(c->id, id.s);
+            case_publish(q, "w", c, NULL);
+            SWEEP_UNTIL(
+                q, test_redis_number(&server, "EXISTS pseg:{%s}:job:%s", queue_name, id.s) == 0);
+        }
+    }
+}
+
+/* A torn log counts a user of an image too many: the image goes all the same, but neither from
+ * under a job that lives nor from under a case in quarantine. */
+static void an_image_counted_too_often_goes(void **state)
+{
+    pseg_queue_reply *r;
+    id_text id;
+
+    (void)state;
+    start(NULL);
+    pseg_queue_options o = options_of(server.socket_url);
+    o.image_ttl_ms = 20;
+    o.max_attempts = 1;
+    o.lease_ms = 60000;
+    pseg_queue *q = case_open(&o);
+    case_register(q, "w");
+    for (int is_case = 0; is_case < 2; is_case++) {
+        pseg_queue_submit_args a = case_args(&id);
+        CALL(r, pseg_queue_submit, q, &a);
+        case_keep(r);
+        const pseg_queue_claim *c = case_claim(q, "w");
+        test_redis_number(&server, "HINCRBY pseg:{%s}:image_use %s 1", queue_name, c->image);
+        /* Looked at while the job runs: it is found. */
+        SWEEP_UNTIL(q, test_redis_number(&server, "EXISTS pseg:{%s}:image_check", queue_name) == 1);
+        SWEEP_UNTIL(q, test_redis_number(&server, "EXISTS pseg:{%s}:image_check", queue_name) == 0);
+        assert_int_equal(
+            test_redis_number(&server, "HGET pseg:{%s}:image_use %s", queue_name, c->image), 2);
+        if (is_case) {
+            assert_int_equal(case_fail(q, "w", c, PSEG_R_DEVICE_FAILED, 0, NULL), PSEG_JOB_FAILED);
+            SWEEP_UNTIL(q, test_redis_number(&server, "HGET pseg:{%s}:image_use %s", queue_name,
+                                             c->image) == 1);
+            assert_int_equal(
+                test_redis_number(&server, "EXISTS pseg:{%s}:image:%s", queue_name, c->image), 1);
+        } else {
+            case_publish(q, "w", c, NULL);
+            SWEEP_UNTIL(q, test_redis_number(&server, "EXISTS pseg:{%s}:image:%s", queue_name,
+                                             c->image) == 0);
+            assert_int_equal(test_redis_number(&server, "GET pseg:{%s}:bytes", queue_name), 0);
+            assert_int_equal(test_redis_number(&server, "EXISTS pseg:{%s}:image_use", queue_name),
+                             0);
+        }
+    }
+}
+
 static void every_key_has_an_end(void **state)
 {
     static const char *const stay[] = {"bytes", "count", "events", "models", "wake:m"};
@@ -749,6 +831,8 @@ int main(int argc, char **argv)
         OWN(users_and_databases),
         OWN(the_dead_leave_no_places_behind),
         OWN(what_a_torn_log_left_is_mended),
+        OWN(a_record_that_is_lost_is_found),
+        OWN(an_image_counted_too_often_goes),
         OWN(every_key_has_an_end),
         OWN(cut_connections_are_made_anew),
         OWN(closing_answers_what_is_under_way),

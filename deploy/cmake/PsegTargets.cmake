@@ -1,7 +1,7 @@
 # Build options and the three functions through which every target of the project is declared.
 
 option(PSEG_TESTS "Build the tests" ON)
-option(PSEG_SANITIZE "Build with AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
+set(PSEG_SANITIZE OFF CACHE STRING "ON: AddressSanitizer and UndefinedBehaviorSanitizer; thread: ThreadSanitizer")
 option(PSEG_WERROR "Treat warnings as errors" ON)
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
@@ -29,7 +29,10 @@ endif()
 if(PSEG_WERROR)
   list(APPEND PSEG_WARNINGS -Werror)
 endif()
-if(PSEG_SANITIZE)
+if(PSEG_SANITIZE STREQUAL "thread")
+  add_compile_options(-fsanitize=thread -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=thread)
+elseif(PSEG_SANITIZE)
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined
                       -fno-omit-frame-pointer)
   add_link_options(-fsanitize=address,undefined)

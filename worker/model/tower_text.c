@@ -129,6 +129,7 @@ static pseg_status open_tower(pseg_phrases *p, const char *folder, pseg_err *err
         PSEG_FAIL(PSEG_R_MODEL_MISMATCH, 0,
                   "%s: its tokenizer makes ids up to %u, but the text encoder has %u", folder,
                   pseg_tokenizer_vocab(p->tokenizer) - 1, c.vocab);
+    pseg_tuning_load(p->cl);
     PSEG_TRY(pseg_stream_open(&p->stage.s, p->cl, err));
     PSEG_TRY(load_tower(p, &c, err));
     PSEG_TRY(pseg_digest_part(p->info.digest, folder, true, p->file, err));

@@ -161,6 +161,7 @@ pseg_status pseg_vision_open(pseg_vision **out, pseg_cl *cl, const char *folder,
     fill_info(&v->info, &c, o);
     PSEG_TRY(check_options(o, &c, &v->info, err));
     PSEG_TRY(pseg_tensors_open_folder(&v->file, folder, err));
+    pseg_tuning_load(cl);
     PSEG_TRY(pseg_stream_open(&v->own.s, cl, err));
     PSEG_TRY(load(v, &c, o, err));
     PSEG_TRY(pseg_digest_part(v->info.digest, folder, false, v->file, err));

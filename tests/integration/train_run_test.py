@@ -98,6 +98,24 @@ def learn(tmp):
     assert sorted(best) == sorted(names) and best_meta["format"] == "pseg-1"
 
 
+# ---- several phrases of one photo ----
+
+def batch(tmp):
+    """What a batch gives is what its samples give one by one, also where several are of one photo and
+    where the photos come mirrored."""
+    data, found = tmp / "set", {}
+    good([str(BIN / "pseg-scenes"), "--seed", "3", "--count", "2", "--out", str(data)])
+    for mirror in ([], ["--mirror"]):
+        for name, sizes in (("whole", ["--batch", "8"]), ("single", ["--batch", "1", "--accumulate", "8"])):
+            out = tmp / (name + "".join(mirror))
+            good(command(out, *sizes, "--epochs", "1", *mirror, "--features", str(tmp / "features"),
+                         data=str(data / "scenes.jsonl"), val="none"))
+            found[name] = next(x for x in log(out) if x["type"] == "step")
+        for figure in ("loss", "bce", "dice", "iou_loss", "norm"):
+            a, b = (found[name][figure] for name in ("whole", "single"))
+            assert abs(a - b) < 1e-4 * abs(b), (mirror, figure, a, b)
+
+
 # ---- encoders too ----
 
 def floats(path):
@@ -352,8 +370,8 @@ def full_disk(tmp):
 
 
 def main():
-    part = {"learn": learn, "towers": towers, "resume": resume, "stop": stop, "refuse": refuse, "blow_up": blow_up,
-            "full_disk": full_disk}[sys.argv[3]]
+    part = {"learn": learn, "batch": batch, "towers": towers, "resume": resume, "stop": stop, "refuse": refuse,
+            "blow_up": blow_up, "full_disk": full_disk}[sys.argv[3]]
     tmp = pathlib.Path(tempfile.mkdtemp(prefix="pseg-train-"))
     try:
         return part(tmp) or 0

@@ -179,6 +179,8 @@ pseg_status pseg_feed_put(pseg_feed *f, const pseg_train_batch *b, uint32_t grou
     PSEG_REQUIRE(b->n_images >= 1 && b->n_images <= f->shape.n_images && b->n_samples >= 1 &&
                      b->n_samples <= batch,
                  "batch");
+    for (uint32_t i = 0; i < b->n_samples && !v->image_of.mem; i++)
+        PSEG_REQUIRE(b->image_of[i] == i, "a sample whose image is not its own");
     if (v->images.mem)
         PSEG_TRY(put_pixels(f, b, err));
     else

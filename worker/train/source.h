@@ -17,11 +17,11 @@ typedef struct pseg_train_batch {
     uint32_t max_images, max_samples, n_images, n_samples;
     float *pixels;              /* [images, 3, height, width], normalised; or, */
     float *taps[PSEG_MAX_TAPS]; /* if the source has taps, [images, gh*gw, vision_dim] each */
-    uint32_t *image_of;         /* [samples]: which of the images */
-    const char **phrases;       /* [samples]: in arena */
-    float *target;              /* [samples, mask_h*mask_w], 0..1, row by row */
-    char (*id)[PSEG_TRAIN_ID];  /* [samples]: for messages, "scene 1000012, phrase 3" */
-    pseg_arena *arena;          /* emptied before each batch */
+    uint32_t *image_of;   /* [samples]: which of the images; with max_images = max_samples, i */
+    const char **phrases; /* [samples]: in arena */
+    float *target;        /* [samples, mask_h*mask_w], 0..1, row by row */
+    char (*id)[PSEG_TRAIN_ID]; /* [samples]: for messages, "scene 1000012, phrase 3" */
+    pseg_arena *arena;         /* emptied before each batch */
 } pseg_train_batch;
 
 /* What is skipped, and why, of one run. */

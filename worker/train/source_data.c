@@ -265,23 +265,8 @@ out:
     return rc;
 }
 
-/* Which of the batch's images is the entry's; it is put there if it is none yet. */
-static pseg_status find_image(uint32_t *image, data *q, pseg_train_batch *b, uint32_t *entries,
-                              uint32_t entry, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-
-    for (*image = 0; *image < b->n_images; ++*image)
-        if (entries[*image] == entry)
-            goto out;
-    entries[b->n_images] = entry;
-    PSEG_TRY(put_image(q, b, entry, err));
-out:
-    return rc;
-}
-
-static pseg_status put_item(data *q, pseg_train_batch *b, uint32_t *entries, const item *it,
-                            bool mirror, pseg_err *err)
+static pseg_status put_item(data *q, pseg_train_batch *b, const item *it, bool mirror,
+                            pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     const part *p = &q->parts[it->part];
@@ -300,7 +285,8 @@ static pseg_status put_item(data *q, pseg_train_batch *b, uint32_t *entries, con
         mirror = what != PSEG_MIRROR_UNSAFE;
         text = phrase;
     }
-    PSEG_TRY(find_image(&b->image_of[i], q, b, entries, mirror ? it->mirrored : it->entry, err));
+    b->image_of[i] = b->n_images; /* its own, also where samples before it are of the same photo */
+    PSEG_TRY(put_image(q, b, mirror ? it->mirrored : it->entry, err));
     PSEG_TRY(pseg_data_mask_decode(&m, &s->mask, err));
     PSEG_TRY(
         pseg_data_make_target(b->target + (size_t)i * mh * mw, mw, mh, m, &q->how, mirror, err));
@@ -324,11 +310,8 @@ static pseg_status load(void *ud, pseg_train_batch *b, bool is_train, uint64_t e
     pseg_status rc = PSEG_OK;
     const part *val = &q->parts[q->n_parts];
     size_t n = is_train ? q->length : val->n, first = batch * q->sizes.batch;
-    uint32_t *entries = pseg_calloc(q->sizes.batch, sizeof *entries);
 
     b->n_images = b->n_samples = 0;
-    if (!entries)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a batch");
     if (is_train && q->order_of != epoch)
         make_order(q, epoch);
     for (size_t i = first; i < n && i < first + q->sizes.batch; i++) {
@@ -336,10 +319,9 @@ static pseg_status load(void *ud, pseg_train_batch *b, bool is_train, uint64_t e
         bool mirror = is_train && q->has_mirror && it->mirrored != PSEG_NO_FEATURE &&
                       pseg_hash3(q->sizes.seed + 1, epoch, i) & 1;
 
-        PSEG_TRY(put_item(q, b, entries, it, mirror, err));
+        PSEG_TRY(put_item(q, b, it, mirror, err));
     }
 out:
-    pseg_free(entries);
     return rc;
 }
 

@@ -55,20 +55,23 @@ static inline bool is_inside(shift s, uint m, const pseg_weight_grad_params *p)
 
 #if PSEG_CPU
 
-/* out[n][k] (+)= sum_m x[m][k] g[m][n], packed. An item makes KB of k (of one tap) by
- * columns_per_item columns, MB rows at a time: both factors' parts are copied to where they lie
- * densely (rows that are 4096 bytes apart share their place in a cache), and a tile of MR k x NV
- * vectors of columns goes over the MB rows in registers, then adds its sum to what is there. So sums
- * are taken in blocks of MB, in order. */
+/* out[n][k] (+)= sum_m x[m][k] g[m][n], packed. Dimension 2 counts pieces of rows_per_item rows, each
+ * with a result of its own, piece elements behind the last; dimension 1 columns_per_item columns,
+ * COLUMNS at most; dimension 0 blocks_per_item blocks of KB of k (of one tap). MB rows at a time,
+ * both factors' parts are copied to where they lie densely (rows that are 4096 bytes apart share
+ * their place in a cache): the columns' into the second-level cache, where every block of k finds
+ * them, a block's into the first. A tile of MR k x NV vectors of columns goes over the MB rows in
+ * registers, then adds its sum to what is there. So sums are taken in blocks of MB, in order. */
 #ifndef MR
 #define MR 6
 #endif
 #ifndef NV
 #define NV 1
 #endif
-#define NR (16 * NV)
-#define KB 48 /* a multiple of 16 and of MR */
-#define MB 128
+#define NR      (16 * NV)
+#define KB      48 /* a multiple of 16 and of MR */
+#define MB      128
+#define COLUMNS 256
 
 static inline void weight_tile(gfloat *out, const float *x, const float *g, uint rows, uint n_k,
                                bool is_more)
@@ -105,45 +108,69 @@ static inline void weight_tile(gfloat *out, const float *x, const float *g, uint
             }
 }
 
+/* Rows m .. of g, columns first .. last, in panels of NR. */
+static inline void pack_columns(float *to, gcfloat *g, uint rows, uint first, uint last,
+                                const pseg_weight_grad_params *p)
+{
+    for (uint col = first; col < last; col += NR)
+        for (uint r = 0; r < rows; r++, to += NR)
+#pragma unroll
+            for (uint j = 0; j < NV; j++) {
+                uint at = col + 16 * j;
+
+                vstore16(at < p->n ? fv_load(g + r * p->g_stride + at, p->n - at)
+                                   : (float16)(0.0f),
+                         j, to);
+            }
+}
+
+/* KB of k of the rows that rows m .. of g meet at a tap; zeros where there are none. */
+static inline void pack_rows(float *to, gcfloat *x, uint m, uint rows, uint n_k, shift s,
+                             const pseg_weight_grad_params *p)
+{
+    uint px = m % p->w, y = m / p->w % p->h;
+
+    for (uint r = 0; r < rows; r++, to += KB) {
+        bool is_in = y + s.dy < p->h && px + s.dx < p->w; /* below 0 wraps far beyond either */
+        gcfloat *from = x + (is_in ? (long)(m + r) + s.rows : 0) * (long)p->x_stride;
+
+        if (p->taps > 1 && ++px == p->w) {
+            px = 0;
+            y = y + 1 < p->h ? y + 1 : 0;
+        }
+#pragma unroll
+        for (uint i = 0; i < KB; i += 16)
+            vstore16(is_in && i < n_k ? fv_load(from + i, n_k - i) : (float16)(0.0f), 0, to + i);
+    }
+}
+
 __kernel void weight_grad(gfloat *out, gcfloat *x, gcfloat *g, const pseg_weight_grad_params p)
 {
-    float xb[MB * KB], gb[MB * NR];
-    uint blocks = (p.c + KB - 1) / KB, tap = (uint)get_global_id(0) / blocks;
-    uint k0 = (uint)get_global_id(0) % blocks * KB, columns = (p.n + PANEL - 1) / PANEL * PANEL;
+    float xb[MB * KB], gb[MB * COLUMNS];
+    uint blocks = (p.c + KB - 1) / KB, columns = (p.n + PANEL - 1) / PANEL * PANEL;
+    uint b0 = (uint)get_global_id(0) * p.blocks_per_item;
+    uint b1 = min(b0 + p.blocks_per_item, blocks * p.taps);
     uint first = (uint)get_global_id(1) * p.columns_per_item;
     uint last = min(first + p.columns_per_item, columns);
-    shift s = shift_of(tap, &p);
+    uint from = (uint)get_global_id(2) * p.rows_per_item, to = min(from + p.rows_per_item, p.m);
 
-    if (tap >= p.taps)
-        return;
-    x += p.x_off + k0;
-    g += p.g_off;
-    out += p.out_off + (ulong)(tap * p.c + k0) * PANEL;
-    for (uint m0 = 0; m0 < p.m; m0 += MB) {
-        uint rows = min((uint)MB, p.m - m0), n_k = min((uint)KB, p.c - k0);
+    out += p.out_off + get_global_id(2) * p.piece;
+    for (uint m = from; m < to; m += MB) {
+        uint rows = min((uint)MB, to - m);
 
-        for (uint r = 0; r < rows; r++) {
-            bool is_in = is_inside(s, m0 + r, &p);
-            gcfloat *from = x + (is_in ? (long)(m0 + r) + s.rows : 0) * (long)p.x_stride;
+        pack_columns(gb, g + p.g_off + m * p.g_stride, rows, first, last, &p);
+        for (uint b = b0; b < b1; b++) {
+            uint tap = b / blocks, k0 = b % blocks * KB, n_k = min((uint)KB, p.c - k0);
+            const float *panel = gb;
 
-#pragma unroll
-            for (uint i = 0; i < KB; i += 16)
-                vstore16(is_in && i < n_k ? fv_load(from + i, n_k - i) : (float16)(0.0f), 0,
-                         xb + r * KB + i);
-        }
-        for (uint col = first; col < last; col += NR) {
-            for (uint r = 0; r < rows; r++)
-#pragma unroll
-                for (uint j = 0; j < NV; j++) {
-                    uint at = col + 16 * j;
+            pack_rows(xb, x + p.x_off + k0, m, rows, n_k, shift_of(tap, &p), &p);
+            for (uint col = first; col < last; col += NR, panel += rows * NR) {
+                gfloat *at = out + ((ulong)(col / PANEL) * p.taps * p.c + tap * p.c + k0) * PANEL +
+                             col % PANEL;
 
-                    vstore16(at < p.n ? fv_load(g + (m0 + r) * p.g_stride + at, p.n - at)
-                                      : (float16)(0.0f),
-                             j, gb + r * NR);
-                }
-            gfloat *to = out + (ulong)(col / PANEL) * p.taps * p.c * PANEL + col % PANEL;
-            for (uint k = 0; k < n_k; k += MR)
-                weight_tile(to + k * PANEL, xb + k, gb, rows, n_k - k, p.add || m0 > 0);
+                for (uint k = 0; k < n_k; k += MR)
+                    weight_tile(at + k * PANEL, xb + k, panel, rows, n_k - k, p.add || m > from);
+            }
         }
     }
 }

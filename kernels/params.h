@@ -55,12 +55,13 @@ typedef struct pseg_sum_params {
 } pseg_sum_params;
 PSEG_SIZE_IS(pseg_sum_params, 80);
 
-/* Of a weight [n, taps*c]; h, w: the map, if there is more than one tap. */
+/* Of a weight [n, taps*c]; h, w: the map, 1 x 1 with one tap. piece: elements between the results of
+ * two pieces of rows. */
 typedef struct pseg_weight_grad_params {
-    pseg_u64 out_off, x_off, g_off, x_stride, g_stride;
-    pseg_u32 m, n, c, taps, h, w, columns_per_item, add;
+    pseg_u64 out_off, x_off, g_off, x_stride, g_stride, piece;
+    pseg_u32 m, n, c, taps, h, w, blocks_per_item, columns_per_item, rows_per_item, add;
 } pseg_weight_grad_params;
-PSEG_SIZE_IS(pseg_weight_grad_params, 72);
+PSEG_SIZE_IS(pseg_weight_grad_params, 88);
 
 typedef struct pseg_turn_params {
     pseg_u64 out_off, w_off;

@@ -63,11 +63,11 @@ static pseg_status run_op(const args *a, pseg_stream *s, const pseg_op *op, cons
         bench_roof r = bench_roof_of(peaks, kind_of(c), flops, bytes, t.median_ms);
         json_array_append_new(
             list,
-            json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i}", "op", op->name,
-                      "case", c->name, "variant", t.variant ? t.variant : "", "median_ms",
-                      t.median_ms, "min_ms", t.min_ms, "gflops", t.gflops, "gbytes_per_s", t.gbytes,
-                      "flops_per_byte", r.intensity, "attainable_gflops", r.attainable, "share",
-                      r.share, "runs", (int)t.runs));
+            json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i}", "op",
+                      op->name, "case", c->name, "variant", t.variant ? t.variant : "", "median_ms",
+                      t.median_ms, "min_ms", t.min_ms, "cpu_ms", t.cpu_ms, "gflops", t.gflops,
+                      "gbytes_per_s", t.gbytes, "flops_per_byte", r.intensity, "attainable_gflops",
+                      r.attainable, "share", r.share, "runs", (int)t.runs));
         if (!a->json)
             printf("%-14s %-30s %10.4f ms %8.1f GFLOP/s %6.1f GB/s %6.1f op/B %4.0f %%  %s\n",
                    op->name, c->name, t.median_ms, t.gflops, t.gbytes, r.intensity, 100 * r.share,

@@ -7,6 +7,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define MAX_RUNS 200u
 #define MIN_RUNS 5u
@@ -82,7 +83,7 @@ static pseg_status time_calls(pseg_op_timing *out, pseg_stream *s, const pseg_op
                               pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    double ms[MAX_RUNS];
+    double ms[MAX_RUNS], cpu[MAX_RUNS];
     unsigned n = 0;
 
     for (int i = 0; i < 2; i++) /* builds, then warms the caches */
@@ -91,11 +92,15 @@ static pseg_status time_calls(pseg_op_timing *out, pseg_stream *s, const pseg_op
     while (n < MAX_RUNS &&
            (n < MIN_RUNS || (double)(pseg_clock_mono_us() - start) * 1e-3 < budget_ms)) {
         int64_t t0 = pseg_clock_mono_us();
+        clock_t c0 = clock();
 
         PSEG_TRY(call(s, op, a, g, err));
+        cpu[n] = (double)(clock() - c0) * 1e3 / CLOCKS_PER_SEC;
         ms[n++] = (double)(pseg_clock_mono_us() - t0) * 1e-3;
     }
     qsort(ms, n, sizeof *ms, by_value);
+    qsort(cpu, n, sizeof *cpu, by_value);
+    out->cpu_ms = cpu[n / 2];
     const pseg_op_variant *v = g ? NULL : pseg_op_choose(pseg_stream_cl(s), op, a);
     out->variant = v ? v->name : NULL;
     out->runs = n;

@@ -136,6 +136,7 @@ static const pseg_op_case cases[] = {
     {"a row", {1, 1, 7, 3, 33}, {0}, 0, 0, 0},
     {"odd", {2, 3, 4, 5, 40}, {0}, 0, 0, 0},
     {"columns", {1, 7, 2, 16, 35}, {0}, NO_BIAS, 0, 0},
+    {"many rows", {5, 15, 14, 9, 34}, {0}, 0, 0, 0},
     {"neck", {1, 16, 16, 256, 256}, {0}, 0, 0, PSEG_CASE_BIG | PSEG_CASE_REAL},
     {"neck, batch 32",
      {32, 16, 16, 256, 256},

@@ -250,6 +250,8 @@ static const pseg_kernel split_amx = {"gemm.cl", "split", "-DSPLIT -DAMX"};
 
 /* Panels of 16 outputs that share a tile of a: 300 kB at K = 768. */
 #define NARROW_GROUP 6
+/* Numbers of the panels of 32 outputs that do: 256 kB. */
+#define WIDE_GROUP 65536
 /* Up to so many tiles of a few tokens, weights cost more than a: each panel is read by one item. */
 #define FEW_TILES 8
 
@@ -343,13 +345,15 @@ static pseg_status launch(pseg_stream *s, const pseg_op_variant *v, const pseg_o
     uint64_t units = pseg_cl_device(pseg_stream_cl(s))->compute_units;
     /* A tile of a is multiplied with a group of panels while it is near; but there should be 32
      * items for each core, so that none waits long for the other at the end. With AVX-512, panels
-     * of 32 outputs and 1 MB or more of second-level cache, one panel and eight items are enough.
-     */
-    bool is_grouped = w->nv == 1 && tiles > FEW_TILES;
-    uint64_t items = (is_grouped ? 32 : 8) * units;
+     * of 32 outputs and 1 MB or more of second-level cache, eight items are enough, and in BF16 one
+     * panel. */
+    bool is_grouped = tiles > FEW_TILES && (w->nv == 1 || w->kind == F32);
+    uint64_t items = (is_grouped && w->nv == 1 ? 32 : 8) * units;
+    uint64_t most = w->nv == 1 ? NARROW_GROUP : WIDE_GROUP / ((uint64_t)p.k * 16 * w->nv);
     uint64_t group = is_grouped ? tiles * columns / items : 1;
 
-    group = group < 1 ? 1 : group > NARROW_GROUP ? NARROW_GROUP : group;
+    group = group > most ? most : group;
+    group = group < 1 ? 1 : group;
     uint64_t groups = (columns + group - 1) / group;
     uint64_t per = tiles * groups / items;
 
@@ -502,6 +506,7 @@ static const pseg_op_case cases[] = {
      0,
      1u << W},
     {"conv 3x3", {256, 256, 2304, 2304, 256, 256, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, REAL},
+    {"many rows", {1100, 33, 50, 52, 40, 33, PSEG_ACT_NONE}, {0}, ONLY_BIAS, 0, 0},
     {"neck, batch 32",
      {8192, 256, 768, 768, 256, 256, PSEG_ACT_NONE},
      {0},

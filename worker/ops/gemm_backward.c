@@ -1,6 +1,7 @@
 /* Gradients of gemm and conv3, and weights the other way round. */
 #include "worker/ops/conv.h"
 #include "worker/ops/reduce.h"
+#include "worker/ops/weight_grad.h"
 
 enum { OUT, A, W, BIAS, RES, SCALE };
 enum { M, N, K, A_STRIDE, OUT_STRIDE, RES_STRIDE, ACT };
@@ -85,41 +86,6 @@ static pseg_status turned_weight(pseg_tensor *out, size_t *used, pseg_stream *s,
     }
 out:
     return rc;
-}
-
-/* ---- the gradient of the weight ----------------------------------------------------------- */
-
-static pseg_status weight_grad(pseg_stream *s, pseg_arg x, pseg_weight_grad_params *p,
-                               const pseg_op_grads *g, pseg_err *err)
-{
-    static const pseg_kernel wide = {"gemm_backward.cl", "weight_grad", "-DMR=12 -DNV=2"};
-    static const pseg_kernel narrow = {"gemm_backward.cl", "weight_grad", "-DMR=6 -DNV=1"};
-    static const pseg_kernel portable = {"gemm_backward.cl", "weight_grad", NULL};
-    enum { KB = 48, TILE = 64, MOST = 256 }; /* the kernel's KB; columns that share a block of x */
-    const pseg_cl *cl = pseg_stream_cl(s);
-    pseg_arg args[] = {PSEG_ARG_MEM(g->t[W].mem), x, PSEG_ARG_MEM(g->t[OUT].mem),
-                       PSEG_ARG_VALUE(*p)};
-
-    p->add = g->add >> W & 1;
-    p->out_off = g->t[W].off;
-    p->g_off = g->t[OUT].off;
-    if (pseg_cl_variant_of(cl) == PSEG_CL_PORTABLE) {
-        size_t global[2] = {((size_t)p->n + TILE - 1) / TILE * 16,
-                            ((size_t)p->c + TILE - 1) / TILE * p->taps * 16};
-        size_t local[2] = {16, 16};
-
-        return pseg_launch(s, &portable, 2, global, local, args, N_OF(args), err);
-    }
-    bool is_wide = pseg_cl_device(cl)->vector_width >= 16;
-    uint64_t columns = ((uint64_t)p->n + PSEG_PANEL - 1) / PSEG_PANEL * PSEG_PANEL;
-    uint64_t blocks = ((uint64_t)p->c + KB - 1) / KB * p->taps;
-    uint64_t per = blocks * columns / (8 * (uint64_t)pseg_cl_device(cl)->compute_units);
-
-    per = (per > MOST ? MOST : per) / PSEG_PANEL * PSEG_PANEL;
-    p->columns_per_item = (uint32_t)(per < PSEG_PANEL ? PSEG_PANEL : per);
-    size_t global[2] = {blocks, (columns + p->columns_per_item - 1) / p->columns_per_item};
-    size_t local[2] = {1, 1};
-    return pseg_launch(s, is_wide ? &wide : &narrow, 2, global, local, args, N_OF(args), err);
 }
 
 static pseg_status bias_grad(pseg_stream *s, const pseg_op_grads *g, size_t rows, size_t n,
@@ -257,9 +223,12 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, const pseg_op_g
             .n = (uint32_t)i[N],
             .c = (uint32_t)i[K],
             .taps = 1,
+            .h = 1,
+            .w = 1,
         };
 
-        PSEG_TRY(weight_grad(s, pseg_arg_of(a, A), &p, g, err));
+        PSEG_TRY(
+            pseg_weight_grad(s, &g->t[W], g->add >> W & 1, pseg_arg_of(a, A), &g->t[OUT], &p, err));
         pseg_stream_credit(s, pseg_op_row_gemm.flops(a), pseg_op_row_gemm.bytes(a));
     }
     if (pseg_wants(g, BIAS))
@@ -435,7 +404,8 @@ static pseg_status v_launch(pseg_stream *s, const pseg_op_args *a, const pseg_op
             .w = (uint32_t)i[V_WIDTH],
         };
 
-        PSEG_TRY(weight_grad(s, pseg_arg_of(a, A), &p, g, err));
+        PSEG_TRY(
+            pseg_weight_grad(s, &g->t[W], g->add >> W & 1, pseg_arg_of(a, A), &g->t[OUT], &p, err));
         pseg_stream_credit(s, pseg_op_row_conv3.flops(a), pseg_op_row_conv3.bytes(a));
     }
     if (pseg_wants(g, BIAS))

@@ -175,6 +175,7 @@ void pseg_op_fill(void *out, const pseg_op *op, const pseg_op_args *a, size_t sl
 
 typedef struct pseg_op_timing {
     double median_ms, min_ms; /* of a launch, waited for */
+    double cpu_ms;            /* of all threads of this process; median */
     double gflops, gbytes;    /* per second, at the median */
     unsigned runs;
     const char *variant; /* that ran; NULL: the row has but one way */

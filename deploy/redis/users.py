@@ -60,6 +60,8 @@ def users(queue):
              "+config|get", "+info", *shared, *(f"~{prefix}{k}:*" for k in READ_AND_FREE)),
         line("pseg-worker", *connect, *call["workers"], *inside, "+xread", "+xrevrange", *shared, *free),
         line("pseg-monitor", "+auth", "+ping", "+info", "+llen", f"%R~{prefix}ready:*"),
+        # KEDA's list scaler asks for type and length by a script of its own; a script's keys count as written to.
+        line("pseg-autoscaler", "+auth", "+ping", "+eval", "+type", "+llen", f"~{prefix}ready:*"),
     ]
 
 

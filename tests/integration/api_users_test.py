@@ -15,7 +15,7 @@ sys.path.insert(0, "deploy/redis")
 sys.dont_write_bytecode = True
 import users  # noqa: E402
 
-PASSWORDS = {"scheduler": "s3cret-s", "worker": "s3cret-w", "monitor": "s3cret-m"}
+PASSWORDS = {"scheduler": "s3cret-s", "worker": "s3cret-w", "monitor": "s3cret-m", "autoscaler": "s3cret-a"}
 
 
 class UsersCluster(lib.Cluster):
@@ -128,13 +128,13 @@ class Users(lib.Test):
     def test_nobody_may(self):
         key = "pseg:{default}:job:x"
         for user in PASSWORDS:
-            for command in (("FLUSHALL",), ("FLUSHDB",), ("KEYS", "*"), ("SCAN", 0), ("CONFIG", "SET", "dir", "/"),
-                            ("SHUTDOWN",), ("EVAL", "return 1", 0), ("SCRIPT", "FLUSH"),
-                            ("FUNCTION", "FLUSH"), ("FUNCTION", "DELETE", "pseg1"), ("FUNCTION", "DUMP"),
+            for command in (("FLUSHALL",), ("FLUSHDB",), ("KEYS", "*"), ("CONFIG", "SET", "dir", "/"),
+                            ("SHUTDOWN",), ("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH"), ("FUNCTION", "DELETE", "pseg1"), ("FUNCTION", "DUMP"),
                             ("ACL", "LIST"), ("ACL", "SETUSER", "x"), ("REPLICAOF", "h", 1), ("MODULE", "LIST"),
                             ("SAVE",), ("BGREWRITEAOF",), ("CLIENT", "KILL", "TYPE", "normal"), ("MONITOR",),
                             ("PUBLISH", "x", "y"), ("SWAPDB", 0, 1), ("MIGRATE", "h", 1, key, 0, 1), ("DUMP", key),
-                            ("RENAME", key, key), ("HGETALL", key), ("GETSET", key, 1), ("RESTORE", key, 0, "x")):
+                            ("EVALSHA", "0" * 40, 0), ("RENAME", key, key), ("HGETALL", key), ("GETSET", key, 1),
+                            ("RESTORE", key, 0, "x")):
                 self.refused(user, *command)
 
     def test_nobody_leaves_his_queue(self):
@@ -145,6 +145,17 @@ class Users(lib.Test):
         self.refused("monitor", "LLEN", "pseg:{default}:line:x")
         self.refused("monitor", "RPUSH", "pseg:{default}:ready:empty", "x")
         self.assertEqual(self.may("monitor", "LLEN", "pseg:{default}:ready:scenes"), "0")
+
+    def test_what_an_autoscaler_asks(self):
+        script = "local t = redis.call('type', KEYS[1]).ok; return {t, redis.call('llen', KEYS[1])}"
+        self.assertEqual(self.may("autoscaler", "EVAL", script, 1, "pseg:{default}:ready:scenes").split(), ["none", "0"])
+        self.refused("autoscaler", "EVAL", script, 1, "pseg:{default}:live")
+        self.assertIn("can't run this command", self.may("autoscaler", "EVAL", "return redis.call('del', KEYS[1])", 1,
+                                                         "pseg:{default}:ready:scenes"))
+        for user in ("monitor", "autoscaler"):
+            self.refused(user, "SCAN", 0)
+        for user in ("scheduler", "worker", "monitor"):
+            self.refused(user, "EVAL", "return 1", 0)
 
     def test_a_worker_is_no_scheduler(self):
         prefix = "pseg:{default}:"

@@ -8,7 +8,7 @@
 
 #define PSEG_JOB_ID_LEN 32
 
-/* If you add a state: X(name, is terminal), proto/pseg/v1 State, pseg.lua, docs/job-lifecycle.md.
+/* If you add a state: X(name, is terminal), proto/pseg/v1 State, common/queue/lua, docs/job-lifecycle.md.
  */
 #define PSEG_JOB_STATES(X) \
     X(QUEUED, false)       \

@@ -1,11 +1,19 @@
-# Writes the text of IN as the bytes of `static const char NAME[]` into OUT, and NAME_REVISION from its
-# line "REVISION = n".
-file(READ "${IN}" text)
-if(NOT text MATCHES "REVISION = ([0-9]+)")
+# Writes the texts of the files IN, separated by |, one after the other, as the bytes of `static const char
+# NAME[]` into OUT, and NAME_REVISION from their line "REVISION = n".
+string(REPLACE "|" ";" files "${IN}")
+set(hex "")
+set(revision "")
+foreach(file IN LISTS files)
+  file(READ "${file}" text)
+  if(text MATCHES "REVISION = ([0-9]+)")
+    set(revision "${CMAKE_MATCH_1}")
+  endif()
+  file(READ "${file}" bytes HEX)
+  string(APPEND hex "${bytes}0a")
+endforeach()
+if(revision STREQUAL "")
   message(FATAL_ERROR "${IN}: no line REVISION = n")
 endif()
-set(revision "${CMAKE_MATCH_1}")
-file(READ "${IN}" hex HEX)
 string(REGEX REPLACE "(..)" "0x\\1," bytes "${hex}")
 string(REGEX REPLACE "(................................................................................)" "\\1\n" bytes "${bytes}")
 file(WRITE "${OUT}" "enum { ${NAME}_REVISION = ${revision} };\nstatic const char ${NAME}[] = {\n${bytes}0x00};\n")

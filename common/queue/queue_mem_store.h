@@ -1,4 +1,4 @@
-/* The jobs of an in-memory queue: the transitions of pseg.lua in C. Private to this folder.
+/* The jobs of an in-memory queue: the transitions of lua/ in C. Private to this folder.
  * Every function runs with the store's mutex held; `changed` and `ready` are called in it. */
 #ifndef PSEG_QUEUE_QUEUE_MEM_STORE_H
 #define PSEG_QUEUE_QUEUE_MEM_STORE_H

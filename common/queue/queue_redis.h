@@ -1,8 +1,13 @@
 /* Between the parts of the Redis form. Private to this folder.
- *   queue_redis.c        the thread: connections, writing, reading, time-outs, greeting
+ *   queue_redis.c        the thread: reading, time-outs, faults
+ *   queue_redis_lines.c  a connection: what waits on it, writing, its end
+ *   queue_redis_gather.c requests that travel together, and those that wait for replicas
+ *   queue_redis_greet.c  from dialling to the first request
  *   queue_redis_watch.c  the second connection, which blocks on events
  *   queue_redis_open.c   URL, open, close, the inbox
- *   queue_redis_ops.c    what each request says to Redis and what its answer means
+ *   queue_redis_ops.c    what each request says to Redis, by
+ *   queue_redis_call.c   a call of a function and its arguments
+ *   queue_redis_parse.c  what an answer means
  * All but open and the inbox runs on the queue's thread. */
 #ifndef PSEG_QUEUE_QUEUE_REDIS_H
 #define PSEG_QUEUE_QUEUE_REDIS_H
@@ -113,19 +118,46 @@ struct loop {
 /* ---- queue_redis.c ---- */
 
 void *queue_redis_run(void *redis_queue);
+/* A call of many requests answers each of them. */
+void queue_answer_error(command *c, const pseg_err *err);
+void queue_answer_lost(const loop *lp, command *c, const char *why, bool was_sent);
+void queue_error_of(pseg_err *err, const char *text); /* of an error reply of Redis */
+/* hiredis 0.14 makes room for as many elements as an answer claims to have, 3 GB for 14 bytes. This
+ * bounds them: an answer of more is none, and ends the line. `b` must outlive the reader. */
+void queue_bound_reader(redisReader *r, reader_bounds *b);
 
+/* ---- queue_redis_lines.c ---- */
+
+void line_push(line *l, command *c);
+void line_hold(line *l, command *c);
+/* As much as the socket takes. send(2) and not hiredis' buffer: that moves what is left after every
+ * partial write, which is quadratic for an image, and raises SIGPIPE. */
+void line_write(loop *lp, line *l);
 /* Sends words on l; on failure the line is ended. */
 void line_say(loop *lp, line *l, void (*internal)(loop *, line *, const redisReply *), int argc,
               const char **argv);
 /* Answers all that wait with the fault, and dials again after a while. */
 void line_fail(loop *lp, line *l, const char *why);
-void queue_error_of(pseg_err *err, const char *text); /* of an error reply of Redis */
-/* hiredis 0.14 makes room for as many elements as an answer claims to have, 3 GB for 14 bytes. This
- * bounds them: an answer of more is none, and ends the line. `b` must outlive the reader. */
-void queue_bound_reader(redisReader *r, reader_bounds *b);
 void line_is_ready(loop *lp, line *l);
 /* Goes to the node that an answer "MOVED slot host:port" names; false if it is no such answer. */
 bool line_follow(loop *lp, line *l, const redisReply *from);
+
+/* ---- queue_redis_gather.c ---- */
+
+/* Sends what waits of a kind, as long as few enough calls are under way. */
+void queue_send_gathered(loop *lp, line *l, gathering *g);
+void queue_gather(loop *lp, command *c);
+/* What has not been sent when the line ends. */
+void queue_answer_gathered(loop *lp, const char *why);
+void queue_answer_unconfirmed(loop *lp, const char *why);
+/* The answer to a call of many requests: one element for each, of which any may be an error. */
+void queue_take_batch(loop *lp, command *call, const redisReply *from);
+
+/* ---- queue_redis_greet.c ---- */
+
+void line_load_functions(loop *lp, line *l);
+void line_dial(loop *lp, line *l);
+void line_connected(loop *lp, line *l);
 
 /* ---- queue_redis_watch.c ---- */
 
@@ -152,10 +184,31 @@ void queue_send_item(redis_queue *q, const batch_kind *kind, reply_parser parse,
 /* ---- queue_redis_ops.c ---- */
 
 extern const queue_ops queue_redis_ops;
+/* The fixed arguments of a call of `kind` and their number, at most 6. */
+int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][24]);
+
+/* ---- queue_redis_parse.c ---- */
+
+void queue_parse_submit(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_view(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_get(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_list(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_masks(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_image(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_put(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_has(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_workers(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_claims(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_leases(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_state(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_stats(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_cases(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_case(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_dropped(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_requeued(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_nothing(pseg_queue_reply *r, const redisReply *from, const command *c);
 /* Every parser of an answer, for whoever tries them with answers that Redis would not give. */
 extern const reply_parser queue_reply_parsers[];
 extern const size_t queue_n_reply_parsers;
-/* The fixed arguments of a call of `kind` and their number, at most 6. */
-int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][24]);
 
 #endif

@@ -17,7 +17,7 @@ READ_AND_FREE = {"image": "get strlen unlink", "request": "get unlink"}
 
 
 def lua():
-    return "".join(p.read_text() for p in sorted((ROOT / "common/queue").glob("*.lua")))
+    return "".join(p.read_text() for p in sorted((ROOT / "common/queue/lua").glob("*.lua")))
 
 
 def commands():

@@ -3,8 +3,8 @@
 #include "tests/support/queue_cases_impl.h"
 #include "tests/support/redis.h"
 #include "common/base/clock.h"
-#include "common/base/file.h"
 #include "common/base/alloc.h"
+#include "common/queue/pseg_lua.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -328,24 +328,15 @@ static void flushed_functions_are_loaded_again(void **state)
 
 static void load_revision(int revision)
 {
-    uint8_t *text;
-    size_t n;
-    char *lua, *at;
+    const char *lua = pseg_lua, *at = strstr(lua, "REVISION = ");
 
-    assert_int_equal(
-        pseg_file_read(&text, &n, PSEG_TEST_SOURCE_DIR "/common/queue/pseg.lua", 1 << 20, NULL),
-        PSEG_OK);
-    lua = pseg_strndup((char *)text, n);
-    at = strstr(lua, "REVISION = ");
     assert_non_null(at);
-    char *end = strchr(at, '\n');
+    const char *end = strchr(at, '\n');
     char *changed = pseg_asprintf("%.*sREVISION = %d%s", (int)(at - lua), lua, revision, end);
     const char *words[] = {"FUNCTION", "LOAD", "REPLACE", changed};
     assert_true(test_redis_ask_words(&server, answer, sizeof answer, 4, words));
     assert_int_not_equal(*answer, '-');
     pseg_free(changed);
-    pseg_free(lua);
-    pseg_free(text);
 }
 
 static long long revision(void)

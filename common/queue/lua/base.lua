@@ -1,0 +1,52 @@
+#!lua name=pseg1
+-- The queue's state machine. Every operation on a job is one of these functions: one round trip, and
+-- all of it or nothing. docs/job-lifecycle.md draws the transitions, proto/KEYS.md lists the keys.
+--
+-- KEYS[1] is the queue's prefix, "pseg:{NAME}:"; all other keys are made from it, so that they lie in
+-- one slot of a cluster. Redis' clock is the only clock. Numbers are written by %.0f, since Lua would
+-- write large ones with an exponent.
+--
+-- A failure that the caller must tell apart is an error reply "PSEG <REASON> <message>".
+--
+-- A redis.call costs more than the Lua around it, so submit and publish take many jobs at once, and
+-- what many jobs write into one key is gathered in a `batch` and written when the function ends.
+--
+-- The library is the files of this folder, joined in the order of ../CMakeLists.txt; REVISION counts their
+-- changes. A process loads its copy where an older one lies and leaves a newer one in place, so from the
+-- first release on a function of "pseg1" keeps its arguments and its answer, and new arguments are added at
+-- the end; what cannot be done so is a library "pseg2".
+
+local REVISION = 5
+local EVENTS_MAX = 100000
+local MODEL_KEPT_US = 86400 * 1000000 -- after its last worker's last heartbeat
+local WORKER_KEPT_MS = 3600 * 1000    -- the record of a lost worker, until a sweep has tidied up
+local CASE_KEPT_US = 7 * 86400 * 1000000 -- a job in quarantine
+local HEAD_START_US = 60 * 1000000    -- of one step of priority before those that came at the same time
+local FIRST_COST_US = 10000           -- of a job, until one of its model has told
+local EVIDENCE_BYTES = 3000           -- of one attempt
+local TERMINAL = { SUCCEEDED = true, FAILED = true, CANCELLED = true, EXPIRED = true }
+-- The fields that a reader of a job gets, in this order (queue_redis.c reads them by place).
+local FIELDS = { 'tenant', 'request_id', 'state', 'spec', 'result', 'reason', 'message', 'attempts',
+    'cancel', 'created', 'started', 'finished', 'deadline', 'expire', 'ttl', 'model', 'image', 'worker' }
+
+local function text(x) return string.format('%.0f', x) end
+-- Scores are whole milliseconds: rounded up when they are set and down when they are compared, so that
+-- nothing happens early.
+local function ms_up(us) return text(math.ceil(us / 1000)) end
+local function ms(us) return text(math.floor(us / 1000)) end
+
+local function now_us()
+    local t = redis.call('TIME')
+    return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+local function fail(reason, message)
+    return redis.error_reply('PSEG ' .. reason .. ' ' .. message)
+end
+
+local function view(p, id)
+    local v = redis.call('HMGET', p .. 'job:' .. id, unpack(FIELDS))
+    for i = 1, #FIELDS do if not v[i] then v[i] = '' end end
+    table.insert(v, 1, id)
+    return v
+end

@@ -1,0 +1,85 @@
+---- what a function writes when it ends ----
+
+local function batch(p)
+    return { p = p, add = {}, rem = {}, incr = {}, events = {}, ready = {}, wake = {}, memo = {} }
+end
+
+-- One more job of a model, or one fewer, waits or runs.
+local function later_ready(b, model, by)
+    b.ready[model] = (b.ready[model] or 0) + by
+end
+
+-- ZADD key score member
+local function later_zadd(b, key, score, member)
+    local l = b.add[key]
+    if not l then
+        l = {}
+        b.add[key] = l
+    end
+    l[#l + 1] = score
+    l[#l + 1] = member
+end
+
+local function later_remove(b, command, key, member)
+    local of = b.rem[command]
+    if not of then
+        of = {}
+        b.rem[command] = of
+    end
+    local l = of[key]
+    if not l then
+        l = {}
+        of[key] = l
+    end
+    l[#l + 1] = member
+end
+
+-- HINCRBY key field by; fields of `tenant_*` go at 0.
+local function later_incr(b, key, field, by)
+    local l = b.incr[key]
+    if not l then
+        l = {}
+        b.incr[key] = l
+    end
+    l[field] = (l[field] or 0) + by
+end
+
+local function event(b, id, state, worker)
+    local e = b.events
+    e[#e + 1] = 'id'
+    e[#e + 1] = id
+    e[#e + 1] = 'state'
+    e[#e + 1] = state
+    if worker then
+        e[#e + 1] = 'worker'
+        e[#e + 1] = worker
+    end
+end
+
+local function write(b)
+    local p = b.p
+    for key, l in pairs(b.add) do redis.call('ZADD', p .. key, unpack(l)) end
+    for command, of in pairs(b.rem) do
+        for key, l in pairs(of) do redis.call(command, p .. key, unpack(l)) end
+    end
+    for key, l in pairs(b.incr) do
+        for field, by in pairs(l) do
+            if by ~= 0 and redis.call('HINCRBY', p .. key, field, text(by)) <= 0 and key ~= 'count' then
+                redis.call('HDEL', p .. key, field)
+            end
+        end
+    end
+    for model, by in pairs(b.ready) do
+        if by > 0 then
+            local ones = {}
+            for i = 1, by do ones[i] = '' end
+            redis.call('RPUSH', p .. 'ready:' .. model, unpack(ones))
+        elseif by < 0 then
+            redis.call('LPOP', p .. 'ready:' .. model, -by)
+        end
+    end
+    for model in pairs(b.wake) do redis.call('XADD', p .. 'wake:' .. model, 'MAXLEN', 1, '*', 'w', '') end
+    if #b.events > 0 then
+        redis.call('XADD', p .. 'events', 'MAXLEN', '~', EVENTS_MAX, '*', unpack(b.events))
+    end
+end

@@ -1,0 +1,107 @@
+---- claim and renewal ----
+
+-- Takes job `id` off the line of c.tenant. false: it must wait until the worker's hands are empty.
+local CLAIM_FIELDS = { 'state', 'deadline', 'attempts', 'tenant', 'spec', 'image', 'created', 'fence', 'weight', 'group' }
+local function claim_one(b, c, id)
+    local p, job = b.p, b.p .. 'job:' .. id
+    local v = redis.call('HMGET', job, unpack(CLAIM_FIELDS))
+    if v[1] ~= 'QUEUED' then return true end
+    if tonumber(v[2]) <= c.now then
+        finish(b, id, 'EXPIRED', c.now)
+        return true
+    end
+    -- A job of a group that died with its worker is tried among fewer.
+    local group = tonumber(v[10] or '0')
+    if group > 0 and c.held >= group then return false end
+    if group > 0 then c.most = math.min(c.most, group) end
+    local fence, attempt = tostring(tonumber(v[8]) + 1), tostring(tonumber(v[3]) + 1)
+    local price = c.cost / tonumber(v[9] or '1')
+    redis.call('HSET', job, 'state', 'RUNNING', 'worker', c.worker, 'started', c.started, 'attempts', attempt,
+        'fence', fence, 'charge', c.charge)
+    later_zadd(b, 'leases', c.lease, id)
+    event(b, id, 'RUNNING', c.worker)
+    c.out[#c.out + 1] = { id, tonumber(fence), tonumber(attempt), v[4], v[5], v[6], v[2], v[7], group }
+    c.held = c.held + 1
+    return true, price
+end
+
+-- One or, if the tenant is alone, all that are wanted. false: nothing more is to be given.
+local function claim_from(b, c, tenant, alone)
+    local p, line = b.p, b.p .. 'line:' .. c.model .. ':' .. tenant.name
+    local got = redis.call('ZPOPMIN', line, alone and c.most - c.held or 1)
+    for i = 1, #got, 2 do
+        local goes, price = true, nil
+        if c.held < c.most then goes, price = claim_one(b, c, got[i]) else goes = false end
+        if not goes then
+            for k = i, #got, 2 do redis.call('ZADD', line, got[k + 1], got[k]) end
+            return false
+        end
+        if price then
+            c.clock = math.max(c.clock, tenant.time)
+            tenant.time = tenant.time + price
+            tenant.changed = true
+        end
+    end
+    if redis.call('EXISTS', line) == 0 then
+        tenant.gone = true
+        deactivate(p, c.model, tenant.name, tenant.time)
+    end
+    return true
+end
+
+-- worker model max lease_ms - held  ->  per job {id, fence, attempt, tenant, spec, image, deadline, created,
+-- group}. held: how many jobs the worker has already. group: with how many at most it may be held at once, 0: any.
+local function claim(keys, a)
+    local p, b = keys[1], batch(keys[1])
+    local held = tonumber(a[6] or '0')
+    local now = now_us()
+    local c = { worker = a[1], model = a[2], held = held, most = held + tonumber(a[3]), now = now, out = {}, clock = 0,
+        lease = ms_up(now + tonumber(a[4]) * 1000) }
+    local found = redis.call('ZRANGE', p .. 'fair:' .. c.model, 0, tonumber(a[3]), 'WITHSCORES')
+    if #found == 0 then return {} end
+    c.cost = tonumber(redis.call('HGET', p .. 'cost', c.model) or '0')
+    if c.cost <= 0 then c.cost = FIRST_COST_US end
+    c.started, c.charge = text(now), text(c.cost)
+    local tenants = {}
+    for i = 1, #found, 2 do tenants[#tenants + 1] = { name = found[i], time = tonumber(found[i + 1]) } end
+    while c.held < c.most do
+        local first, n = nil, 0
+        for _, t in ipairs(tenants) do
+            if not t.gone then
+                n = n + 1
+                if not first or t.time < first.time then first = t end
+            end
+        end
+        if not first or not claim_from(b, c, first, n == 1) then break end
+    end
+    local others = #tenants > tonumber(a[3]) -- beyond those looked at
+    for _, t in ipairs(tenants) do
+        if not t.gone then others = true end
+        if t.changed and not t.gone then later_zadd(b, 'fair:' .. c.model, text(t.time), t.name) end
+    end
+    if #tenants > 1 and others and c.clock > 0 then redis.call('HSET', p .. 'clock', c.model, text(c.clock)) end
+    write(b)
+    return c.out
+end
+
+-- worker lease_ms {id fence}...  ->  per job: ok, lost, cancel or expired
+local function renew(keys, a)
+    local p, b, out, now = keys[1], batch(keys[1]), {}, now_us()
+    local expire = ms_up(now + tonumber(a[2]) * 1000)
+    for i = 3, #a, 2 do
+        local answer = 'ok'
+        local v = redis.call('HMGET', p .. 'job:' .. a[i], 'state', 'worker', 'fence', 'cancel', 'deadline')
+        if v[1] ~= 'RUNNING' or v[2] ~= a[1] or v[3] ~= a[i + 1] then
+            answer = v[1] == 'EXPIRED' and 'expired' or 'lost'
+        elseif tonumber(v[5]) <= now then
+            finish(b, a[i], 'EXPIRED', now)
+            answer = 'expired'
+        else
+            later_zadd(b, 'leases', expire, a[i])
+            if v[4] == '1' then answer = 'cancel' end
+        end
+        out[#out + 1] = answer
+    end
+    write(b)
+    return out
+end

@@ -1,0 +1,42 @@
+---- counts; the names of all functions ----
+
+-- ->  {live jobs, leased jobs, delayed jobs, image bytes held, submitted, succeeded, failed, cancelled, expired,
+-- jobs in quarantine}
+local function stats(keys)
+    local p = keys[1]
+    local c = redis.call('HMGET', p .. 'count', 'submitted', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'EXPIRED')
+    local out = { redis.call('ZCARD', p .. 'live'), redis.call('ZCARD', p .. 'leases'),
+        redis.call('ZCARD', p .. 'delayed'), tonumber(redis.call('GET', p .. 'bytes') or '0') }
+    for i = 1, 5 do out[#out + 1] = tonumber(c[i] or '0') end
+    out[#out + 1] = redis.call('ZCARD', p .. 'quarantine')
+    return out
+end
+
+-- ->  the revision of this library.
+local function revision() return REVISION end
+
+local reads = { 'no-writes' }
+-- What ends or moves a job must work when memory is full, for it is what frees memory.
+local always = { 'allow-oom' }
+redis.register_function { function_name = 'pseg1_revision', callback = revision, flags = reads }
+redis.register_function('pseg1_submit', submit)
+redis.register_function('pseg1_put_image', put_image)
+redis.register_function { function_name = 'pseg1_has_images', callback = has_images, flags = always }
+redis.register_function { function_name = 'pseg1_get', callback = get, flags = reads }
+redis.register_function { function_name = 'pseg1_list', callback = list, flags = reads }
+redis.register_function { function_name = 'pseg1_masks', callback = masks, flags = reads }
+redis.register_function { function_name = 'pseg1_cancel', callback = cancel, flags = always }
+redis.register_function { function_name = 'pseg1_register', callback = register, flags = always }
+redis.register_function { function_name = 'pseg1_unregister', callback = unregister, flags = always }
+redis.register_function { function_name = 'pseg1_workers', callback = workers, flags = reads }
+redis.register_function { function_name = 'pseg1_claim', callback = claim, flags = always }
+redis.register_function { function_name = 'pseg1_renew', callback = renew, flags = always }
+redis.register_function { function_name = 'pseg1_publish', callback = publish, flags = always }
+redis.register_function { function_name = 'pseg1_fail', callback = fail_job, flags = always }
+redis.register_function { function_name = 'pseg1_release', callback = release, flags = always }
+redis.register_function { function_name = 'pseg1_sweep', callback = sweep, flags = always }
+redis.register_function { function_name = 'pseg1_stats', callback = stats, flags = reads }
+redis.register_function { function_name = 'pseg1_cases', callback = cases, flags = reads }
+redis.register_function { function_name = 'pseg1_case', callback = case, flags = reads }
+redis.register_function { function_name = 'pseg1_case_drop', callback = case_drop, flags = always }
+redis.register_function('pseg1_case_requeue', case_requeue)

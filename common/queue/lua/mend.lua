@@ -1,0 +1,98 @@
+---- mending ----
+-- What a function writes is one transaction in Redis' log. But Redis 7.0 leaves the torn half of one in the log if its
+-- disk fills in the middle of a write, and runs it at the start after next. So a waiting job may be in no line, an image
+-- may count a user that is not there, and a record may lie where nothing leads to it.
+
+local function mend(b, id)
+    local p = b.p
+    local v = redis.call('HMGET', p .. 'job:' .. id, 'state', 'model', 'tenant', 'place', 'deadline', 'ttl')
+    if v[1] ~= 'QUEUED' or not v[2] or not v[3] or not v[4] or not v[5] or not v[6] then return false end
+    if redis.call('ZSCORE', p .. 'line:' .. v[2] .. ':' .. v[3], id) or redis.call('ZSCORE', p .. 'delayed', id) then
+        return false
+    end
+    if redis.call('ZADD', p .. 'live', 'NX', ms_up(tonumber(v[5])), id) == 1 then
+        later_ready(b, v[2], 1)
+        later_incr(b, 'tenant_jobs', v[3], 1)
+    end
+    redis.call('ZADD', p .. 'index:' .. v[3], 0, id)
+    enter_line(b, v[2], v[3], v[4], id)
+    return true
+end
+
+-- Marked images that no live job used in the whole of a pass: what is left are cases in quarantine. A submit takes the
+-- mark off (a scan need not show what comes while it runs), so does a job that is seen.
+local function check_images(p, pass, now)
+    local marked = redis.call('HGETALL', p .. 'image_check')
+    local uses, n = {}, 0
+    for i = 1, #marked, 2 do
+        if tonumber(marked[i + 1]) <= pass then
+            uses[marked[i]] = 0
+            n = n + 1
+        end
+    end
+    if n == 0 then return end
+    for _, id in ipairs(redis.call('ZRANGE', p .. 'quarantine', 0, -1)) do
+        local image = redis.call('HGET', p .. 'case:' .. id, 'image')
+        if image and uses[image] then uses[image] = uses[image] + 1 end
+    end
+    for image, use in pairs(uses) do
+        if use > 0 then
+            redis.call('HSET', p .. 'image_use', image, text(use))
+        else
+            redis.call('HDEL', p .. 'image_use', image)
+            redis.call('ZADD', p .. 'images', 'XX', ms(now), image)
+        end
+        redis.call('HDEL', p .. 'image_check', image)
+    end
+end
+
+-- A job that has ended, but not all of its end was written.
+local function mend_end(p, id, now)
+    local v = redis.call('HMGET', p .. 'job:' .. id, 'tenant', 'request_id', 'ttl')
+    if not v[1] or not v[2] or not v[3] then
+        redis.call('UNLINK', p .. 'job:' .. id)
+        return
+    end
+    if redis.call('PTTL', p .. 'job:' .. id) < 0 then redis.call('PEXPIRE', p .. 'job:' .. id, v[3]) end
+    redis.call('ZADD', p .. 'ended', 'NX', ms_up(now + tonumber(v[3]) * 1000), v[1] .. ':' .. id .. ':' .. v[2])
+end
+
+-- A few of all keys at each sweep, in turn: records without an end that are not among the live jobs.
+local function mend_lost(b, limit, now)
+    local p, key = b.p, b.p .. 'count'
+    local got = redis.call('SCAN', redis.call('HGET', key, 'scanned') or '0', 'MATCH', p .. 'job:*', 'COUNT', limit)
+    for _, job in ipairs(got[2]) do
+        local id = string.sub(job, #p + 5)
+        if redis.call('PTTL', job) == -1 and not redis.call('ZSCORE', p .. 'live', id) then
+            local v = redis.call('HMGET', job, 'state', 'deadline', 'tenant', 'model')
+            if v[1] == 'RUNNING' and v[2] and v[3] and v[4] then
+                redis.call('ZADD', p .. 'live', ms_up(tonumber(v[2])), id)
+                redis.call('ZADD', p .. 'leases', 'NX', ms(now), id)
+                later_ready(b, v[4], 1)
+                later_incr(b, 'tenant_jobs', v[3], 1)
+            elseif not mend(b, id) then
+                mend_end(p, id, now)
+            end
+        end
+    end
+    redis.call('HSET', key, 'scanned', got[1])
+end
+
+-- A few of the live jobs at each sweep, all of them in turn: a pass, by its number.
+local function mend_some(b, limit, now)
+    local p, key = b.p, b.p .. 'count'
+    local v = redis.call('HMGET', key, 'mended', 'pass')
+    local cursor, pass = v[1] or '0', tonumber(v[2] or '0')
+    local has_marks = redis.call('EXISTS', p .. 'image_check') == 1
+    if cursor == '0' then pass = pass + 1 end
+    local got = redis.call('ZSCAN', p .. 'live', cursor, 'COUNT', limit)
+    for i = 1, #got[2], 2 do
+        mend(b, got[2][i])
+        if has_marks then
+            local image = redis.call('HGET', p .. 'job:' .. got[2][i], 'image')
+            if image then redis.call('HDEL', p .. 'image_check', image) end
+        end
+    end
+    redis.call('HSET', key, 'mended', got[1], 'pass', text(pass))
+    if has_marks and got[1] == '0' then check_images(p, pass, now) end
+end

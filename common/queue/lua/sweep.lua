@@ -1,0 +1,150 @@
+---- the sweep ----
+
+-- Models that nobody serves or asks for any more, and workers that are gone.
+local function tidy(p, now, limit)
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', p .. 'workers', '-inf', ms(now), 'LIMIT', 0, limit)) do
+        forget_worker(p, id)
+    end
+    local models = redis.call('ZRANGE', p .. 'models', 0, limit, 'WITHSCORES')
+    for i = 1, #models, 2 do
+        local model, seen = models[i], tonumber(models[i + 1])
+        if seen * 1000 < now - MODEL_KEPT_US and redis.call('LLEN', p .. 'ready:' .. model) == 0 then
+            redis.call('ZREM', p .. 'models', model)
+            redis.call('DEL', p .. 'wake:' .. model, p .. 'idle:' .. model)
+            redis.call('HDEL', p .. 'clock', model)
+            redis.call('HDEL', p .. 'cost', model)
+        end
+    end
+    redis.call('ZREMRANGEBYSCORE', p .. 'tenant_rate', '-inf', text(now))
+end
+
+-- Leases that have ended, by worker; and with them those that the same worker has not renewed for as long as half
+-- a lease: a living one renews all it holds three times in a lease.
+local function dead_leases(p, now, limit, lease_ms)
+    local stale = redis.call('ZRANGEBYSCORE', p .. 'leases', '-inf', ms(now), 'LIMIT', 0, limit)
+    local groups, order = {}, {}
+    if #stale == 0 then return groups, order end
+    local all = redis.call('ZRANGEBYSCORE', p .. 'leases', '-inf', ms(now + lease_ms * 500), 'LIMIT', 0, 10 * limit)
+    for i, id in ipairs(all) do
+        local v = redis.call('HMGET', p .. 'job:' .. id, 'attempts', 'worker', 'cancel', 'deadline', 'group', 'history')
+        local worker = v[2] or ''
+        local g = groups[worker]
+        if not g and i <= #stale then
+            g = {}
+            groups[worker] = g
+            order[#order + 1] = worker
+        end
+        if g then g[#g + 1] = { id = id, v = v, is_stale = i <= #stale } end
+    end
+    return groups, order
+end
+
+-- What becomes of a job whose worker went silent while it held n. One of several is not charged: which of them did
+-- it is found by trying them among ever fewer. Nor is one whose worker lives: it never heard of its claim.
+local function lease_ended(b, now, worker, one, n, max_attempts, alive)
+    local p, id, v = b.p, one.id, one.v
+    local why = 'worker ' .. worker .. ' went away during attempt ' .. (v[1] or '')
+    if not v[1] then
+        later_remove(b, 'ZREM', 'leases', id)
+    elseif v[3] == '1' then
+        finish(b, id, 'CANCELLED', now)
+    elseif tonumber(v[4]) <= now then
+        finish(b, id, 'EXPIRED', now)
+    elseif alive then
+        requeue(b, id, now, 0, 'attempts', text(tonumber(v[1]) - 1))
+    elseif n > 1 and v[5] ~= '1' then
+        local group = math.ceil(n / 2)
+        if v[5] and tonumber(v[5]) > 0 then group = math.min(group, math.max(1, tonumber(v[5]) - 1)) end
+        requeue(b, id, now, 0, 'reason', 'LEASE_LOST', 'message', why .. ', with ' .. (n - 1) .. ' others',
+            'attempts', text(tonumber(v[1]) - 1), 'group', group)
+    elseif tonumber(v[1]) >= max_attempts then
+        history(p, id, v[1], 'LEASE_LOST', why, worker, now)
+        give_up(b, id, now, 'ATTEMPTS_EXHAUSTED', why .. ', the last of ' .. text(max_attempts) ..
+            (v[6] and ' (before: ' .. v[6] .. ')' or ''))
+    else
+        history(p, id, v[1], 'LEASE_LOST', why, worker, now)
+        requeue(b, id, now, 0, 'reason', 'LEASE_LOST', 'message', why)
+    end
+end
+
+local function sweep_leases(b, now, limit, max_attempts, lease_ms)
+    local p, n = b.p, 0
+    -- If the clock has been set back, a lease may seem to last for hours.
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', p .. 'leases', '(' .. ms_up(now + lease_ms * 1000 + 1000), '+inf',
+        'LIMIT', 0, limit)) do
+        redis.call('ZADD', p .. 'leases', ms_up(now + lease_ms * 1000), id)
+    end
+    local groups, order = dead_leases(p, now, limit, lease_ms)
+    for _, worker in ipairs(order) do
+        local g = groups[worker]
+        local seen = tonumber(redis.call('HGET', p .. 'worker:' .. worker, 'seen') or '0')
+        local alive = seen > now - lease_ms * 500
+        for _, one in ipairs(g) do
+            if one.is_stale or not alive then lease_ended(b, now, worker, one, #g, max_attempts, alive) end
+        end
+        n = n + #g
+    end
+    return n
+end
+
+-- Records whose time has passed: they leave their tenant's list, and free their request ids.
+local function sweep_ended(p, now, limit)
+    local gone = redis.call('ZRANGEBYSCORE', p .. 'ended', '-inf', ms(now), 'LIMIT', 0, limit)
+    local b = batch(p)
+    for _, member in ipairs(gone) do
+        local tenant, id, request_id = string.match(member, '^([^:]*):([^:]*):(.*)$')
+        later_remove(b, 'ZREM', 'index:' .. tenant, id)
+        later_remove(b, 'ZREM', 'ended', member)
+        later_remove(b, 'UNLINK', 'job:' .. id, nil)
+        if request_id ~= '' then
+            local key = p .. 'request:' .. tenant .. ':' .. request_id
+            if string.sub(redis.call('GET', key) or '', 1, 32) == id then redis.call('UNLINK', key) end
+        end
+    end
+    write(b)
+    return #gone
+end
+
+local function drop_case(p, id)
+    local image = redis.call('HGET', p .. 'case:' .. id, 'image')
+    if image then redis.call('HINCRBY', p .. 'image_use', image, -1) end
+    redis.call('DEL', p .. 'case:' .. id)
+    return redis.call('ZREM', p .. 'quarantine', id)
+end
+
+-- max_attempts limit lease_ms image_ttl_ms  ->  {due retries, ended leases, expired jobs, purged images}
+local function sweep(keys, a)
+    local p, b, now, limit = keys[1], batch(keys[1]), now_us(), tonumber(a[2])
+    local due = redis.call('ZRANGEBYSCORE', p .. 'delayed', '-inf', ms(now), 'LIMIT', 0, limit)
+    for _, id in ipairs(due) do
+        redis.call('ZREM', p .. 'delayed', id)
+        local v = redis.call('HMGET', p .. 'job:' .. id, 'state', 'model', 'tenant', 'place')
+        if v[1] == 'QUEUED' then
+            enter_line(b, v[2], v[3], v[4], id)
+        end
+    end
+    local stale = sweep_leases(b, now, limit, tonumber(a[1]), tonumber(a[3] or '10000'))
+    write(b)
+    b = batch(p)
+    local late = redis.call('ZRANGEBYSCORE', p .. 'live', '-inf', ms(now), 'LIMIT', 0, limit)
+    for _, id in ipairs(late) do
+        local state = redis.call('HGET', p .. 'job:' .. id, 'state')
+        if not state or TERMINAL[state] then
+            redis.call('ZREM', p .. 'live', id)
+            if state then mend_end(p, id, now) end
+        else
+            finish(b, id, 'EXPIRED', now)
+        end
+    end
+    write(b)
+    b = batch(p)
+    mend_some(b, 50, now)
+    mend_lost(b, math.max(10, math.floor(limit / 10)), now)
+    write(b)
+    sweep_ended(p, now, limit)
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', p .. 'quarantine', '-inf', ms(now), 'LIMIT', 0, limit)) do
+        drop_case(p, id)
+    end
+    tidy(p, now, limit)
+    return { #due, stale, #late, purge_images(p, now, limit, tonumber(a[4] or '3600000')) }
+end

@@ -371,9 +371,8 @@ static inline float16 accumulate(float16 acc, gw *a, bv_t b, bv_t lo)
            (as_float16(b & 0xffff0000u) + as_float16(lo & 0xffff0000u));
     return acc;
 #elif defined(BF16) && defined(DOT)
-    uint16 av = (uint16)((uint)a[0] | (uint)a[1] << 16);
-
-    __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(av), "v"(b));
+    /* From memory, not a register: LLVM would load all rows of the tile first, and spill the sums. */
+    __asm__("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(b), "m"(*(const __global uint *)a));
     return acc;
 #elif defined(BF16)
     acc += as_float((uint)a[0] << 16) * as_float16(b << 16);

@@ -58,7 +58,7 @@ class Broken(lib.Test):
     def check(self, order, log):
         worker = self.worker("--respawn", "--watchdog-ms", "1s")
         jobs = self.jobs_at_once(worker, order)
-        self.assertEqual(self.attempts(jobs), [2, 1, 1], "the first is charged, the others are not")
+        self.assertEqual(sorted(self.attempts(jobs)), [1, 1, 2], "one is charged, the others are not")
         self.assertFalse(self.order.exists())
         self.assertIn(log, worker.log())
         self.assertEqual(worker.stop(), 0)

@@ -35,7 +35,8 @@ static const pseg_conf_option options[] = {
     {"ahead", PSEG_CONF_INT, offsetof(config, ahead), "4", .min = 0, .max = 60,
      .help = "jobs made ready while the device works"},
     {"decoders", PSEG_CONF_INT, offsetof(config, decoders), "2", .min = 0, .max = 64,
-     .help = "processes, locked in, that decode images; 0: in the worker itself"},
+     .help = "processes, locked in, that decode so many images at once; 0: one, in the worker "
+             "itself"},
     {"decode_seconds", PSEG_CONF_INT, offsetof(config, decode_seconds), "30", .unit = "s", .min = 1,
      .max = 3600, .help = "processor time for decoding an image"},
     {"decode_memory", PSEG_CONF_INT, offsetof(config, decode_memory), "4G", .unit = "bytes",
@@ -231,6 +232,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     wo.engine = engine;
     wo.id = id;
     wo.ahead = (size_t)c->ahead;
+    wo.preparers = (size_t)c->decoders; /* each waits for one */
     wo.watchdog_ms = c->watchdog_ms;
     PSEG_TRY(pseg_worker_start(&worker, &wo, err));
     pseg_worker_metrics_watch(metrics, worker, engine);

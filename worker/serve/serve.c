@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define TASK_ARENA_BYTES ((size_t)256 << 20)
+#define MAX_PREPARERS    64u
 
 /* A job that this worker holds. It is in `held` from claim to the end, and in at most one line. */
 typedef struct task {
@@ -17,19 +18,30 @@ typedef struct task {
     pseg_arena *arena;
     char id[PSEG_JOB_ID_LEN + 1];
     int64_t fence, attempt;
-    size_t group; /* while it is held, no more jobs than that may be; 0: any number */
+    size_t group;  /* while it is held, no more jobs than that may be; 0: any number */
+    uint64_t turn; /* in the order of claims */
     const char *image;
+    pseg_bytes spec;
+    int64_t created_unix_us;
     pseg_work work;
     _Atomic bool cancelled, lost;
     struct pseg_worker *worker;
 } task;
 
+enum { WATCH_DEVICE, WATCH_PREPARE, N_WATCHES = WATCH_PREPARE + MAX_PREPARERS };
+
 /* What a thread is at, for the watchdog. */
 typedef struct watch {
     task *at; /* guarded by mu; NULL: nothing */
-    int64_t since_us, longest_us;
-    const char *what;
+    int64_t since_us;
 } watch;
+
+/* A thread that gets images ready. */
+typedef struct preparer {
+    struct pseg_worker *worker;
+    pthread_t thread;
+    size_t watch;
+} preparer;
 
 typedef struct task_line {
     task *head, *tail;
@@ -39,32 +51,38 @@ typedef struct task_line {
 struct pseg_worker {
     pseg_worker_options opt;
     pseg_queue *queue;
-    pthread_t prepare, device, publish, heartbeat;
-    unsigned n_threads;
+    pthread_t claim, device, publish, heartbeat;
+    bool has_claim, has_device, has_publish, has_heartbeat; /* which of them run */
+    preparer preparers[MAX_PREPARERS];
+    size_t n_preparers;
     pthread_mutex_t mu;
     pthread_cond_t cv; /* anything below changed */
     task *held;
     size_t n_held;
-    task_line ready, done;
-    bool stopping;                        /* no more claims */
-    bool device_is_over, publish_is_over; /* nothing more comes from there */
-    bool may_claim;                       /* something may wait in line */
-    watch watches[2];
+    uint64_t turn;
+    task_line claimed, ready, done;
+    bool stopping;                                     /* no more claims */
+    bool claims_are_over, ready_is_over, done_is_over; /* nothing more comes into these lines */
+    bool may_claim;                                    /* something may wait in line */
+    watch watches[N_WATCHES];
+    int64_t longest_us[2]; /* of the device, of preparing */
     _Atomic bool failed, hung;
     _Atomic uint64_t n_done, n_failed, n_lost, n_released;
 };
 
 /* ---- lines and tasks ---- */
 
+/* Behind those that were claimed before it, however long each took to get here. */
 static void push(pseg_worker *w, task_line *l, task *t)
 {
     pthread_mutex_lock(&w->mu);
-    t->next = NULL;
-    if (l->tail)
-        l->tail->next = t;
-    else
-        l->head = t;
-    l->tail = t;
+    task **at = l->tail && l->tail->turn < t->turn ? &l->tail->next : &l->head;
+    while (*at && (*at)->turn < t->turn)
+        at = &(*at)->next;
+    t->next = *at;
+    *at = t;
+    if (!t->next)
+        l->tail = t;
     l->n++;
     pthread_cond_broadcast(&w->cv);
     pthread_mutex_unlock(&w->mu);
@@ -82,6 +100,7 @@ static task *pop(pseg_worker *w, task_line *l, const bool *is_over)
         if (!l->head)
             l->tail = NULL;
         l->n--;
+        pthread_cond_broadcast(&w->cv); /* the next claim waits for a line that is empty */
     }
     pthread_mutex_unlock(&w->mu);
     return t;
@@ -106,7 +125,7 @@ static bool is_stopping(pseg_worker *w)
 static void task_end(pseg_worker *w, task *t)
 {
     pthread_mutex_lock(&w->mu);
-    for (size_t i = 0; i < sizeof w->watches / sizeof *w->watches; i++)
+    for (size_t i = 0; i < N_WATCHES; i++)
         if (w->watches[i].at == t)
             w->watches[i].at = NULL;
     for (task **p = &w->held; *p; p = &(*p)->next_held)
@@ -206,27 +225,24 @@ static void end_job(pseg_worker *w, task *t, ending how, const pseg_err *why)
     task_end(w, t);
 }
 
-/* ---- the watch over prepare and device ---- */
-
-enum { WATCH_PREPARE, WATCH_DEVICE };
+/* ---- the watch over preparing and device ---- */
 
 /* A thread begins with a job, comes to its next stage, or (t = NULL) is done with it. */
-static void moved(pseg_worker *w, int which, task *t)
+static void moved(pseg_worker *w, size_t which, task *t)
 {
-    static const char *const what[] = {"preparing its image", "the device"};
     watch *x = &w->watches[which];
     int64_t now = pseg_clock_mono_us();
 
     pthread_mutex_lock(&w->mu);
-    if (x->at && now - x->since_us > x->longest_us)
-        x->longest_us = now - x->since_us;
+    int64_t *longest = &w->longest_us[which >= WATCH_PREPARE];
+    if (x->at && now - x->since_us > *longest)
+        *longest = now - x->since_us;
     x->at = t;
     x->since_us = now;
-    x->what = what[which];
     pthread_mutex_unlock(&w->mu);
 }
 
-/* ---- prepare ---- */
+/* ---- claim and prepare ---- */
 
 static void *unpack_alloc(void *arena, size_t n)
 {
@@ -247,11 +263,16 @@ static task *task_new(pseg_worker *w, const pseg_queue_claim *c)
         return NULL;
     t->arena = pseg_arena_new(TASK_ARENA_BYTES);
     t->image = t->arena ? pseg_arena_strdup(t->arena, c->image) : NULL;
-    if (!t->image) {
+    uint8_t *spec = t->image ? pseg_arena_alloc(t->arena, c->spec.len + 1) : NULL;
+    if (!spec) {
         pseg_arena_free(t->arena);
         pseg_free(t);
         return NULL;
     }
+    if (c->spec.len > 0)
+        memcpy(spec, c->spec.data, c->spec.len);
+    t->spec = (pseg_bytes){spec, c->spec.len};
+    t->created_unix_us = c->created_unix_us;
     snprintf(t->id, sizeof t->id, "%s", c->id);
     t->fence = c->fence;
     t->attempt = c->attempt;
@@ -259,6 +280,7 @@ static task *task_new(pseg_worker *w, const pseg_queue_claim *c)
     t->worker = w;
     t->work.arena = t->arena;
     pthread_mutex_lock(&w->mu);
+    t->turn = ++w->turn;
     t->next_held = w->held;
     w->held = t;
     w->n_held++;
@@ -266,12 +288,12 @@ static task *task_new(pseg_worker *w, const pseg_queue_claim *c)
     return t;
 }
 
-static pseg_status read_spec(task *t, pseg_bytes spec, pseg_err *err)
+static pseg_status read_spec(task *t, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     ProtobufCAllocator alloc = {unpack_alloc, unpack_free, t->arena};
     Pseg__Internal__V1__JobSpec *s =
-        pseg__internal__v1__job_spec__unpack(&alloc, spec.len, spec.data);
+        pseg__internal__v1__job_spec__unpack(&alloc, t->spec.len, t->spec.data);
 
     if (!s || s->n_prompts == 0)
         PSEG_FAIL(PSEG_R_JOB_CORRUPT, 0, "the stored job does not parse");
@@ -282,15 +304,15 @@ out:
     return rc;
 }
 
-static pseg_status prepare_task(pseg_worker *w, task *t, const pseg_queue_claim *c, pseg_err *err)
+static pseg_status prepare_task(pseg_worker *w, task *t, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_queue_reply *r = NULL;
     int64_t begin = pseg_clock_mono_us();
     pseg_queue_sync sync;
 
-    pseg_work_stage(&t->work, "queue", pseg_clock_unix_us() - c->created_unix_us);
-    PSEG_TRY(read_spec(t, c->spec, err));
+    pseg_work_stage(&t->work, "queue", pseg_clock_unix_us() - t->created_unix_us);
+    PSEG_TRY(read_spec(t, err));
     pseg_queue_sync_init(&sync);
     pseg_queue_fetch_image(w->queue, t->image, pseg_queue_sync_done, &sync);
     r = pseg_queue_sync_take(&sync);
@@ -343,7 +365,8 @@ static size_t wait_for_room(pseg_worker *w)
         }
         size_t most = may_hold(w);
         room = w->n_held < most ? most - w->n_held : 0;
-        if (room && w->may_claim)
+        /* A call for several jobs once those at hand are being prepared, not one for each. */
+        if (room && w->may_claim && w->claimed.n == 0)
             break;
         if (!pseg_cond_wait_until_us(&w->cv, &w->mu, until)) {
             w->may_claim = true;
@@ -355,7 +378,7 @@ static size_t wait_for_room(pseg_worker *w)
     return room;
 }
 
-static void claim_and_prepare(pseg_worker *w, size_t room)
+static void claim_some(pseg_worker *w, size_t room)
 {
     pseg_queue_sync sync;
 
@@ -373,34 +396,42 @@ static void claim_and_prepare(pseg_worker *w, size_t room)
         tasks[i] = task_new(w, &r->claims[i]);
     if (n == room)
         tell(w, &w->may_claim);
-    for (size_t i = 0; i < n; i++) {
-        pseg_err e = PSEG_ERR_INIT;
-        if (!tasks[i])
-            continue; /* no memory: its lease ends by itself */
-        if (is_stopping(w)) {
-            end_job(w, tasks[i], RELEASE, NULL);
-            continue;
-        }
-        moved(w, WATCH_PREPARE, tasks[i]);
-        pseg_status rc = prepare_task(w, tasks[i], &r->claims[i], &e);
-        moved(w, WATCH_PREPARE, NULL);
-        if (rc != PSEG_OK)
-            end_job(w, tasks[i], FAIL, &e);
-        else
-            push(w, &w->ready, tasks[i]);
-    }
+    for (size_t i = 0; i < n; i++)
+        if (tasks[i]) /* else no memory: its lease ends by itself */
+            push(w, &w->claimed, tasks[i]);
     pseg_queue_reply_free(r);
 }
 
-static void *prepare_main(void *arg)
+static void *claim_main(void *arg)
 {
     pseg_worker *w = arg;
     size_t room;
 
     while ((room = wait_for_room(w)) > 0)
-        claim_and_prepare(w, room < 64 ? room : 64);
-    /* The device thread ends when the line is empty and this is set. */
-    tell(w, &w->device_is_over);
+        claim_some(w, room < 64 ? room : 64);
+    return NULL;
+}
+
+static void *prepare_main(void *arg)
+{
+    preparer *p = arg;
+    pseg_worker *w = p->worker;
+    task *t;
+
+    while ((t = pop(w, &w->claimed, &w->claims_are_over))) {
+        pseg_err e = PSEG_ERR_INIT;
+        if (is_stopping(w)) {
+            end_job(w, t, RELEASE, NULL);
+            continue;
+        }
+        moved(w, p->watch, t);
+        pseg_status rc = prepare_task(w, t, &e);
+        moved(w, p->watch, NULL);
+        if (rc != PSEG_OK)
+            end_job(w, t, FAIL, &e);
+        else
+            push(w, &w->ready, t);
+    }
     return NULL;
 }
 
@@ -419,7 +450,7 @@ static void *device_main(void *arg)
     pseg_worker *w = arg;
     task *t;
 
-    while ((t = pop(w, &w->ready, &w->device_is_over))) {
+    while ((t = pop(w, &w->ready, &w->ready_is_over))) {
         pseg_err e = PSEG_ERR_INIT;
         if (is_stopping(w)) {
             end_job(w, t, RELEASE, NULL);
@@ -439,7 +470,6 @@ static void *device_main(void *arg)
         }
         end_job(w, t, FAIL, &e);
     }
-    tell(w, &w->publish_is_over);
     return NULL;
 }
 
@@ -450,7 +480,7 @@ static void *publish_main(void *arg)
     pseg_worker *w = arg;
     task *t;
 
-    while ((t = pop(w, &w->done, &w->publish_is_over))) {
+    while ((t = pop(w, &w->done, &w->done_is_over))) {
         pseg_err e = PSEG_ERR_INIT;
         pseg_status rc = pseg_engine_finish(w->opt.engine, &t->work, &e);
         end_job(w, t, rc == PSEG_OK ? PUBLISH : FAIL, &e);
@@ -561,22 +591,24 @@ static void give_back(pseg_worker *w, const char *kept, const pseg_err *why)
 /* True if a job hangs: it is charged, the others are handed back. */
 static bool check_watches(pseg_worker *w)
 {
+    static const char *const what[] = {"the device", "preparing its image"};
     pseg_err e = PSEG_ERR_INIT;
     char id[PSEG_JOB_ID_LEN + 1] = "";
 
     if (w->opt.watchdog_ms <= 0)
         return false;
     pthread_mutex_lock(&w->mu);
-    for (size_t i = 0; i < sizeof w->watches / sizeof *w->watches && !*id; i++) {
+    for (size_t i = 0; i < N_WATCHES && !*id; i++) {
         const watch *x = &w->watches[i];
+        size_t kind = i >= WATCH_PREPARE;
         int64_t limit = w->opt.watchdog_ms * 1000, for_us = pseg_clock_mono_us() - x->since_us;
-        if (10 * x->longest_us > limit)
-            limit = 10 * x->longest_us;
+        if (10 * w->longest_us[kind] > limit)
+            limit = 10 * w->longest_us[kind];
         if (!x->at || for_us < limit)
             continue;
         memcpy(id, x->at->id, sizeof id);
         pseg_err_set(&e, PSEG_R_DEVICE_HUNG, 0, PSEG_HERE,
-                     "no progress on %s for %lld ms, the limit is %lld ms", x->what,
+                     "no progress on %s for %lld ms, the limit is %lld ms", what[kind],
                      (long long)(for_us / 1000), (long long)(limit / 1000));
         w->stopping = true;
     }
@@ -601,10 +633,10 @@ static void *heartbeat_main(void *arg)
     for (;;) {
         pthread_mutex_lock(&w->mu);
         int64_t until = pseg_clock_mono_us() + beat_us;
-        while (!(w->stopping && w->publish_is_over && !w->held) &&
+        while (!(w->stopping && w->done_is_over && !w->held) &&
                pseg_cond_wait_until_us(&w->cv, &w->mu, until)) {
         }
-        bool over = w->stopping && w->publish_is_over && !w->held;
+        bool over = w->stopping && w->done_is_over && !w->held;
         pthread_mutex_unlock(&w->mu);
         if (over || check_watches(w))
             return NULL;
@@ -666,12 +698,48 @@ void pseg_worker_get_stats(const pseg_worker *cw, pseg_worker_stats *out)
                                atomic_load(&w->n_lost), atomic_load(&w->n_released)};
 }
 
+static pseg_status start_thread(bool *runs, pthread_t *thread, void *(*run)(void *), void *arg,
+                                pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    if (pthread_create(thread, NULL, run, arg))
+        PSEG_FAIL(PSEG_R_INTERNAL, 0, "cannot start the worker's threads");
+    *runs = true;
+out:
+    return rc;
+}
+
+static pseg_status start_threads(pseg_worker *w, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    size_t n = w->opt.preparers ? w->opt.preparers : 1;
+
+    PSEG_TRY(start_thread(&w->has_publish, &w->publish, publish_main, w, err));
+    PSEG_TRY(start_thread(&w->has_device, &w->device, device_main, w, err));
+    while (w->n_preparers < n) {
+        preparer *p = &w->preparers[w->n_preparers];
+        bool runs = false;
+        *p = (preparer){.worker = w, .watch = WATCH_PREPARE + w->n_preparers};
+        PSEG_TRY(start_thread(&runs, &p->thread, prepare_main, p, err));
+        w->n_preparers++;
+    }
+    PSEG_TRY(start_thread(&w->has_claim, &w->claim, claim_main, w, err));
+    PSEG_TRY(start_thread(&w->has_heartbeat, &w->heartbeat, heartbeat_main, w, err));
+out:
+    return rc;
+}
+
 pseg_status pseg_worker_start(pseg_worker **out, const pseg_worker_options *o, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    pseg_worker *w = pseg_calloc(1, sizeof *w);
+    pseg_worker *w = NULL;
 
     *out = NULL;
+    if (o->preparers > MAX_PREPARERS)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%zu threads to prepare images: the limits are 0..%u",
+                  o->preparers, MAX_PREPARERS);
+    w = pseg_calloc(1, sizeof *w);
     if (!w)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the worker");
     w->opt = *o;
@@ -683,22 +751,31 @@ pseg_status pseg_worker_start(pseg_worker **out, const pseg_worker_options *o, p
     w->opt.queue.ud = w;
     PSEG_TRY(pseg_queue_open(&w->queue, &w->opt.queue, err));
     register_self(w);
-    const struct {
-        pthread_t *thread;
-        void *(*main)(void *);
-    } threads[] = {{&w->publish, publish_main},
-                   {&w->device, device_main},
-                   {&w->prepare, prepare_main},
-                   {&w->heartbeat, heartbeat_main}};
-    for (; w->n_threads < 4; w->n_threads++)
-        if (pthread_create(threads[w->n_threads].thread, NULL, threads[w->n_threads].main, w))
-            PSEG_FAIL(PSEG_R_INTERNAL, 0, "cannot start the worker's threads");
+    PSEG_TRY(start_threads(w, err));
     *out = w;
     w = NULL;
 out:
-    if (w)
-        pseg_worker_stop(w);
+    pseg_worker_stop(w);
     return rc;
+}
+
+/* In the order in which jobs go through them: what is in a line is taken from it before its reader
+ * ends. */
+static void join_threads(pseg_worker *w)
+{
+    if (w->has_claim)
+        pthread_join(w->claim, NULL);
+    tell(w, &w->claims_are_over);
+    for (size_t i = 0; i < w->n_preparers; i++)
+        pthread_join(w->preparers[i].thread, NULL);
+    tell(w, &w->ready_is_over);
+    if (w->has_device)
+        pthread_join(w->device, NULL);
+    tell(w, &w->done_is_over);
+    if (w->has_publish)
+        pthread_join(w->publish, NULL);
+    if (w->has_heartbeat)
+        pthread_join(w->heartbeat, NULL);
 }
 
 void pseg_worker_stop(pseg_worker *w)
@@ -706,14 +783,7 @@ void pseg_worker_stop(pseg_worker *w)
     if (!w)
         return;
     tell(w, &w->stopping);
-    /* Threads that were never started have nothing to say. */
-    if (w->n_threads < 3)
-        tell(w, &w->device_is_over);
-    if (w->n_threads < 2)
-        tell(w, &w->publish_is_over);
-    pthread_t *all[] = {&w->publish, &w->device, &w->prepare, &w->heartbeat};
-    for (unsigned i = 0; i < w->n_threads; i++)
-        pthread_join(*all[i], NULL);
+    join_threads(w);
     if (w->queue) {
         pseg_queue_sync sync;
         pseg_queue_sync_init(&sync);

@@ -1,7 +1,8 @@
 /* The worker's life: claim, prepare, run, publish, with the leases renewed beside it.
  *
- * Four threads besides the caller's: `prepare` claims jobs and gets them ready, a few ahead of the
- * device; `device` runs them; `publish` writes results; `heartbeat` renews leases, learns of
+ * Threads besides the caller's: `claim` takes jobs, a few ahead of the device; one or more of
+ * `prepare` fetch, decode and resize their images; `device` runs them, always the one claimed first
+ * of those that are ready; `publish` writes results; `heartbeat` renews leases, learns of
  * cancellations and sweeps the queue. None of them waits for another's slow side: the device never
  * waits for Redis, and the heartbeat for nothing. */
 #ifndef PSEG_SERVE_SERVE_H
@@ -26,6 +27,7 @@ typedef struct pseg_worker_options {
     pseg_engine *engine;      /* borrowed */
     const char *id;           /* of this worker, not shared with any other alive */
     size_t ahead;             /* jobs held besides the one on the device */
+    size_t preparers;         /* images made ready at once, at most 64; 0: one */
     /* A job that is this long in one stage hangs, unless stages of this worker take as long: ten
      * times the longest seen is allowed. 0: no watch is kept. */
     int64_t watchdog_ms;

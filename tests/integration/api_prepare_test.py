@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""A worker makes several images ready at once: one that takes long keeps no other from the device.
+
+    api_prepare_test.py BIN DESCRIPTORS"""
+import os
+import pathlib
+import signal
+
+import lib_pseg as lib
+from lib_pseg import pb
+
+
+def children(pid):
+    return [int(c) for c in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def decoding(worker):
+    """For each decoder the process that waits for its next image."""
+    decoders = [c for c in children(worker.child.pid)
+                if pathlib.Path(f"/proc/{c}/comm").read_text() == "pseg-decode\n"]
+    return [c for d in decoders for c in children(d)]
+
+
+class Prepare(lib.Test):
+    @classmethod
+    def setup(cls, cluster):
+        cls.scheduler = cluster.scheduler("--default-model", "scenes")
+        cls.stub = cluster.stub(cls.scheduler)
+
+    def state(self, job):
+        return self.stub.GetJob(pb.GetJobRequest(name=job.name), timeout=lib.CALL_S).state
+
+    def test_an_image_that_takes_long_holds_up_no_other(self):
+        worker = self.cluster.worker("scenes", "--decoders", 2, "--watchdog-ms", 0, "--lease-ms", "10s")
+        waiting = lib.until("two decoders", lambda: len(decoding(worker)) == 2 and decoding(worker))
+        os.kill(waiting[0], signal.SIGSTOP)  # whoever gets it waits
+        jobs = [lib.create(self.stub) for _ in range(4)]
+        lib.until("all jobs but one", lambda: sum(self.state(j) == pb.STATE_SUCCEEDED for j in jobs) == 3)
+        late, = [j for j in jobs if self.state(j) != pb.STATE_SUCCEEDED]
+        self.assertEqual(self.state(late), pb.STATE_RUNNING)
+        os.kill(waiting[0], signal.SIGCONT)
+        ended = lib.wait(self.stub, late.name)
+        self.assertEqual((ended.state, ended.attempts), (pb.STATE_SUCCEEDED, 1))
+        self.assertEqual(worker.stop(), 0)
+
+    def test_a_stop_hands_back_what_is_not_ready(self):
+        """Both decoders are held: two jobs are being prepared, the others wait, and none is lost."""
+        worker = self.cluster.worker("scenes", "--decoders", 2, "--ahead", 4, "--watchdog-ms", 0, "--grace-ms", 0)
+        for pid in lib.until("two decoders", lambda: len(decoding(worker)) == 2 and decoding(worker)):
+            os.kill(pid, signal.SIGSTOP)
+        jobs = [lib.create(self.stub) for _ in range(6)]
+        lib.until("one more than can be prepared", lambda: sum(self.state(j) == pb.STATE_RUNNING for j in jobs) > 2)
+        self.assertEqual(worker.stop(), 0)
+        again = self.cluster.worker("scenes")
+        for j in jobs:
+            ended = lib.wait(self.stub, j.name)
+            self.assertEqual((ended.state, ended.attempts), (pb.STATE_SUCCEEDED, 1))
+        self.assertEqual(again.stop(), 0)
+
+
+if __name__ == "__main__":
+    lib.main()

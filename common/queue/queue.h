@@ -261,8 +261,9 @@ void pseg_queue_renew(pseg_queue *q, const char *worker, const pseg_queue_lease 
 void pseg_queue_publish(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,
                         const pseg_bytes *masks, size_t n, int64_t cost_us, pseg_queue_done done,
                         void *ud);
-/* -> state: QUEUED (another attempt after delay_ms), FAILED, CANCELLED or EXPIRED. `why` tells the
- * reason, the message and, by its reason, whether another attempt makes sense. Errors: LEASE_LOST.
+/* -> state: QUEUED (another attempt after delay_ms, 300,000 at most), FAILED, CANCELLED or EXPIRED.
+ * `why` tells the reason, the message and, by its reason, whether another attempt makes sense.
+ * Errors: LEASE_LOST.
  */
 void pseg_queue_fail(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,
                      int64_t delay_ms, pseg_queue_done done, void *ud);

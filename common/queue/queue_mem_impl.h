@@ -16,6 +16,7 @@
 
 #define MAX_JOB_BYTES  ((size_t)1 << 30)
 #define HISTORY_LENGTH 1024
+#define DELAY_MAX_MS   300000
 
 struct mem_job {
     mem_job *next;
@@ -129,6 +130,8 @@ void mem_job_free(mem_job *job);
 /* ---- queue_mem_work.c ---- */
 
 void mem_worker_free(mem_worker *w);
+/* After so long a silence a worker counts as gone. */
+int64_t mem_worker_kept_us(const pseg_queue_options *o);
 /* Cancelled or past its deadline. */
 bool mem_is_over(mem_store *s, mem_job *job);
 

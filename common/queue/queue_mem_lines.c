@@ -162,7 +162,7 @@ void mem_requeue(mem_store *s, mem_job *job, int64_t delay_ms)
     job->j.state = PSEG_JOB_QUEUED;
     job->j.worker = "";
     if (delay_ms > 0)
-        job->due_us = mem_now_us(s) + delay_ms * 1000;
+        job->due_us = mem_now_us(s) + (delay_ms < DELAY_MAX_MS ? delay_ms : DELAY_MAX_MS) * 1000;
     else
         mem_enqueue(s, job);
     s->changed(s->ud, job->j.id, PSEG_JOB_QUEUED);

@@ -33,7 +33,10 @@ static bool is_too_fast(mem_store *s, const char *tenant, const pseg_queue_tenan
         return true;
     }
     double due = x->due_us > now ? x->due_us : now;
-    double early = due - now - (double)((t->burst > 0 ? t->burst : 1) - 1) * interval;
+    double burst = (double)(t->burst > 0 ? t->burst : 1);
+    if (due > now + burst * interval)
+        due = x->due_us = now + burst * interval; /* the clock has been set back */
+    double early = due - now - (burst - 1) * interval;
     if (early > 0) {
         pseg_err_set(&r->err, PSEG_R_TENANT_LIMIT, 0, PSEG_HERE,
                      "tenant %s submits more than %lld jobs a second; try again in %.0f ms", tenant,

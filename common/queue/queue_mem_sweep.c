@@ -17,6 +17,22 @@ static mem_worker *worker_of(mem_store *s, const char *id)
     return w;
 }
 
+/* Seen far ahead: before the clock was set back. */
+static bool is_alive(const mem_store *s, const pseg_queue_options *o, const mem_worker *w)
+{
+    int64_t ago = mem_now_us(s) - w->seen_us, half = o->lease_ms * 500;
+
+    return -half < ago && ago < half;
+}
+
+/* When the clock has been set back, what was to be over within longest_us seems to be far away: it
+ * is put that far. */
+static void set_back(int64_t *at, int64_t now, int64_t longest_us)
+{
+    if (*at > now + longest_us)
+        *at = now + longest_us;
+}
+
 /* What becomes of a job whose worker went silent while it held n; see lua/sweep.lua. */
 static void lease_ends(mem_store *s, const pseg_queue_options *o, mem_job *job, int64_t n)
 {
@@ -27,7 +43,7 @@ static void lease_ends(mem_store *s, const pseg_queue_options *o, mem_job *job, 
         return;
     snprintf(why, sizeof why, "worker %s went away during attempt %lld", job->j.worker,
              (long long)job->j.attempts);
-    if (w && w->seen_us > mem_now_us(s) - o->lease_ms * 500) {
+    if (w && is_alive(s, o, w)) {
         job->j.attempts--;
         mem_requeue(s, job, 0);
         return;
@@ -69,7 +85,7 @@ static void sweep_leases(mem_store *s, const pseg_queue_options *o)
         int64_t n = 0, soon = now + o->lease_ms * 500;
         snprintf(worker, sizeof worker, "%s", stale->j.worker);
         const mem_worker *w = worker_of(s, worker);
-        if (w && w->seen_us > now - o->lease_ms * 500)
+        if (w && is_alive(s, o, w))
             soon = now; /* it lives, and does not know of these */
         for (const mem_job *job = s->jobs; job; job = job->next)
             n += job->j.state == PSEG_JOB_RUNNING && job->lease_us <= soon &&
@@ -172,6 +188,12 @@ void mem_sweep(mem_store *s, const pseg_queue_options *o)
 {
     int64_t now = mem_now_us(s);
 
+    for (mem_job *job = s->jobs; job; job = job->next) {
+        set_back(&job->lease_us, now, o->lease_ms * 1000);
+        set_back(&job->due_us, now, DELAY_MAX_MS * 1000);
+    }
+    for (mem_worker *w = s->workers; w; w = w->next)
+        set_back(&w->expire_us, now, mem_worker_kept_us(o));
     sweep_leases(s, o);
     for (mem_job **p = &s->jobs; *p;) {
         mem_job *job = *p;

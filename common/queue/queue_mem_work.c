@@ -19,6 +19,11 @@ void mem_worker_free(mem_worker *w)
     pseg_free(w);
 }
 
+int64_t mem_worker_kept_us(const pseg_queue_options *o)
+{
+    return (3 * o->lease_ms > 30000 ? 3 * o->lease_ms : 30000) * 1000;
+}
+
 void mem_unregister(mem_store *s, const char *worker)
 {
     for (mem_worker **p = &s->workers; *p; p = &(*p)->next)
@@ -49,8 +54,7 @@ void mem_register(mem_store *s, const pseg_queue_options *o, const pseg_queue_wo
         mem_no_memory(r);
         return;
     }
-    int64_t kept_ms = 3 * o->lease_ms > 30000 ? 3 * o->lease_ms : 30000;
-    w->expire_us = mem_now_us(s) + kept_ms * 1000;
+    w->expire_us = mem_now_us(s) + mem_worker_kept_us(o);
     w->seen_us = mem_now_us(s);
     m->seen_us = mem_now_us(s);
     w->next = s->workers;

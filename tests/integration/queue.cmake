@@ -6,5 +6,18 @@ foreach(test queue_redis queue_random)
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_worker.c
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_order.c)
 endforeach()
+pseg_add_test(NAME queue_clock LABELS integration LIBS pseg_queue TIMEOUT 120
+  SOURCES ${CMAKE_CURRENT_LIST_DIR}/queue_clock_test.c ${PROJECT_SOURCE_DIR}/tests/support/redis.c
+          ${PROJECT_SOURCE_DIR}/tests/support/queue_cases.c
+          ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_client.c
+          ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_worker.c
+          ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_order.c)
+# A library in front of Redis' libc, by LD_PRELOAD: sanitizers would have to be first themselves.
+if(NOT PSEG_SANITIZE)
+  add_library(pseg_test_clock_jump MODULE ${PROJECT_SOURCE_DIR}/tests/support/clock_jump.c)
+  target_compile_definitions(test_queue_clock PRIVATE
+    PSEG_TEST_CLOCK_JUMP="$<TARGET_FILE:pseg_test_clock_jump>")
+  add_dependencies(test_queue_clock pseg_test_clock_jump)
+endif()
 pseg_add_test(NAME queue_bench LABELS bench LIBS pseg_queue TIMEOUT 120
   SOURCES ${PROJECT_SOURCE_DIR}/tests/bench/queue_bench.c ${PROJECT_SOURCE_DIR}/tests/support/redis.c)

@@ -16,12 +16,13 @@
 -- first release on a function of "pseg1" keeps its arguments and its answer, and new arguments are added at
 -- the end; what cannot be done so is a library "pseg2".
 
-local REVISION = 5
+local REVISION = 6
 local EVENTS_MAX = 100000
 local MODEL_KEPT_US = 86400 * 1000000 -- after its last worker's last heartbeat
 local WORKER_KEPT_MS = 3600 * 1000    -- the record of a lost worker, until a sweep has tidied up
 local CASE_KEPT_US = 7 * 86400 * 1000000 -- a job in quarantine
 local HEAD_START_US = 60 * 1000000    -- of one step of priority before those that came at the same time
+local DELAY_MAX_MS = 300 * 1000         -- of another attempt
 local FIRST_COST_US = 10000           -- of a job, until one of its model has told
 local EVIDENCE_BYTES = 3000           -- of one attempt
 local TERMINAL = { SUCCEEDED = true, FAILED = true, CANCELLED = true, EXPIRED = true }

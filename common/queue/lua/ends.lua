@@ -66,7 +66,7 @@ local function requeue(b, id, now, delay_ms, ...)
     later_remove(b, 'ZREM', 'leases', id)
     redis.call('HSET', job, 'state', 'QUEUED', 'worker', '', ...)
     if delay_ms > 0 then
-        redis.call('ZADD', p .. 'delayed', ms_up(now + delay_ms * 1000), id)
+        redis.call('ZADD', p .. 'delayed', ms_up(now + math.min(delay_ms, DELAY_MAX_MS) * 1000), id)
     else
         enter_line(b, v[1], v[2], v[3], id)
     end

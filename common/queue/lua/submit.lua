@@ -5,6 +5,10 @@
 local function check_rate(p, tenant, rate, burst, now)
     local interval = 1000000 / rate
     local due = math.max(tonumber(redis.call('ZSCORE', p .. 'tenant_rate', tenant) or '0'), now)
+    if due > now + burst * interval then -- the clock has been set back
+        due = now + burst * interval
+        redis.call('ZADD', p .. 'tenant_rate', text(due), tenant)
+    end
     local early = due - now - (burst - 1) * interval
     if early > 0 then
         return fail('TENANT_LIMIT', 'tenant ' .. tenant .. ' submits more than ' .. rate ..

@@ -1,10 +1,18 @@
 ---- the sweep ----
 
+-- When the clock has been set back, what was to be over within `longest_ms` seems to be far away: it is put that far.
+local function set_back(p, key, now, longest_ms, limit)
+    local far = redis.call('ZRANGEBYSCORE', p .. key, '(' .. ms_up(now + (longest_ms + 1) * 1000), '+inf', 'LIMIT', 0,
+        limit)
+    for _, member in ipairs(far) do redis.call('ZADD', p .. key, ms_up(now + longest_ms * 1000), member) end
+end
+
 -- Models that nobody serves or asks for any more, and workers that are gone.
-local function tidy(p, now, limit)
+local function tidy(p, now, limit, lease_ms)
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', p .. 'workers', '-inf', ms(now), 'LIMIT', 0, limit)) do
         forget_worker(p, id)
     end
+    set_back(p, 'workers', now, worker_kept_ms(lease_ms), limit)
     local models = redis.call('ZRANGE', p .. 'models', 0, limit, 'WITHSCORES')
     for i = 1, #models, 2 do
         local model, seen = models[i], tonumber(models[i + 1])
@@ -69,16 +77,12 @@ end
 
 local function sweep_leases(b, now, limit, max_attempts, lease_ms)
     local p, n = b.p, 0
-    -- If the clock has been set back, a lease may seem to last for hours.
-    for _, id in ipairs(redis.call('ZRANGEBYSCORE', p .. 'leases', '(' .. ms_up(now + lease_ms * 1000 + 1000), '+inf',
-        'LIMIT', 0, limit)) do
-        redis.call('ZADD', p .. 'leases', ms_up(now + lease_ms * 1000), id)
-    end
+    set_back(p, 'leases', now, lease_ms, limit)
     local groups, order = dead_leases(p, now, limit, lease_ms)
     for _, worker in ipairs(order) do
         local g = groups[worker]
         local seen = tonumber(redis.call('HGET', p .. 'worker:' .. worker, 'seen') or '0')
-        local alive = seen > now - lease_ms * 500
+        local alive = math.abs(now - seen) < lease_ms * 500 -- far ahead: seen before the clock was set back
         for _, one in ipairs(g) do
             if one.is_stale or not alive then lease_ended(b, now, worker, one, #g, max_attempts, alive) end
         end
@@ -115,6 +119,8 @@ end
 -- max_attempts limit lease_ms image_ttl_ms  ->  {due retries, ended leases, expired jobs, purged images}
 local function sweep(keys, a)
     local p, b, now, limit = keys[1], batch(keys[1]), now_us(), tonumber(a[2])
+    local lease_ms = tonumber(a[3] or '10000')
+    set_back(p, 'delayed', now, DELAY_MAX_MS, limit)
     local due = redis.call('ZRANGEBYSCORE', p .. 'delayed', '-inf', ms(now), 'LIMIT', 0, limit)
     for _, id in ipairs(due) do
         redis.call('ZREM', p .. 'delayed', id)
@@ -123,7 +129,7 @@ local function sweep(keys, a)
             enter_line(b, v[2], v[3], v[4], id)
         end
     end
-    local stale = sweep_leases(b, now, limit, tonumber(a[1]), tonumber(a[3] or '10000'))
+    local stale = sweep_leases(b, now, limit, tonumber(a[1]), lease_ms)
     write(b)
     b = batch(p)
     local late = redis.call('ZRANGEBYSCORE', p .. 'live', '-inf', ms(now), 'LIMIT', 0, limit)
@@ -145,6 +151,6 @@ local function sweep(keys, a)
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', p .. 'quarantine', '-inf', ms(now), 'LIMIT', 0, limit)) do
         drop_case(p, id)
     end
-    tidy(p, now, limit)
+    tidy(p, now, limit, lease_ms)
     return { #due, stale, #late, purge_images(p, now, limit, tonumber(a[4] or '3600000')) }
 end

@@ -1,10 +1,13 @@
 ---- workers ----
 
+-- After so long a silence a worker counts as gone.
+local function worker_kept_ms(lease_ms) return math.max(3 * lease_ms, 30000) end
+
 -- worker lease_ms model digest device version log  ->  OK. Also made at every heartbeat. log: its last lines,
 -- evidence if it is killed.
 local function register(keys, a)
     local p, now = keys[1], now_us()
-    local expire = now / 1000 + math.max(3 * tonumber(a[2]), 30000)
+    local expire = now / 1000 + worker_kept_ms(tonumber(a[2]))
     redis.call('HSET', p .. 'worker:' .. a[1], 'model', a[3], 'digest', a[4], 'device', a[5], 'version', a[6],
         'seen', text(now), 'log', a[7] or '')
     redis.call('PEXPIREAT', p .. 'worker:' .. a[1], text(expire + WORKER_KEPT_MS))

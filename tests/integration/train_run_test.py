@@ -263,7 +263,7 @@ def first_difference(got, want):
 
 
 def stop(tmp):
-    """Ctrl-C saves and ends in order; the rest is as if nothing had been."""
+    """Ctrl-C saves and ends in order, and the rest is as if nothing had been; --patience ends for good."""
     whole, out = tmp / "whole", tmp / "stopped"
     good(command(whole, *MORE, **DATA))
     p = subprocess.Popen(command(out, *MORE, **DATA), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -275,6 +275,18 @@ def stop(tmp):
     refused(command(out, *MORE, **DATA), 2, "holds a run already", "--resume")
     good(command(out, *MORE, "--resume", **DATA))
     assert figures(log(out)) == figures(log(whole))
+    # Weights that do not change are best in the first epoch: two more without a better one, and it ends.
+    few = ["--batch", "4", "--epochs", "9", "--patience", "2", "--lr-neck", "0", "--lr-decoder", "0"]
+    out = tmp / "patient"
+    p = run(command(out, *few, "--json", data="scenes:4,fixed", val="scenes:4"))
+    assert p.returncode == 0 and p.stderr.count("no better validation") == 1, p.stderr
+    told, epochs = json.loads(p.stdout), [x for x in log(out) if x["type"] == "epoch"]
+    assert told["done"] and told["epochs"] == 3 and told["best_epoch"] == 1, told
+    assert [x["best"] for x in epochs] == [True, False, False], epochs
+    assert len({x["val_iou"] for x in epochs}) == 1, epochs
+    # It is over: going on adds nothing.
+    good(command(out, *few, "--resume", data="scenes:4,fixed", val="scenes:4"))
+    assert len([x for x in log(out) if x["type"] == "epoch"]) == 3
 
 
 # ---- it refuses ----

@@ -120,7 +120,7 @@ pseg_status json_scan(const pseg_map *map, const char *name, const char *const *
                       json_scan_fn *fn, void *ud, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    const char *data = (const char *)map->data;
+    const char *data = map->size ? (const char *)map->data : ""; /* an empty map has none */
     scan s = {data, data, data + map->size, data};
     char key[MAX_KEY];
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""A worker makes several images ready at once: one that takes long keeps no other from the device.
+"""A worker makes several images ready at once: one that takes long keeps no other from the device. And what
+it tells of its start.
 
     api_prepare_test.py BIN DESCRIPTORS"""
 import os
 import pathlib
+import re
 import signal
 
 import lib_pseg as lib
@@ -56,6 +58,16 @@ class Prepare(lib.Test):
             ended = lib.wait(self.stub, j.name)
             self.assertEqual((ended.state, ended.attempts), (pb.STATE_SUCCEEDED, 1))
         self.assertEqual(again.stop(), 0)
+
+    def test_the_log_tells_what_a_start_takes(self):
+        worker = self.cluster.worker("scenes")
+        stages = re.findall(r"engine start stage=(\w+) ms=(\d+) programs_compiled=(\d+) programs_cached=(\d+)",
+                            worker.log())
+        self.assertEqual([s[0] for s in stages], ["device", "model", "warm_up", "decoders"])
+        total = int(re.search(r"opened in (\d+) ms", worker.log())[1])
+        self.assertLessEqual(sum(int(s[1]) for s in stages), total)
+        self.assertGreater(int(stages[2][2]) + int(stages[2][3]), 0)
+        self.assertEqual(worker.stop(), 0)
 
 
 if __name__ == "__main__":

@@ -81,15 +81,31 @@ static pseg_status open_decoders(pseg_engine *e, const pseg_engine_options *o, p
     return pseg_decoders_open(&e->decoders, &d, err);
 }
 
+/* What each stage of a start took, and how many programs were compiled or found so far. */
+static void log_stage(const pseg_engine *e, const pseg_engine_options *o, const char *stage,
+                      int64_t *since_us)
+{
+    int64_t now = pseg_clock_mono_us();
+    unsigned built, cached;
+
+    pseg_cl_program_counts(e->cl, &built, &cached);
+    PSEG_INFO(o->log, "engine", "start stage=%s ms=%lld programs_compiled=%u programs_cached=%u",
+              stage, (long long)((now - *since_us) / 1000), built, cached);
+    *since_us = now;
+}
+
 static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
+    int64_t at = pseg_clock_mono_us();
 
     PSEG_TRY(pseg_cl_open(&e->cl, &o->cl, err));
     const pseg_device_info *d = pseg_cl_device(e->cl);
     snprintf(e->device, sizeof e->device, "%s", d->name);
     snprintf(e->driver, sizeof e->driver, "%.60s, driver %.60s", d->platform_version, d->driver);
+    log_stage(e, o, "device", &at);
     PSEG_TRY(pseg_model_open(&e->model, e->cl, &o->source, &o->model, err));
+    log_stage(e, o, "model", &at);
     e->info = pseg_model_get_info(e->model);
     snprintf(e->name, sizeof e->name, "%s", e->info->name);
     memcpy(e->digest, e->info->digest, sizeof e->digest);
@@ -102,8 +118,11 @@ static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg
     memcpy(e->how.std, e->info->std, sizeof e->how.std);
     PSEG_TRY(pseg_cl_kernel_digest(e->kernel_digest, e->cl, err));
     PSEG_TRY(pseg_model_warm_up(e->model, err));
-    if (o->n_decoders > 0)
+    log_stage(e, o, "warm_up", &at);
+    if (o->n_decoders > 0) {
         PSEG_TRY(open_decoders(e, o, err));
+        log_stage(e, o, "decoders", &at);
+    }
 out:
     return rc;
 }

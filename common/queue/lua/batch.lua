@@ -1,7 +1,7 @@
 ---- what a function writes when it ends ----
 
 local function batch(p)
-    return { p = p, add = {}, rem = {}, incr = {}, events = {}, ready = {}, wake = {}, memo = {} }
+    return { p = p, add = {}, rem = {}, incr = {}, events = {}, ready = {}, wake = {}, memo = {}, bytes = 0, uses = {} }
 end
 
 -- One more job of a model, or one fewer, waits or runs.
@@ -56,8 +56,26 @@ local function event(b, id, state, worker)
     end
 end
 
+-- One more live job uses an image. Of one that this call stores nobody counts the users yet.
+local function use_image(b, image)
+    if b.uses[image] then
+        b.uses[image] = b.uses[image] + 1
+    else
+        redis.call('HINCRBY', b.p .. 'image_use', image, 1)
+    end
+end
+
 local function write(b)
     local p = b.p
+    if b.bytes > 0 then redis.call('INCRBY', p .. 'bytes', text(b.bytes)) end
+    local uses = {}
+    for image, n in pairs(b.uses) do
+        if n > 0 then
+            uses[#uses + 1] = image
+            uses[#uses + 1] = n
+        end
+    end
+    if #uses > 0 then redis.call('HSET', p .. 'image_use', unpack(uses)) end
     for key, l in pairs(b.add) do redis.call('ZADD', p .. key, unpack(l)) end
     for command, of in pairs(b.rem) do
         for key, l in pairs(of) do redis.call(command, p .. key, unpack(l)) end

@@ -26,25 +26,29 @@ end
 -- Stores image bytes within the bounds; nil if good, else an error reply. tenant_max: 0: none.
 local function store_image(b, tenant, image, data, max_bytes, tenant_max, ttl_ms, now)
     local p = b.p
-    local held = tonumber(redis.call('GET', p .. 'bytes') or '0')
+    b.held = b.held or tonumber(redis.call('GET', p .. 'bytes') or '0')
+    local held = b.held + b.bytes
     if held + #data > max_bytes then
         purge_images(p, now, 1000, ttl_ms)
-        held = tonumber(redis.call('GET', p .. 'bytes') or '0')
+        b.held = tonumber(redis.call('GET', p .. 'bytes') or '0')
+        held = b.held + b.bytes
     end
     if held + #data > max_bytes then
         return fail('QUEUE_FULL', 'an image of ' .. #data .. ' bytes does not fit: ' .. text(held) ..
             ' of ' .. text(max_bytes) .. ' bytes are held; try again later')
     end
     if tenant_max > 0 then
-        local own = tonumber(redis.call('HGET', p .. 'tenant_bytes', tenant) or '0')
+        local own = tonumber(redis.call('HGET', p .. 'tenant_bytes', tenant) or '0') +
+            (b.incr.tenant_bytes and b.incr.tenant_bytes[tenant] or 0)
         if own + #data > tenant_max then
             return fail('TENANT_LIMIT', 'an image of ' .. #data .. ' bytes does not fit: ' .. text(own) ..
                 ' of ' .. text(tenant_max) .. ' bytes of tenant ' .. tenant .. ' are held; try again later')
         end
     end
     redis.call('SET', p .. 'image:' .. image, data)
-    redis.call('INCRBY', p .. 'bytes', #data)
-    redis.call('HINCRBY', p .. 'tenant_bytes', tenant, #data)
+    b.bytes = b.bytes + #data
+    b.uses[image] = 0
+    later_incr(b, 'tenant_bytes', tenant, #data)
     local m = b.memo.image or ms_up(now + ttl_ms * 1000)
     b.memo.image = m
     later_zadd(b, 'images', m, image)

@@ -89,7 +89,7 @@ local function submit_one(b, s, j)
         local full = store_image(b, j.tenant, image, j.content, s.max_bytes, j.max_bytes, s.image_ttl_ms, now)
         if full then return full end
     end
-    redis.call('HINCRBY', p .. 'image_use', image, 1)
+    use_image(b, image)
     if s.has_marks then redis.call('HDEL', p .. 'image_check', image) end
     local latest = now + s.max_age_ms * 1000
     local deadline = j.deadline

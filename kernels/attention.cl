@@ -35,13 +35,47 @@ static inline uint key_count(__global const int *key_len, const pseg_attention_p
 #endif
 
 typedef struct block {
+#ifdef DOT
+    uint q[DMAX / 2 * TQ]; /* [pair of channels][query], two bfloat16 each, not scaled */
+    uint p[KB / 2 * TQ];   /* [pair of keys][query] */
+    uint v[KB / 2 * DMAX]; /* [pair of keys][channel] */
+#else
     float q[DMAX * TQ]; /* [channel][query], scaled */
+#endif
     float o[DMAX * TQ]; /* [channel][query] */
     float s[KB * TQ];   /* [key][query] */
 } block;
 
+#ifdef DOT
+/* Products of pairs of bfloat16, summed in float32 (AVX512_BF16), for an even number of channels. A
+ * pair that is broadcast is an operand in memory: in registers LLVM would load all of a tile's
+ * first, and spill the sums. */
+static inline float16 add_dot(float16 acc, uint16 x, const void *pair)
+{
+    __asm__("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(x), "m"(*(const uint *)pair));
+    return acc;
+}
+
+static inline float16 add_dot_at(float16 acc, uint16 x, gin *pair)
+{
+    __asm__("vdpbf16ps %2%{1to16%}, %1, %0"
+            : "+v"(acc)
+            : "v"(x), "m"(*(const __global uint *)pair));
+    return acc;
+}
+
+/* To bfloat16, ties to even, in the lower half; x is finite and not negative. */
+static inline uint16 rounded(float16 x)
+{
+    uint16 u = as_uint16(x);
+
+    return (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+}
+#endif
+
 /* Scores of keys j0..j0+KR of the block; keys past `n` repeat the last and are not kept. */
-static inline void scores(block *t, gin *k, ulong k_row, uint j0, uint n, uint d, bool is_whole)
+static inline void scores(block *t, gin *k, ulong k_row, uint j0, uint n, uint d, float scale,
+                          bool is_whole)
 {
     float16 acc[KR][QV];
     gin *row[KR]; /* pointers, not offsets: sums of offsets cost more than the products */
@@ -53,6 +87,20 @@ static inline void scores(block *t, gin *k, ulong k_row, uint j0, uint n, uint d
         for (int j = 0; j < QV; j++)
             acc[i][j] = (float16)(0.0f);
     }
+#ifdef DOT
+    for (uint c = 0; c < d; c += 2) {
+        uint16 qv[QV];
+
+#pragma unroll
+        for (int j = 0; j < QV; j++)
+            qv[j] = vload16(0, t->q + c / 2 * TQ + 16 * j);
+#pragma unroll
+        for (int i = 0; i < KR; i++)
+#pragma unroll
+            for (int j = 0; j < QV; j++)
+                acc[i][j] = add_dot_at(acc[i][j], qv[j], row[i] + c);
+    }
+#else
     for (uint c = 0; c < d; c++) {
         float16 qv[QV];
 
@@ -68,11 +116,12 @@ static inline void scores(block *t, gin *k, ulong k_row, uint j0, uint n, uint d
                 acc[i][j] += kv * qv[j];
         }
     }
+#endif
 #pragma unroll
     for (int i = 0; i < KR; i++)
 #pragma unroll
         for (int j = 0; j < QV; j++)
-            vstore16(acc[i][j], 0, t->s + (j0 + i) * TQ + 16 * j);
+            vstore16(acc[i][j] * scale, 0, t->s + (j0 + i) * TQ + 16 * j);
 }
 
 /* o[c0..c0+DR] = o * fade + sum_j p_j v_j[c0..]; channels past d repeat the last: o has room for
@@ -88,6 +137,23 @@ static inline void weighted_sum(block *t, gin *v, ulong v_row, uint c0, uint n, 
         for (int j = 0; j < QV; j++)
             acc[i][j] = vload16(0, t->o + (c0 + i) * TQ + 16 * j) * fade[j];
     }
+#ifdef DOT
+    for (uint pair = 0; pair < (n + 1) / 2; pair++) {
+        uint16 pv[QV];
+
+#pragma unroll
+        for (int j = 0; j < QV; j++)
+            pv[j] = vload16(0, t->p + pair * TQ + 16 * j);
+#pragma unroll
+        for (int i = 0; i < DR; i++) {
+            const uint *at = t->v + pair * DMAX + (is_whole ? c0 + i : min(c0 + i, d - 1));
+
+#pragma unroll
+            for (int j = 0; j < QV; j++)
+                acc[i][j] = add_dot(acc[i][j], pv[j], at);
+        }
+    }
+#else
     for (uint key = 0; key < n; key++) {
         gin *at = v + key * v_row + c0;
         float16 pv[QV];
@@ -104,12 +170,36 @@ static inline void weighted_sum(block *t, gin *v, ulong v_row, uint c0, uint n, 
                 acc[i][j] += vv * pv[j];
         }
     }
+#endif
 #pragma unroll
     for (int i = 0; i < DR; i++)
 #pragma unroll
         for (int j = 0; j < QV; j++)
             vstore16(acc[i][j], 0, t->o + (c0 + i) * TQ + 16 * j);
 }
+
+#ifdef DOT
+/* Weights and values of n keys as pairs of keys; one that is missing is zeros. */
+static inline void pair_keys(block *t, gin *v, ulong v_row, uint n, uint d)
+{
+    for (uint key = 0; key < n; key += 2) {
+        bool is_whole = key + 1 < n;
+        gin *a = v + key * v_row, *b = a + (is_whole ? v_row : 0);
+        uint *to = t->v + key / 2 * DMAX;
+
+#pragma unroll
+        for (int j = 0; j < QV; j++) {
+            uint16 lo = rounded(vload16(0, t->s + key * TQ + 16 * j)), hi = (uint16)(0u);
+
+            if (is_whole)
+                hi = rounded(vload16(0, t->s + (key + 1) * TQ + 16 * j)) << 16;
+            vstore16(lo | hi, 0, t->p + key / 2 * TQ + 16 * j);
+        }
+        for (uint c = 0; c < d; c++)
+            to[c] = (uint)a[c] | (is_whole ? (uint)b[c] << 16 : 0u);
+    }
+}
+#endif
 
 __kernel void attention(gout *out, gin *q, gin *k, gin *v,
                         __global const int *key_len, const pseg_attention_params p)
@@ -136,9 +226,22 @@ __kernel void attention(gout *out, gin *q, gin *k, gin *v,
         l[j] = (float16)(0.0f);
         query[j] = lane + (int16)((int)q0 + 16 * j);
     }
+#ifdef DOT
+    const float scale = p.scale;
+
+    for (uint i = 0; i < TQ; i++) /* lanes past nq hold copies of the last query */
+        for (uint c = 0; c < p.d; c += 2) {
+            gin *from = q + min(i, nq - 1) * p.q_row + c;
+
+            t.q[c / 2 * TQ + i] = (uint)from[0] | (uint)from[1] << 16;
+        }
+#else
+    const float scale = 1.0f; /* it is in q */
+
     for (uint i = 0; i < TQ; i++) /* lanes past nq hold copies of the last query */
         for (uint c = 0; c < p.d; c++)
             t.q[c * TQ + i] = in_at(q, min(i, nq - 1) * p.q_row + c) * p.scale;
+#endif
     for (uint i = 0; i < (p.d + DR - 1) / DR * DR * QV; i++)
         vstore16((float16)(0.0f), i, t.o);
 
@@ -149,9 +252,9 @@ __kernel void attention(gout *out, gin *q, gin *k, gin *v,
 
         for (uint j0 = 0; j0 < n; j0 += KR) {
             if (j0 + KR <= n)
-                scores(&t, kb, p.k_row, j0, n, p.d, true);
+                scores(&t, kb, p.k_row, j0, n, p.d, scale, true);
             else
-                scores(&t, kb, p.k_row, j0, n, p.d, false);
+                scores(&t, kb, p.k_row, j0, n, p.d, scale, false);
         }
         if ((p.flags & IS_CAUSAL) && k0 + n > q0 + 1)
             for (uint key = 0; key < n; key++)
@@ -186,6 +289,9 @@ __kernel void attention(gout *out, gin *q, gin *k, gin *v,
                 l[j] += e;
                 vstore16(e, 0, t.s + key * TQ + 16 * j);
             }
+#ifdef DOT
+        pair_keys(&t, vb, p.v_row, n, p.d);
+#endif
         for (uint c0 = 0; c0 < p.d; c0 += DR) {
             if (c0 + DR <= p.d)
                 weighted_sum(&t, vb, p.v_row, c0, n, p.d, fade, true);

@@ -127,7 +127,7 @@ typedef struct way {
     bool is_narrow;   /* tiles for 16 registers of 8 floats */
 } way;
 
-enum { BY_VECTORS, BY_AMX, BY_GROUPS };
+enum { BY_VECTORS, BY_AMX, BY_DOT, BY_GROUPS };
 
 #define KERNEL(file, options)      \
     {                              \
@@ -152,6 +152,9 @@ static const pseg_op_variant variants[] = {
     {"amx", BY_AMX,
      &(const way){BY_ROOM("attention_amx.cl", "-DAMX -DIN_BF16 -DOUT_BF16 "), true, PSEG_CL_CPU,
                   PSEG_CL_AMX_BF16, 288, false}}, /* attention_amx.cl's QUERIES */
+    {"dot", BY_DOT,
+     &(const way){BY_ROOM("attention.cl", "-DIN_BF16 -DOUT_BF16 -DDOT -DQV=2 "), true, PSEG_CL_CPU,
+                  PSEG_CL_AVX512_BF16, 32, false}},
     {"bf16-16", BY_VECTORS,
      &(const way){BY_ROOM("attention.cl", "-DIN_BF16 -DOUT_BF16 -DQV=1 "), true, PSEG_CL_CPU, 0, 16,
                   false}},
@@ -184,6 +187,7 @@ static bool can(const pseg_op_variant *v, const pseg_cl *cl, const pseg_op_args 
 
     return w->is_bf16 == pseg_is_bf16(a, OUT) && w->form == pseg_cl_variant_of(cl) &&
            (pseg_cl_features(cl) & w->needs) == w->needs &&
+           (v->order != BY_DOT || a->i[D] % 2 == 0) &&
            (v->order != BY_AMX || (a->i[D] % 32 == 0 && !a->i[CAUSAL] && !pseg_has(a, KEY_LEN)));
 }
 
@@ -202,6 +206,7 @@ static size_t prefer(const pseg_cl *cl, const pseg_op_args *a)
         bool fits = variants[i].order == BY_VECTORS
                         ? w->queries == queries && w->is_narrow == is_narrow
                     : variants[i].order == BY_AMX ? a->i[N_Q] >= AMX_LEAST
+                    : variants[i].order == BY_DOT ? a->i[N_Q] > 16
                                                   : true;
 
         if (fits && can(&variants[i], cl, a))

@@ -1,0 +1,82 @@
+#include "worker/serve/internal.h"
+#include "common/base/clock.h"
+
+void pseg_claim_on_ready(void *ud)
+{
+    pseg_worker *w = ud;
+
+    pseg_worker_tell(w, &w->may_claim);
+}
+
+/* How many jobs may be held at once, given those that are. With the lock held. */
+static size_t may_hold(const pseg_worker *w)
+{
+    size_t most = w->opt.ahead + 1;
+
+    for (const pseg_task *t = w->held; t; t = t->next_held)
+        if (t->group && t->group < most)
+            most = t->group;
+    return most;
+}
+
+/* How many more jobs may be held; waits while there is no room or nothing to claim. 0: stop. */
+static size_t wait_for_room(pseg_worker *w)
+{
+    size_t room = 0;
+
+    pthread_mutex_lock(&w->mu);
+    /* A missed wake-up costs a second at most. */
+    int64_t until = pseg_clock_mono_us() + 1000000;
+    for (;;) {
+        if (w->stopping) {
+            room = 0;
+            break;
+        }
+        size_t most = may_hold(w);
+        room = w->n_held < most ? most - w->n_held : 0;
+        /* A call for several jobs once those at hand are being prepared, not one for each. */
+        if (room && w->may_claim && w->claimed.n == 0)
+            break;
+        if (!pseg_cond_wait_until_us(&w->cv, &w->mu, until)) {
+            w->may_claim = true;
+            until = pseg_clock_mono_us() + 1000000;
+        }
+    }
+    w->may_claim = false;
+    pthread_mutex_unlock(&w->mu);
+    return room;
+}
+
+static void claim_some(pseg_worker *w, size_t room)
+{
+    pseg_queue_sync sync;
+
+    pthread_mutex_lock(&w->mu);
+    size_t held = w->n_held;
+    pthread_mutex_unlock(&w->mu);
+    pseg_queue_sync_init(&sync);
+    pseg_queue_claim_jobs(w->queue, w->opt.id, pseg_engine_name(w->opt.engine), room, held,
+                          pseg_queue_sync_done, &sync);
+    pseg_queue_reply *r = pseg_queue_sync_take(&sync);
+    pseg_task *tasks[64];
+    size_t n = r->n_claims < 64 ? r->n_claims : 64;
+    /* All of them are held from now on, so that the heartbeat renews those that wait here. */
+    for (size_t i = 0; i < n; i++)
+        tasks[i] = pseg_task_new(w, &r->claims[i]);
+    if (n == room)
+        pseg_worker_tell(w, &w->may_claim);
+    for (size_t i = 0; i < n; i++)
+        if (tasks[i]) /* else no memory: its lease ends by itself */
+            pseg_line_push(w, &w->claimed, tasks[i]);
+    pseg_queue_reply_free(r);
+}
+
+void *pseg_claim_main(void *arg)
+{
+    pseg_worker *w = arg;
+    size_t room;
+
+    while ((room = wait_for_room(w)) > 0)
+        claim_some(w, room < 64 ? room : 64);
+    return NULL;
+}

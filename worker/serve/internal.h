@@ -1,0 +1,125 @@
+/* What the files of worker/serve share: the worker with its lines of jobs, and what each thread
+ * does. A job goes claim.c -> prepare.c -> device.c -> ending.c; lease.c and watch.c look at it
+ * from beside. */
+#ifndef PSEG_SERVE_INTERNAL_H
+#define PSEG_SERVE_INTERNAL_H
+
+#include "worker/serve/serve.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define PSEG_MAX_PREPARERS 64u
+
+/* A job that this worker holds. It is in `held` from claim to the end, and in at most one line. */
+typedef struct pseg_task {
+    struct pseg_task *next_held, *next;
+    pseg_arena *arena;
+    char id[PSEG_JOB_ID_LEN + 1];
+    int64_t fence, attempt;
+    size_t group;  /* while it is held, no more jobs than that may be; 0: any number */
+    uint64_t turn; /* in the order of claims */
+    const char *image;
+    pseg_bytes spec;
+    int64_t created_unix_us;
+    pseg_work work;
+    _Atomic bool cancelled, lost;
+    struct pseg_worker *worker;
+} pseg_task;
+
+typedef struct pseg_task_line {
+    pseg_task *head, *tail;
+    size_t n;
+} pseg_task_line;
+
+enum {
+    PSEG_WATCH_DEVICE,
+    PSEG_WATCH_PREPARE,
+    PSEG_N_WATCHES = PSEG_WATCH_PREPARE + PSEG_MAX_PREPARERS
+};
+
+/* What a thread is at, for the watchdog. */
+typedef struct pseg_watch {
+    pseg_task *at; /* guarded by mu; NULL: nothing */
+    int64_t since_us;
+} pseg_watch;
+
+/* A thread that gets images ready. */
+typedef struct pseg_preparer {
+    struct pseg_worker *worker;
+    pthread_t thread;
+    size_t watch;
+} pseg_preparer;
+
+struct pseg_worker {
+    pseg_worker_options opt;
+    pseg_queue *queue;
+    pthread_t claim, device, publish, heartbeat;
+    bool has_claim, has_device, has_publish, has_heartbeat; /* which of them run */
+    pseg_preparer preparers[PSEG_MAX_PREPARERS];
+    size_t n_preparers;
+    pthread_mutex_t mu;
+    pthread_cond_t cv; /* anything below changed */
+    pseg_task *held;
+    size_t n_held;
+    uint64_t turn;
+    pseg_task_line claimed, ready, done;
+    bool stopping;                                     /* no more claims */
+    bool claims_are_over, ready_is_over, done_is_over; /* nothing more comes into these lines */
+    bool may_claim;                                    /* something may wait in line */
+    pseg_watch watches[PSEG_N_WATCHES];
+    int64_t longest_us[2]; /* of the device, of preparing */
+    _Atomic bool failed, hung;
+    _Atomic uint64_t n_done, n_failed, n_lost, n_released;
+};
+
+/* ---- task.c: jobs and the lines in which they wait; each call takes the lock ---- */
+
+/* Held from now on. NULL: no memory. */
+pseg_task *pseg_task_new(pseg_worker *w, const pseg_queue_claim *c);
+/* Held no more, and freed. */
+void pseg_task_free(pseg_worker *w, pseg_task *t);
+static inline pseg_queue_lease pseg_task_lease(const pseg_task *t)
+{
+    return (pseg_queue_lease){t->id, t->fence};
+}
+/* Behind those that were claimed before it, however long each took to get here. */
+void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *t);
+/* Waits for the next; NULL once *is_over and the line is empty. */
+pseg_task *pseg_line_pop(pseg_worker *w, pseg_task_line *l, const bool *is_over);
+/* Sets a flag of the worker and wakes whoever waits. */
+void pseg_worker_tell(pseg_worker *w, bool *flag);
+bool pseg_worker_is_stopping(pseg_worker *w);
+
+/* ---- ending.c ---- */
+
+typedef enum pseg_ending { PSEG_END_PUBLISH, PSEG_END_FAIL, PSEG_END_RELEASE } pseg_ending;
+
+/* Tells the queue, again and again while Redis is away and the lease may still be ours; frees t.
+ * why: of PSEG_END_FAIL. */
+void pseg_task_end(pseg_worker *w, pseg_task *t, pseg_ending how, const pseg_err *why);
+
+/* ---- lease.c; no lock held ---- */
+
+/* Says to the queue that this worker lives, with its last lines of log. */
+void pseg_lease_register(pseg_worker *w);
+/* Gives every lease back but `kept`'s, if not NULL, which is charged with *why. */
+void pseg_lease_give_back(pseg_worker *w, const char *kept, const pseg_err *why);
+
+/* ---- watch.c; no lock held ---- */
+
+/* A thread begins with a job, comes to its next stage, or (t = NULL) is done with it. */
+void pseg_watch_moved(pseg_worker *w, size_t which, pseg_task *t);
+/* True if a job hangs: it is charged, the others are handed back. */
+bool pseg_watch_check(pseg_worker *w);
+
+/* ---- threads: arg is the worker, of prepare a pseg_preparer ---- */
+
+void *pseg_claim_main(void *arg);
+void pseg_claim_on_ready(void *worker); /* something may be claimed */
+void *pseg_prepare_main(void *arg);
+void *pseg_device_main(void *arg);
+void *pseg_publish_main(void *arg);
+void *pseg_heartbeat_main(void *arg);
+
+#endif

@@ -1,0 +1,81 @@
+#include "worker/serve/internal.h"
+#include "common/base/clock.h"
+#include "pseg/internal/v1/record.pb-c.h"
+
+static void *unpack_alloc(void *arena, size_t n)
+{
+    return pseg_arena_alloc(arena, n);
+}
+
+static void unpack_free(void *arena, void *p)
+{
+    (void)arena;
+    (void)p;
+}
+
+static pseg_status read_spec(pseg_task *t, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    ProtobufCAllocator alloc = {unpack_alloc, unpack_free, t->arena};
+    Pseg__Internal__V1__JobSpec *s =
+        pseg__internal__v1__job_spec__unpack(&alloc, t->spec.len, t->spec.data);
+
+    if (!s || s->n_prompts == 0)
+        PSEG_FAIL(PSEG_R_JOB_CORRUPT, 0, "the stored job does not parse");
+    t->work.prompts = (const char *const *)s->prompts;
+    t->work.n_prompts = s->n_prompts;
+    t->work.threshold = s->mask_threshold > 0 && s->mask_threshold < 1 ? s->mask_threshold : 0.5f;
+out:
+    return rc;
+}
+
+static pseg_status prepare_task(pseg_worker *w, pseg_task *t, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_queue_reply *r = NULL;
+    int64_t begin = pseg_clock_mono_us();
+    pseg_queue_sync sync;
+
+    pseg_work_stage(&t->work, "queue", pseg_clock_unix_us() - t->created_unix_us);
+    PSEG_TRY(read_spec(t, err));
+    pseg_queue_sync_init(&sync);
+    pseg_queue_fetch_image(w->queue, t->image, pseg_queue_sync_done, &sync);
+    r = pseg_queue_sync_take(&sync);
+    if (r->err.code != PSEG_OK) {
+        rc = r->err.code;
+        if (err)
+            *err = r->err;
+        goto out;
+    }
+    if (r->n_blobs == 0 || !r->blobs[0].data)
+        PSEG_FAIL(PSEG_R_IMAGE_NOT_HELD, 0,
+                  "the image of the job is no longer held; upload it and submit again");
+    pseg_work_stage(&t->work, "fetch", pseg_clock_mono_us() - begin);
+    PSEG_TRY(pseg_engine_prepare(w->opt.engine, &t->work, r->blobs[0], NULL, err));
+out:
+    pseg_queue_reply_free(r);
+    return rc;
+}
+
+void *pseg_prepare_main(void *arg)
+{
+    pseg_preparer *p = arg;
+    pseg_worker *w = p->worker;
+    pseg_task *t;
+
+    while ((t = pseg_line_pop(w, &w->claimed, &w->claims_are_over))) {
+        pseg_err e = PSEG_ERR_INIT;
+        if (pseg_worker_is_stopping(w)) {
+            pseg_task_end(w, t, PSEG_END_RELEASE, NULL);
+            continue;
+        }
+        pseg_watch_moved(w, p->watch, t);
+        pseg_status rc = prepare_task(w, t, &e);
+        pseg_watch_moved(w, p->watch, NULL);
+        if (rc != PSEG_OK)
+            pseg_task_end(w, t, PSEG_END_FAIL, &e);
+        else
+            pseg_line_push(w, &w->ready, t);
+    }
+    return NULL;
+}

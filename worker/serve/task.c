@@ -1,0 +1,109 @@
+#include "worker/serve/internal.h"
+#include "common/base/alloc.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define TASK_ARENA_BYTES ((size_t)256 << 20)
+
+pseg_task *pseg_task_new(pseg_worker *w, const pseg_queue_claim *c)
+{
+    pseg_task *t = pseg_calloc(1, sizeof *t);
+
+    if (!t)
+        return NULL;
+    t->arena = pseg_arena_new(TASK_ARENA_BYTES);
+    t->image = t->arena ? pseg_arena_strdup(t->arena, c->image) : NULL;
+    uint8_t *spec = t->image ? pseg_arena_alloc(t->arena, c->spec.len + 1) : NULL;
+    if (!spec) {
+        pseg_arena_free(t->arena);
+        pseg_free(t);
+        return NULL;
+    }
+    if (c->spec.len > 0)
+        memcpy(spec, c->spec.data, c->spec.len);
+    t->spec = (pseg_bytes){spec, c->spec.len};
+    t->created_unix_us = c->created_unix_us;
+    snprintf(t->id, sizeof t->id, "%s", c->id);
+    t->fence = c->fence;
+    t->attempt = c->attempt;
+    t->group = (size_t)c->group;
+    t->worker = w;
+    t->work.arena = t->arena;
+    pthread_mutex_lock(&w->mu);
+    t->turn = ++w->turn;
+    t->next_held = w->held;
+    w->held = t;
+    w->n_held++;
+    pthread_mutex_unlock(&w->mu);
+    return t;
+}
+
+void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *t)
+{
+    pthread_mutex_lock(&w->mu);
+    pseg_task **at = l->tail && l->tail->turn < t->turn ? &l->tail->next : &l->head;
+    while (*at && (*at)->turn < t->turn)
+        at = &(*at)->next;
+    t->next = *at;
+    *at = t;
+    if (!t->next)
+        l->tail = t;
+    l->n++;
+    pthread_cond_broadcast(&w->cv);
+    pthread_mutex_unlock(&w->mu);
+}
+
+pseg_task *pseg_line_pop(pseg_worker *w, pseg_task_line *l, const bool *is_over)
+{
+    pthread_mutex_lock(&w->mu);
+    while (!l->head && !*is_over)
+        pthread_cond_wait(&w->cv, &w->mu);
+    pseg_task *t = l->head;
+    if (t) {
+        l->head = t->next;
+        if (!l->head)
+            l->tail = NULL;
+        l->n--;
+        pthread_cond_broadcast(&w->cv); /* the next claim waits for a line that is empty */
+    }
+    pthread_mutex_unlock(&w->mu);
+    return t;
+}
+
+void pseg_worker_tell(pseg_worker *w, bool *flag)
+{
+    pthread_mutex_lock(&w->mu);
+    *flag = true;
+    pthread_cond_broadcast(&w->cv);
+    pthread_mutex_unlock(&w->mu);
+}
+
+bool pseg_worker_is_stopping(pseg_worker *w)
+{
+    pthread_mutex_lock(&w->mu);
+    bool s = w->stopping;
+    pthread_mutex_unlock(&w->mu);
+    return s;
+}
+
+void pseg_task_free(pseg_worker *w, pseg_task *t)
+{
+    pthread_mutex_lock(&w->mu);
+    for (size_t i = 0; i < PSEG_N_WATCHES; i++)
+        if (w->watches[i].at == t)
+            w->watches[i].at = NULL;
+    for (pseg_task **p = &w->held; *p; p = &(*p)->next_held)
+        if (*p == t) {
+            *p = t->next_held;
+            break;
+        }
+    w->n_held--;
+    if (w->n_held == 0 || t->group)
+        w->may_claim = true; /* what was not given while others were held */
+    pthread_cond_broadcast(&w->cv);
+    pthread_mutex_unlock(&w->mu);
+    pseg_work_free(&t->work);
+    pseg_arena_free(t->arena);
+    pseg_free(t);
+}

@@ -1,7 +1,7 @@
 # `pseg train` as a user runs it, on scenes.
 find_program(PSEG_SYSTEM_PYTHON python3 PATHS /usr/bin NO_DEFAULT_PATH)
 if(PSEG_SYSTEM_PYTHON)
-  foreach(part learn batch towers resume stop refuse blow_up full_disk)
+  foreach(part learn batch towers pixels resume stop refuse blow_up full_disk)
     add_test(NAME train_${part}
              COMMAND "${PSEG_SYSTEM_PYTHON}" -B "${CMAKE_CURRENT_LIST_DIR}/train_run_test.py"
                      "${CMAKE_RUNTIME_OUTPUT_DIRECTORY}" "${PROJECT_SOURCE_DIR}" ${part})

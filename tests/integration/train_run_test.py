@@ -203,6 +203,70 @@ def towers(tmp):
     refused(few(tmp / "r", "--train", "text", "--max-tokens", "40"), 2, "40 tokens", "32")
 
 
+# ---- an image encoder on a data set ----
+
+def spoil(data):
+    """A set of scenes with three more records: no file, a file of another size, half a file."""
+    path = data / "scenes.jsonl"
+    records = [json.loads(x) for x in path.read_text().splitlines()]
+    for name in ("missing", "small", "half"):
+        more = dict(records[0], image=f"images/{name}.png")
+        if name == "small":
+            shutil.copy(SOURCE / "docs/example/scene.png", data / more["image"])
+        elif name == "half":
+            whole = (data / records[0]["image"]).read_bytes()
+            (data / more["image"]).write_bytes(whole[:len(whole) // 2])
+        records.append(more)
+    path.write_text("".join(json.dumps(x) + "\n" for x in records))
+
+
+def pixels(tmp):
+    """An encoder that is trained reads the photos themselves: what it sees is what features are made of,
+    mirrored or not; and what cannot be decoded is left out, whenever that shows."""
+    data, found = tmp / "set", {}
+    good([str(BIN / "pseg-scenes"), "--seed", "3", "--count", "3", "--size", "160", "--out", str(data)])
+    still = ["--lr-neck", "0", "--lr-decoder", "0", "--lr-vision", "0", "--weight-decay", "0"]
+    for fit in ("squash", "letterbox"):
+        for mirror in ([], ["--mirror"]):
+            for name, more in (("kept", ["--features", str(tmp / "features")]), ("seen", ["--train", "vision"])):
+                out = tmp / "-".join([name, fit, *mirror])
+                good(command(out, *more, *still, *mirror, "--preprocess", fit, "--batch", "8", "--epochs", "1",
+                             data=str(data / "scenes.jsonl"), val="none"))
+                found[name] = [x for x in log(out) if x["type"] == "step"]
+            assert len(found["kept"]) == len(found["seen"]) > 1
+            for a, b in zip(found["kept"], found["seen"]):
+                for figure in ("loss", "bce", "dice", "iou_loss"):  # features are kept in float16
+                    assert abs(a[figure] - b[figure]) < 2e-3 * abs(a[figure]), (fit, mirror, figure, a, b)
+    n = sum(len(s["sentences"]) for x in (data / "scenes.jsonl").read_text().splitlines()
+            for s in json.loads(x)["samples"])
+    spoil(data)
+    out = tmp / "moved"
+    args = ["--train", "vision", "--lr-vision", "1e-3", "--warm-epochs", "0", "--batch", "4", "--epochs", "2", "--save-every", "1"]
+    r = run(command(out, *args, data=str(data), val="none"))
+    assert r.returncode == 0, r.stderr[-2000:]
+    for text in ("missing.png", "the image has 224 x 224 pixels, its masks 160 x 160", "image_missing", "image_broken"):
+        assert r.stderr.count(text) == 1, (text, r.stderr)
+    was, now = floats(MODEL / "vision/model.safetensors"), floats(out / "vision/model.safetensors")
+    assert was["encoder.layer.0.attention.attention.query.weight"][1] != now["encoder.layer.0.attention.attention.query.weight"][1]
+    opens(tmp, out, "p")
+    # A header tells nothing of half a file until it is decoded, so its phrases count among the steps.
+    steps = [x for x in log(out) if x["type"] == "step"]
+    per_epoch = len([x for x in steps if x["epoch"] == 0])
+    assert per_epoch >= -(-n // 4) and len(steps) == 2 * per_epoch, (n, per_epoch)
+    # Killed and gone on with, the same.
+    killed = tmp / "killed"
+    p = subprocess.Popen(command(killed, *args, data=str(data), val="none"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while p.poll() is None and len(log_lines(killed)) < 2:
+        time.sleep(0.002)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    good(command(killed, *args, "--resume", data=str(data), val="none"))
+    assert figures(log(killed)) == figures(log(out))
+    # Nothing is left of a set without photos.
+    shutil.rmtree(data / "images")
+    refused(command(tmp / "none", *args, data=str(data), val="none"), 2, "none of 6 images can be used")
+
+
 # ---- it goes on ----
 
 MORE = ["--batch", "6", "--images", "3", "--epochs", "4", "--accumulate", "2", "--ema", "0.9", "--text-mode", "tokens",
@@ -382,7 +446,7 @@ def full_disk(tmp):
 
 
 def main():
-    part = {"learn": learn, "batch": batch, "towers": towers, "resume": resume, "stop": stop, "refuse": refuse,
+    part = {"learn": learn, "batch": batch, "towers": towers, "pixels": pixels, "resume": resume, "stop": stop, "refuse": refuse,
             "blow_up": blow_up, "full_disk": full_disk}[sys.argv[3]]
     tmp = pathlib.Path(tempfile.mkdtemp(prefix="pseg-train-"))
     try:

@@ -408,42 +408,66 @@ out:
     return rc;
 }
 
+/* What is left out of data sets, by its fault; of pixels, also while the run goes on. */
+typedef struct left_out {
+    uint64_t n[PSEG_DATA_N_FAULTS], told[PSEG_DATA_N_FAULTS];
+} left_out;
+
+enum { NAMED = 5 }; /* of each fault; the others are counted */
+
 static void on_left_out(void *ud, pseg_data_fault fault, const char *where, const char *what)
 {
-    uint64_t *counts = ud;
+    left_out *l = ud;
 
-    if (counts[fault]++ < 5)
+    if (l->n[fault]++ < NAMED)
         fprintf(stderr, "left out: %s: %s (%s)\n", where, what, pseg_data_fault_name(fault));
 }
 
-static bool on_features(void *ud, size_t done, size_t n_skipped, size_t total)
+static void tell_left_out(left_out *l)
 {
-    if (*(const bool *)ud)
-        fprintf(stderr, "\r\033[Kfeatures of %zu of %zu images%s", done, total,
+    for (size_t i = 0; i < PSEG_DATA_N_FAULTS; i++) {
+        if (l->n[i] > NAMED && l->n[i] != l->told[i])
+            fprintf(stderr, "left out: %" PRIu64 " in all (%s)\n", l->n[i],
+                    pseg_data_fault_name((pseg_data_fault)i));
+        l->told[i] = l->n[i];
+    }
+}
+
+typedef struct looking {
+    bool is_terminal, has_pixels;
+} looking;
+
+static bool on_images(void *ud, size_t done, size_t n_skipped, size_t total)
+{
+    const looking *l = ud;
+
+    if (l->is_terminal)
+        fprintf(stderr, "\r\033[K%s %zu of %zu images%s",
+                l->has_pixels ? "looked at" : "features of", done, total,
                 done == total ? "\n" : "");
     (void)n_skipped;
     return !stop;
 }
 
 static pseg_status open_data(pseg_train_source *out, pseg_cl *cl, const args *a,
-                             const pseg_head_config *c, const pseg_train_sizes *sizes,
-                             pseg_err *err)
+                             const pseg_head_config *c, const pseg_trainer_options *t,
+                             left_out *left, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    bool is_terminal = isatty(STDERR_FILENO);
-    uint64_t counts[PSEG_DATA_N_FAULTS] = {0};
+    looking l = {isatty(STDERR_FILENO), t->towers.vision};
     char **texts = pseg_calloc(a->data.n, sizeof *texts), *cache = NULL;
     pseg_train_part *parts = pseg_calloc(a->data.n, sizeof *parts);
     pseg_train_data_options o = {.parts = parts,
                                  .n_parts = a->data.n,
                                  .val_images = a->val_images,
                                  .kind = a->kind,
+                                 .has_pixels = l.has_pixels,
                                  .vision = a->vision,
                                  .has_mirror = a->mirror,
                                  .report = on_left_out,
-                                 .report_ud = counts,
-                                 .progress = on_features,
-                                 .progress_ud = &is_terminal};
+                                 .report_ud = left,
+                                 .progress = on_images,
+                                 .progress_ud = &l};
 
     if (!texts || !parts)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for data sets");
@@ -458,14 +482,11 @@ static pseg_status open_data(pseg_train_source *out, pseg_cl *cl, const args *a,
         cache = pseg_strdup(a->features);
     else if (pseg_cl_cache_dir(cl))
         cache = pseg_path_join(pseg_cl_cache_dir(cl), "features");
-    if (!cache)
+    if (!cache && !l.has_pixels)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "no folder for features: give --features DIR");
     o.cache = cache;
-    PSEG_TRY(pseg_train_data(out, cl, c, sizes, &o, err));
-    for (size_t i = 0; i < PSEG_DATA_N_FAULTS; i++)
-        if (counts[i] > 5)
-            fprintf(stderr, "left out: %" PRIu64 " in all (%s)\n", counts[i],
-                    pseg_data_fault_name((pseg_data_fault)i));
+    PSEG_TRY(pseg_train_data(out, cl, c, &t->sizes, &o, err));
+    tell_left_out(left);
 out:
     for (size_t i = 0; texts && i < a->data.n; i++)
         pseg_free(texts[i]);
@@ -476,11 +497,11 @@ out:
 }
 
 static pseg_status open_source(pseg_train_source *out, pseg_cl *cl, const args *a,
-                               const pseg_head_config *c, const pseg_train_sizes *sizes,
-                               pseg_err *err)
+                               const pseg_head_config *c, const pseg_trainer_options *t,
+                               left_out *left, pseg_err *err)
 {
-    return strncmp(a->data.items[0], "scenes:", 7) == 0 ? open_scenes(out, a, c, sizes, err)
-                                                        : open_data(out, cl, a, c, sizes, err);
+    return strncmp(a->data.items[0], "scenes:", 7) == 0 ? open_scenes(out, a, c, &t->sizes, err)
+                                                        : open_data(out, cl, a, c, t, left, err);
 }
 
 static pseg_status about_of(pseg_folder *f, const args *a, pseg_err *err)
@@ -643,6 +664,7 @@ static pseg_status run(const args *a, pseg_err *err)
     pseg_encoders *e = NULL;
     pseg_trainer *t = NULL;
     bool is_terminal = isatty(STDERR_FILENO);
+    left_out left = {0};
 
     PSEG_TRY(check_paths(a, err));
     PSEG_TRY(options_of(&o, a, &log, &is_terminal, err));
@@ -655,9 +677,10 @@ static pseg_status run(const args *a, pseg_err *err)
     PSEG_TRY(pseg_cl_open(&cl, &co, err));
     PSEG_TRY(pseg_encoders_open(&e, cl, a->vision, a->text, err));
     PSEG_TRY(start_open(&begin, &head, a, e, err));
-    PSEG_TRY(open_source(&source, cl, a, &head, &o.sizes, err));
+    PSEG_TRY(open_source(&source, cl, a, &head, &o, &left, err));
     PSEG_TRY(pseg_trainer_new(&t, cl, e, &source, &head, begin.weights, &o, err));
     PSEG_TRY(pseg_trainer_run(t, err));
+    tell_left_out(&left);
     print_summary(a, t);
     if (a->profile)
         print_profile(t);

@@ -1,5 +1,6 @@
-/* Batches out of data sets on disk (worker/data), with features of the frozen image encoder out of
- * a cache, which is filled when the source is opened. */
+/* Batches out of data sets on disk (worker/data): with features of the frozen image encoder out of
+ * a cache, which is filled when the source is opened, or, for an encoder that is trained, with
+ * pixels that are decoded for each batch. */
 #ifndef PSEG_TRAIN_SOURCE_DATA_H
 #define PSEG_TRAIN_SOURCE_DATA_H
 
@@ -19,19 +20,24 @@ typedef struct pseg_train_data_options {
     const char *val;        /* the set that is validated on; NULL: none */
     const char *val_images; /* which of its images (split.h) */
     const char *kind;       /* samples of this kind alone; NULL: all */
+    bool has_pixels;        /* pixels instead of features; neither vision nor cache is read then */
     const char *vision;     /* folder of the image encoder */
     const char *cache;      /* folder of the features */
     bool has_mirror;        /* every other example is taken from the mirrored photo, by seed, its
                                phrase with left and right exchanged */
-    pseg_data_report_fn *report; /* told of what is left out; or NULL */
+    /* Told of what is left out, or NULL; until the source is closed: of pixels, an image whose
+     * header is good and whose rest is not shows when it is decoded, on the loader's thread. */
+    pseg_data_report_fn *report;
     void *report_ud;
-    pseg_feature_progress_fn *progress; /* while features are computed; or NULL */
+    pseg_feature_progress_fn *progress; /* while images are looked at; or NULL */
     void *progress_ud;
 } pseg_train_data_options;
 
 /* Images that are validated on are left out of everything that is trained on, whatever set they
- * stand in. sizes->images must be sizes->batch. cl is used during the call only. Errors: those of
- * worker/data; PSEG_R_CONFIG_INVALID, also if nothing is left to train on. */
+ * stand in. sizes->images must be sizes->batch. cl is used during the call only. A batch
+ * lacks the examples whose image turns out to be broken; one of nothing else takes the next that is
+ * good. Errors: those of worker/data; PSEG_R_CONFIG_INVALID, also if nothing is left to train on.
+ */
 pseg_status pseg_train_data(pseg_train_source *out, pseg_cl *cl, const pseg_head_config *head,
                             const pseg_train_sizes *sizes, const pseg_train_data_options *o,
                             pseg_err *err);

@@ -189,6 +189,12 @@ void pseg_queue_get_stats(pseg_queue *q, pseg_queue_done done, void *ud)
     q->ops->get_stats(q, done, ud);
 }
 
+void pseg_queue_get_backlog(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,
+                            void *ud)
+{
+    q->ops->get_backlog(q, model, limit, done, ud);
+}
+
 void pseg_queue_sweep(pseg_queue *q, pseg_queue_done done, void *ud)
 {
     q->ops->sweep(q, done, ud);

@@ -115,6 +115,17 @@ typedef struct pseg_queue_stats {
     int64_t quarantined; /* now */
 } pseg_queue_stats;
 
+/* What waits for a model's workers. */
+typedef struct pseg_queue_backlog {
+    int64_t live;        /* jobs that wait or run */
+    int64_t workers;     /* live ones that serve the model */
+    int64_t cost_us;     /* mean compute-time of a job, on what they run on; 0: none has told yet */
+    int64_t now_unix_us; /* by the queue's clock */
+    /* Of its live jobs among those of the queue that are due first, ascending. */
+    const int64_t *deadlines_unix_us;
+    size_t n_deadlines;
+} pseg_queue_backlog;
+
 /* A job that failed at its last attempt, kept for somebody to look at. */
 typedef struct pseg_queue_case {
     const char *id, *tenant, *model, *message, *request_id;
@@ -145,6 +156,7 @@ typedef struct pseg_queue_reply {
     size_t n_cases;
     pseg_job_state state; /* publish, fail, release: what the job is now */
     pseg_queue_stats stats;
+    pseg_queue_backlog backlog;
     pseg_arena *arena;
 } pseg_queue_reply;
 
@@ -219,6 +231,10 @@ void pseg_queue_cancel(pseg_queue *q, const char *tenant, const char *id, pseg_q
 void pseg_queue_workers(pseg_queue *q, pseg_queue_done done, void *ud);
 /* -> stats. */
 void pseg_queue_get_stats(pseg_queue *q, pseg_queue_done done, void *ud);
+/* -> backlog; its deadlines are sought among the `limit` jobs of the queue that are due first,
+ * which costs about a microsecond each. 0: without them. */
+void pseg_queue_get_backlog(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,
+                            void *ud);
 /* Due retries, lost leases, passed deadlines, unused images, lost workers: to be called a few times
  * a second by every scheduler and worker; how often decides how late a deadline may bite. */
 void pseg_queue_sweep(pseg_queue *q, pseg_queue_done done, void *ud);

@@ -25,6 +25,8 @@ typedef struct queue_ops {
                    void *ud);
     void (*workers)(pseg_queue *q, pseg_queue_done done, void *ud);
     void (*get_stats)(pseg_queue *q, pseg_queue_done done, void *ud);
+    void (*get_backlog)(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,
+                        void *ud);
     void (*sweep)(pseg_queue *q, pseg_queue_done done, void *ud);
     void (*list_cases)(pseg_queue *q, const char *after_id, size_t limit, pseg_queue_done done,
                        void *ud);

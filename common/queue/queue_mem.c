@@ -234,6 +234,12 @@ static void get_stats(pseg_queue *q, pseg_queue_done done, void *ud)
     ACT(mem_stats(s, r));
 }
 
+static void get_backlog(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,
+                        void *ud)
+{
+    ACT(mem_backlog(s, model, limit, r));
+}
+
 static void sweep(pseg_queue *q, pseg_queue_done done, void *ud)
 {
     ACT(mem_sweep(s, o));
@@ -398,6 +404,7 @@ static const queue_ops mem_ops = {.close = mem_close,
                                   .cancel = cancel,
                                   .workers = workers,
                                   .get_stats = get_stats,
+                                  .get_backlog = get_backlog,
                                   .sweep = sweep,
                                   .list_cases = list_cases,
                                   .get_case = get_case,

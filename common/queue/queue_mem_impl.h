@@ -4,6 +4,7 @@
  *   queue_mem_images.c  images and their bounds
  *   queue_mem_submit.c  what is accepted, and what is a repeat
  *   queue_mem_read.c    reading and cancelling
+ *   queue_mem_backlog.c what waits for a model's workers
  *   queue_mem_work.c    what workers ask for
  *   queue_mem_sweep.c   what time does; quarantine; the end
  * They are lua/ in C, with lists in the place of keys. If you change one, change the other: the

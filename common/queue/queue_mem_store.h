@@ -45,6 +45,7 @@ void mem_masks(mem_store *s, const char *tenant, const char *id, const uint32_t 
 void mem_cancel(mem_store *s, const char *tenant, const char *id, pseg_queue_reply *r);
 void mem_workers(mem_store *s, pseg_queue_reply *r);
 void mem_stats(mem_store *s, pseg_queue_reply *r);
+void mem_backlog(mem_store *s, const char *model, size_t limit, pseg_queue_reply *r);
 void mem_sweep(mem_store *s, const pseg_queue_options *o);
 void mem_register(mem_store *s, const pseg_queue_options *o, const pseg_queue_worker *w,
                   pseg_queue_reply *r);

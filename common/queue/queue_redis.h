@@ -6,6 +6,7 @@
  *   queue_redis_watch.c  the second connection, which blocks on events
  *   queue_redis_open.c   URL, open, close, the inbox
  *   queue_redis_ops.c    what each request says to Redis, by
+ *   queue_redis_backlog.c one of them, with its answer
  *   queue_redis_call.c   a call of a function and its arguments
  *   queue_redis_parse.c  what an answer means
  * All but open and the inbox runs on the queue's thread. */
@@ -186,6 +187,12 @@ void queue_send_item(redis_queue *q, const batch_kind *kind, reply_parser parse,
 extern const queue_ops queue_redis_ops;
 /* The fixed arguments of a call of `kind` and their number, at most 6. */
 int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][24]);
+
+/* ---- queue_redis_backlog.c ---- */
+
+void queue_redis_backlog(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,
+                         void *ud);
+void queue_parse_backlog(pseg_queue_reply *r, const redisReply *from, const command *c);
 
 /* ---- queue_redis_parse.c ---- */
 

@@ -367,9 +367,9 @@ void queue_parse_nothing(pseg_queue_reply *r, const redisReply *from, const comm
 }
 
 const reply_parser queue_reply_parsers[] = {
-    queue_parse_submit,   queue_parse_view,   queue_parse_get,    queue_parse_list,
-    queue_parse_masks,    queue_parse_image,  queue_parse_put,    queue_parse_has,
-    queue_parse_workers,  queue_parse_claims, queue_parse_leases, queue_parse_state,
-    queue_parse_stats,    queue_parse_cases,  queue_parse_case,   queue_parse_dropped,
-    queue_parse_requeued, queue_parse_nothing};
+    queue_parse_submit,   queue_parse_view,    queue_parse_get,    queue_parse_list,
+    queue_parse_masks,    queue_parse_image,   queue_parse_put,    queue_parse_has,
+    queue_parse_workers,  queue_parse_claims,  queue_parse_leases, queue_parse_state,
+    queue_parse_stats,    queue_parse_cases,   queue_parse_case,   queue_parse_dropped,
+    queue_parse_requeued, queue_parse_nothing, queue_parse_backlog};
 const size_t queue_n_reply_parsers = sizeof queue_reply_parsers / sizeof *queue_reply_parsers;

@@ -258,14 +258,21 @@ const pseg_job *case_job(pseg_queue *q, const char *id)
 
 int queue_cases_run(const char *group, const char *url)
 {
+    const struct {
+        const struct CMUnitTest *cases;
+        size_t n;
+    } parts[] = {{client_cases, n_client_cases},
+                 {worker_cases, n_worker_cases},
+                 {order_cases, n_order_cases},
+                 {backlog_cases, n_backlog_cases}};
     struct CMUnitTest all[MAX_CASES];
-    size_t n = n_client_cases + n_worker_cases + n_order_cases;
+    size_t n = 0;
 
     case_url = url;
-    if (n > MAX_CASES)
-        return 1;
-    memcpy(all, client_cases, n_client_cases * sizeof *all);
-    memcpy(all + n_client_cases, worker_cases, n_worker_cases * sizeof *all);
-    memcpy(all + n_client_cases + n_worker_cases, order_cases, n_order_cases * sizeof *all);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; n += parts[i++].n) {
+        if (n + parts[i].n > MAX_CASES)
+            return 1;
+        memcpy(all + n, parts[i].cases, parts[i].n * sizeof *all);
+    }
     return _cmocka_run_group_tests(group, all, n, NULL, NULL);
 }

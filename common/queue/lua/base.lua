@@ -16,7 +16,7 @@
 -- first release on a function of "pseg1" keeps its arguments and its answer, and new arguments are added at
 -- the end; what cannot be done so is a library "pseg2".
 
-local REVISION = 7
+local REVISION = 8
 local EVENTS_MAX = 100000
 local MODEL_KEPT_US = 86400 * 1000000 -- after its last worker's last heartbeat
 local WORKER_KEPT_MS = 3600 * 1000    -- the record of a lost worker, until a sweep has tidied up

@@ -36,6 +36,7 @@ redis.register_function { function_name = 'pseg1_fail', callback = fail_job, fla
 redis.register_function { function_name = 'pseg1_release', callback = release, flags = always }
 redis.register_function { function_name = 'pseg1_sweep', callback = sweep, flags = always }
 redis.register_function { function_name = 'pseg1_stats', callback = stats, flags = reads }
+redis.register_function { function_name = 'pseg1_backlog', callback = backlog, flags = reads }
 redis.register_function { function_name = 'pseg1_cases', callback = cases, flags = reads }
 redis.register_function { function_name = 'pseg1_case', callback = case, flags = reads }
 redis.register_function { function_name = 'pseg1_case_drop', callback = case_drop, flags = always }

@@ -1,0 +1,42 @@
+#include "common/queue/queue_redis_call.h"
+
+void queue_parse_backlog(pseg_queue_reply *r, const redisReply *from, const command *c)
+{
+    enum { N_HEAD = 4 };
+    bool is_right = from->type == REDIS_REPLY_ARRAY && from->elements >= N_HEAD;
+
+    (void)c;
+    for (size_t i = 0; is_right && i < from->elements; i++)
+        is_right = from->element[i]->type == REDIS_REPLY_INTEGER;
+    if (!is_right) {
+        pseg_err_set(&r->err, PSEG_R_BROKER_PROTOCOL, 0, PSEG_HERE,
+                     "redis' answer has an unexpected shape");
+        return;
+    }
+    size_t n = from->elements - N_HEAD;
+    int64_t *deadlines = pseg_arena_calloc(r->arena, n, sizeof *deadlines);
+    if (!deadlines) {
+        pseg_err_set(&r->err, PSEG_R_OUT_OF_MEMORY, 0, PSEG_HERE,
+                     "no memory for an answer of the queue");
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        deadlines[i] = from->element[N_HEAD + i]->integer;
+    r->backlog = (pseg_queue_backlog){.live = from->element[0]->integer,
+                                      .workers = from->element[1]->integer,
+                                      .cost_us = from->element[2]->integer,
+                                      .now_unix_us = from->element[3]->integer,
+                                      .deadlines_unix_us = deadlines,
+                                      .n_deadlines = n};
+}
+
+void queue_redis_backlog(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,
+                         void *ud)
+{
+    call c;
+
+    call_begin(&c, q, "pseg1_backlog", 0);
+    call_add(&c, model);
+    call_add_number(&c, (int64_t)limit);
+    call_send(&c, q, false, queue_parse_backlog, 0, done, ud);
+}

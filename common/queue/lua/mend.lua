@@ -3,19 +3,21 @@
 -- disk fills in the middle of a write, and runs it at the start after next. So a waiting job may be in no line, an image
 -- may count a user that is not there, and a record may lie where nothing leads to it.
 
-local function mend(b, id)
+-- A job that waits gets every place that it must have; whether it is one of the live ones is known to
+-- be so, or looked at. False: it is no such job, or its record is not whole.
+local function mend(b, id, is_live)
     local p = b.p
     local v = redis.call('HMGET', p .. 'job:' .. id, 'state', 'model', 'tenant', 'place', 'deadline', 'ttl')
     if v[1] ~= 'QUEUED' or not v[2] or not v[3] or not v[4] or not v[5] or not v[6] then return false end
-    if redis.call('ZSCORE', p .. 'line:' .. v[2] .. ':' .. v[3], id) or redis.call('ZSCORE', p .. 'delayed', id) then
-        return false
-    end
-    if redis.call('ZADD', p .. 'live', 'NX', ms_up(tonumber(v[5])), id) == 1 then
+    if not is_live and redis.call('ZADD', p .. 'live', 'NX', ms_up(tonumber(v[5])), id) == 1 then
         later_ready(b, v[2], 1)
         later_incr(b, 'tenant_jobs', v[3], 1)
     end
-    redis.call('ZADD', p .. 'index:' .. v[3], 0, id)
-    enter_line(b, v[2], v[3], v[4], id)
+    if not redis.call('ZSCORE', p .. 'line:' .. v[2] .. ':' .. v[3], id) and
+        not redis.call('ZSCORE', p .. 'delayed', id) then
+        redis.call('ZADD', p .. 'index:' .. v[3], 0, id)
+        enter_line(b, v[2], v[3], v[4], id)
+    end
     return true
 end
 
@@ -78,16 +80,20 @@ local function mend_lost(b, limit, now)
     redis.call('HSET', key, 'scanned', got[1])
 end
 
--- A few of the live jobs at each sweep, all of them in turn: a pass, by its number.
+-- A few of the live jobs at each sweep, all of them in turn: a pass, by its number. A cursor means nothing in another
+-- process of Redis, which hashes otherwise: a pass begins anew there, or it might not see all of them.
+local is_pass_ours = false
 local function mend_some(b, limit, now)
     local p, key = b.p, b.p .. 'count'
     local v = redis.call('HMGET', key, 'mended', 'pass')
     local cursor, pass = v[1] or '0', tonumber(v[2] or '0')
     local has_marks = redis.call('EXISTS', p .. 'image_check') == 1
+    if not is_pass_ours then cursor = '0' end
+    is_pass_ours = true
     if cursor == '0' then pass = pass + 1 end
     local got = redis.call('ZSCAN', p .. 'live', cursor, 'COUNT', limit)
     for i = 1, #got[2], 2 do
-        mend(b, got[2][i])
+        mend(b, got[2][i], true)
         if has_marks then
             local image = redis.call('HGET', p .. 'job:' .. got[2][i], 'image')
             if image then redis.call('HDEL', p .. 'image_check', image) end

@@ -179,6 +179,18 @@ void pseg_queue_cancel(pseg_queue *q, const char *tenant, const char *id, pseg_q
     q->ops->cancel(q, tenant, id, done, ud);
 }
 
+void pseg_queue_events(pseg_queue *q, const char *tenant, const char *batch, pseg_queue_place from,
+                       size_t limit, pseg_queue_done done, void *ud)
+{
+    q->ops->events(q, tenant, batch, from, limit, done, ud);
+}
+
+void pseg_queue_states(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
+                       pseg_queue_done done, void *ud)
+{
+    q->ops->states(q, tenant, ids, n, done, ud);
+}
+
 void pseg_queue_workers(pseg_queue *q, pseg_queue_done done, void *ud)
 {
     q->ops->workers(q, done, ud);

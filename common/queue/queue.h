@@ -31,6 +31,34 @@
 
 typedef struct pseg_queue pseg_queue;
 
+/* How far somebody has come in the events: the first `n` of what entry ms-seq of the stream tells
+ * have been dealt with. Places are ordered, and the same for every handle of a queue. */
+typedef struct pseg_queue_place {
+    uint64_t ms, seq;
+    uint32_t n; /* PSEG_QUEUE_WHOLE: all of it */
+} pseg_queue_place;
+
+#define PSEG_QUEUE_WHOLE       UINT32_MAX
+#define PSEG_QUEUE_PLACE_BYTES 56 /* of its text, with the NUL */
+
+/* "1764288000000-0" or, of an entry in part, "1764288000000-0.3". */
+void pseg_queue_place_format(char out[PSEG_QUEUE_PLACE_BYTES], pseg_queue_place p);
+/* False: it is no such text. */
+bool pseg_queue_place_parse(pseg_queue_place *out, const char *text);
+/* Negative, 0, positive: a comes before, is, comes after b. */
+int pseg_queue_place_compare(pseg_queue_place a, pseg_queue_place b);
+
+/* A change of a job's state. The submit is none. */
+typedef struct pseg_queue_event {
+    const char *id;
+    const char *tenant; /* told to on_event; "" in an answer */
+    const char *batch;  /* that it is of, or "" */
+    const char *worker; /* RUNNING: that has it; else "" */
+    pseg_job_state state;
+    int64_t at_unix_us;     /* to the millisecond */
+    pseg_queue_place place; /* when it has been dealt with */
+} pseg_queue_event;
+
 /* What has to be true before a submit is answered with OK. The server is asked at each connection
  * whether it can give that; if it cannot, every request ends as BROKER_UNAVAILABLE and says so:
  * nothing is lowered in silence. */
@@ -53,9 +81,9 @@ typedef struct pseg_queue_options {
     int64_t max_age_ms;   /* of a job that names no deadline, and of any other at most */
     pseg_durability durability;
     int64_t replicas; /* REPLICATED: how many */
-    /* Called on the handle's thread at every change of a job's state, with id = NULL when events
-     * may have been missed (after a reconnect): look at everything again. NULL: not watched. */
-    void (*on_event)(void *ud, const char *id, pseg_job_state state);
+    /* Called on the handle's thread at every change of a job's state, with e = NULL when events may
+     * have been missed (after a reconnect): look at everything again. NULL: not watched. */
+    void (*on_event)(void *ud, const pseg_queue_event *e);
     /* Called when something may wait in the line of `watch_model`, and after a reconnect. */
     void (*on_ready)(void *ud);
     const char *watch_model;
@@ -154,7 +182,12 @@ typedef struct pseg_queue_reply {
     size_t n_leases;
     pseg_queue_case *cases;
     size_t n_cases;
-    pseg_job_state state; /* publish, fail, release: what the job is now */
+    pseg_queue_event *events;
+    size_t n_events;        /* states: as many as asked, with id = NULL for those not found */
+    pseg_queue_place place; /* events: where reading ended; states: the end of all events */
+    bool has_gap;           /* events: some before the first of these were lost */
+    bool has_more;          /* events: reading did not come to the end */
+    pseg_job_state state;   /* publish, fail, release: what the job is now */
     pseg_queue_stats stats;
     pseg_queue_backlog backlog;
     pseg_arena *arena;
@@ -227,6 +260,16 @@ void pseg_queue_masks(pseg_queue *q, const char *tenant, const char *id, const u
 /* -> jobs[0] as it is now (n_jobs 0 if not found). */
 void pseg_queue_cancel(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                        void *ud);
+/* -> events of the tenant's jobs (of that batch, unless it is ""), at most `limit`, in their order,
+ * from `from` on; place, has_gap, has_more. A piece may hold none while there are more. About the
+ * last 100,000 entries are kept. Where `from` is of a stream that Redis has lost, reading begins at
+ * the beginning of the new one. */
+void pseg_queue_events(pseg_queue *q, const char *tenant, const char *batch, pseg_queue_place from,
+                       size_t limit, pseg_queue_done done, void *ud);
+/* -> events: the state that each job is in and since when (of a queued one: since its submit), of
+ * one moment; place: this moment's. n may be 0: the place alone. */
+void pseg_queue_states(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
+                       pseg_queue_done done, void *ud);
 /* -> workers. */
 void pseg_queue_workers(pseg_queue *q, pseg_queue_done done, void *ud);
 /* -> stats. */

@@ -23,6 +23,10 @@ typedef struct queue_ops {
                   size_t n, pseg_queue_done done, void *ud);
     void (*cancel)(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                    void *ud);
+    void (*events)(pseg_queue *q, const char *tenant, const char *batch, pseg_queue_place from,
+                   size_t limit, pseg_queue_done done, void *ud);
+    void (*states)(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
+                   pseg_queue_done done, void *ud);
     void (*workers)(pseg_queue *q, pseg_queue_done done, void *ud);
     void (*get_stats)(pseg_queue *q, pseg_queue_done done, void *ud);
     void (*get_backlog)(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,

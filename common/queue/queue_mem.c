@@ -1,6 +1,6 @@
 /* The queue in memory: handles, their threads, and the registry by which they share a store. */
 #include "common/queue/queue_mem.h"
-#include "common/queue/queue_mem_store.h"
+#include "common/queue/queue_mem_impl.h"
 #include "common/base/alloc.h"
 #include "common/base/clock.h"
 
@@ -16,8 +16,7 @@ typedef struct item {
     pseg_queue_done done; /* an answer, or: */
     void *ud;
     pseg_queue_reply *reply;
-    char id[PSEG_JOB_ID_LEN + 1]; /* an event; "": look at everything */
-    pseg_job_state state;
+    mem_event *event; /* or an event; NULL: look at everything */
     bool is_ready;
 } item;
 
@@ -59,25 +58,33 @@ static void post(mem_queue *q, item *i)
 
 /* An event that finds no memory is lost, as one is whose connection breaks: tests that fail
  * allocations must not count on events. */
-static void post_event(mem_queue *q, const char *id, pseg_job_state state, bool is_ready)
+static void post_event(mem_queue *q, const pseg_queue_event *e, bool is_ready)
 {
     item *i = pseg_calloc(1, sizeof *i);
 
+    if (i && e && !(i->event = mem_event_new(e))) {
+        pseg_free(i);
+        i = NULL;
+    }
     if (!i)
         return;
-    snprintf(i->id, sizeof i->id, "%s", id);
-    i->state = state;
     i->is_ready = is_ready;
     post(q, i);
 }
 
-static void on_changed(void *ud, const char *id, pseg_job_state state)
+static void item_free(item *i)
+{
+    pseg_free(i->event);
+    pseg_free(i);
+}
+
+static void on_changed(void *ud, const pseg_queue_event *e)
 {
     shared *s = ud;
 
     for (mem_queue *q = s->handles; q; q = q->next)
         if (q->base.opt.on_event)
-            post_event(q, id, state, false);
+            post_event(q, e, false);
 }
 
 static void on_ready(void *ud, const char *model)
@@ -86,7 +93,7 @@ static void on_ready(void *ud, const char *model)
 
     for (mem_queue *q = s->handles; q; q = q->next)
         if (q->base.opt.on_ready && strcmp(q->base.opt.watch_model, model) == 0)
-            post_event(q, "", PSEG_JOB_UNKNOWN, true);
+            post_event(q, NULL, true);
 }
 
 static void *run(void *arg)
@@ -111,8 +118,8 @@ static void *run(void *arg)
         else if (i->is_ready)
             o->on_ready(o->ud);
         else
-            o->on_event(o->ud, *i->id ? i->id : NULL, i->state);
-        pseg_free(i);
+            o->on_event(o->ud, i->event ? &i->event->e : NULL);
+        item_free(i);
         pthread_mutex_lock(&s->mu);
     }
     pthread_mutex_unlock(&s->mu);
@@ -222,6 +229,18 @@ static void cancel(pseg_queue *q, const char *tenant, const char *id, pseg_queue
                    void *ud)
 {
     ACT(mem_cancel(s, tenant, id, r));
+}
+
+static void events(pseg_queue *q, const char *tenant, const char *batch, pseg_queue_place from,
+                   size_t limit, pseg_queue_done done, void *ud)
+{
+    ACT(mem_events(s, tenant, batch, from, limit, r));
+}
+
+static void states(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
+                   pseg_queue_done done, void *ud)
+{
+    ACT(mem_states(s, tenant, ids, n, r));
 }
 
 static void workers(pseg_queue *q, pseg_queue_done done, void *ud)
@@ -383,7 +402,7 @@ static void mem_close(pseg_queue *base)
     /* Events that came after the thread's end. */
     for (item *i = q->first, *next; i; i = next) {
         next = i->next;
-        pseg_free(i);
+        item_free(i);
     }
     pthread_mutex_unlock(&s->mu);
     shared_drop(s);
@@ -401,6 +420,8 @@ static const queue_ops mem_ops = {.close = mem_close,
                                   .get = get,
                                   .list = list,
                                   .masks = masks,
+                                  .events = events,
+                                  .states = states,
                                   .cancel = cancel,
                                   .workers = workers,
                                   .get_stats = get_stats,
@@ -436,9 +457,9 @@ pseg_status queue_mem_open(pseg_queue **out, const pseg_queue *base, pseg_err *e
     q->next = s->handles;
     s->handles = q;
     if (q->base.opt.on_event)
-        post_event(q, "", PSEG_JOB_UNKNOWN, false);
+        post_event(q, NULL, false);
     if (q->base.opt.on_ready)
-        post_event(q, "", PSEG_JOB_UNKNOWN, true);
+        post_event(q, NULL, true);
     int e = pthread_create(&q->thread, NULL, run, q);
     if (e)
         unlink_handle(q);
@@ -474,5 +495,14 @@ void pseg_queue_mem_fail_nth(pseg_queue *base, uint64_t n, pseg_reason reason, b
     q->fail_nth = n;
     q->fail_reason = reason;
     q->fail_is_done = is_done;
+    pthread_mutex_unlock(&q->shared->mu);
+}
+
+void pseg_queue_mem_trim_events(pseg_queue *base, size_t keep)
+{
+    mem_queue *q = (mem_queue *)base;
+
+    pthread_mutex_lock(&q->shared->mu);
+    mem_trim_events(&q->shared->store, keep);
     pthread_mutex_unlock(&q->shared->mu);
 }

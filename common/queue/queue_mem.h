@@ -13,4 +13,7 @@ void pseg_queue_mem_advance_ms(pseg_queue *q, int64_t ms);
  * switches it off. is_done: it takes effect all the same, as when an answer is lost. */
 void pseg_queue_mem_fail_nth(pseg_queue *q, uint64_t n, pseg_reason reason, bool is_done);
 
+/* Of the events only the `keep` newest are kept. */
+void pseg_queue_mem_trim_events(pseg_queue *q, size_t keep);
+
 #endif

@@ -5,6 +5,7 @@
  *   queue_mem_submit.c  what is accepted, and what is a repeat
  *   queue_mem_read.c    reading and cancelling
  *   queue_mem_backlog.c what waits for a model's workers
+ *   queue_mem_events.c  the events: kept, and read
  *   queue_mem_work.c    what workers ask for
  *   queue_mem_sweep.c   what time does; quarantine; the end
  * They are lua/ in C, with lists in the place of keys. If you change one, change the other: the
@@ -78,6 +79,11 @@ struct mem_case {
     int64_t ttl_ms, expire_us;
 };
 
+struct mem_event {
+    mem_event *next;
+    pseg_queue_event e; /* strings behind it, in the same piece of memory */
+};
+
 /* Per tenant, for the limit of its rate. */
 struct mem_rate {
     mem_rate *next;
@@ -112,6 +118,15 @@ void mem_say(mem_job *job, pseg_reason reason, const char *message);
 void mem_finish(mem_store *s, mem_job *job, pseg_job_state state);
 void mem_quarantine(mem_store *s, mem_job *job);
 void mem_requeue(mem_store *s, mem_job *job, int64_t delay_ms);
+
+/* ---- queue_mem_events.c ---- */
+
+/* A copy of its own, for pseg_free; NULL: memory is short. */
+mem_event *mem_event_new(const pseg_queue_event *e);
+/* The job has come to the state it is in. */
+void mem_tell(mem_store *s, const mem_job *job);
+/* Keeps the `keep` newest. */
+void mem_trim_events(mem_store *s, size_t keep);
 
 /* ---- queue_mem_images.c ---- */
 

@@ -122,7 +122,7 @@ void mem_finish(mem_store *s, mem_job *job, pseg_job_state state)
     }
     job->image->uses--;
     s->ended[state]++;
-    s->changed(s->ud, job->j.id, state);
+    mem_tell(s, job);
 }
 
 void mem_quarantine(mem_store *s, mem_job *job)
@@ -165,5 +165,5 @@ void mem_requeue(mem_store *s, mem_job *job, int64_t delay_ms)
         job->due_us = mem_now_us(s) + (delay_ms < DELAY_MAX_MS ? delay_ms : DELAY_MAX_MS) * 1000;
     else
         mem_enqueue(s, job);
-    s->changed(s->ud, job->j.id, PSEG_JOB_QUEUED);
+    mem_tell(s, job);
 }

@@ -12,6 +12,7 @@ typedef struct mem_model mem_model;
 typedef struct mem_share mem_share;
 typedef struct mem_case mem_case;
 typedef struct mem_rate mem_rate;
+typedef struct mem_event mem_event;
 
 typedef struct mem_store {
     mem_job *jobs; /* by id, newest first */
@@ -23,7 +24,11 @@ typedef struct mem_store {
     mem_rate *rates;
     int64_t last_place, image_bytes, skew_us;
     int64_t submitted, ended[PSEG_JOB_EXPIRED + 1];
-    void (*changed)(void *ud, const char *id, pseg_job_state state);
+    mem_event *first_event, *last_event; /* in their order */
+    size_t n_events;
+    pseg_queue_place last_place_told; /* of the newest event, gone or not */
+    bool has_lost_events;
+    void (*changed)(void *ud, const pseg_queue_event *e);
     void (*ready)(void *ud, const char *model);
     void *ud;
 } mem_store;
@@ -43,6 +48,10 @@ void mem_list(mem_store *s, const char *tenant, const char *after_id, size_t lim
 void mem_masks(mem_store *s, const char *tenant, const char *id, const uint32_t *indexes, size_t n,
                pseg_queue_reply *r);
 void mem_cancel(mem_store *s, const char *tenant, const char *id, pseg_queue_reply *r);
+void mem_events(mem_store *s, const char *tenant, const char *batch, pseg_queue_place from,
+                size_t limit, pseg_queue_reply *r);
+void mem_states(mem_store *s, const char *tenant, const char *const *ids, size_t n,
+                pseg_queue_reply *r);
 void mem_workers(mem_store *s, pseg_queue_reply *r);
 void mem_stats(mem_store *s, pseg_queue_reply *r);
 void mem_backlog(mem_store *s, const char *model, size_t limit, pseg_queue_reply *r);

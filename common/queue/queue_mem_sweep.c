@@ -230,6 +230,7 @@ void mem_sweep(mem_store *s, const pseg_queue_options *o)
 
 void mem_free(mem_store *s)
 {
+    mem_trim_events(s, 0);
     while (s->cases)
         case_drop(&s->cases);
     for (mem_share *x = s->shares, *next; x; x = next) {

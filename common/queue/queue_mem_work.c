@@ -104,7 +104,7 @@ static bool claim_one(mem_store *s, mem_claimer *c, mem_job *job, mem_share *x)
     job->j.state = PSEG_JOB_RUNNING;
     job->j.started_unix_us = mem_now_us(s);
     job->j.worker = mem_text_in(job->arena, c->worker);
-    s->changed(s->ud, job->j.id, PSEG_JOB_RUNNING);
+    mem_tell(s, job);
     c->held++;
     r->claims[r->n_claims++] = (pseg_queue_claim){.id = mem_text_in(r->arena, job->j.id),
                                                   .tenant = mem_text_in(r->arena, job->j.tenant),

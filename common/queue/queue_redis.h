@@ -9,6 +9,7 @@
  *   queue_redis_backlog.c one of them, with its answer
  *   queue_redis_call.c   a call of a function and its arguments
  *   queue_redis_parse.c  what an answer means
+ *   queue_redis_events.c both, for events
  * All but open and the inbox runs on the queue's thread. */
 #ifndef PSEG_QUEUE_QUEUE_REDIS_H
 #define PSEG_QUEUE_QUEUE_REDIS_H
@@ -214,6 +215,17 @@ void queue_parse_case(pseg_queue_reply *r, const redisReply *from, const command
 void queue_parse_dropped(pseg_queue_reply *r, const redisReply *from, const command *c);
 void queue_parse_requeued(pseg_queue_reply *r, const redisReply *from, const command *c);
 void queue_parse_nothing(pseg_queue_reply *r, const redisReply *from, const command *c);
+/* ---- queue_redis_events.c ---- */
+
+void redis_events(pseg_queue *q, const char *tenant, const char *batch, pseg_queue_place from,
+                  size_t limit, pseg_queue_done done, void *ud);
+void redis_states(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
+                  pseg_queue_done done, void *ud);
+void queue_parse_events(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_states(pseg_queue_reply *r, const redisReply *from, const command *c);
+/* Tells on_event of what an entry of the stream holds. */
+void queue_tell_events(const pseg_queue_options *o, const char *entry, const redisReply *fields);
+
 /* Every parser of an answer, for whoever tries them with answers that Redis would not give. */
 extern const reply_parser queue_reply_parsers[];
 extern const size_t queue_n_reply_parsers;

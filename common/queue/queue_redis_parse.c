@@ -1,29 +1,29 @@
 /* What the answers of Redis mean. */
-#include "common/queue/queue_redis.h"
+#include "common/queue/queue_redis_parse.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- reading answers ---- */
 
-static void bad_shape(pseg_queue_reply *r)
+void queue_bad_shape(pseg_queue_reply *r)
 {
     pseg_err_set(&r->err, PSEG_R_BROKER_PROTOCOL, 0, PSEG_HERE,
                  "redis' answer has an unexpected shape");
 }
 
-static void no_room(pseg_queue_reply *r)
+void queue_no_room(pseg_queue_reply *r)
 {
     pseg_err_set(&r->err, PSEG_R_OUT_OF_MEMORY, 0, PSEG_HERE,
                  "no memory for an answer of the queue");
 }
 
-static bool is_array(const redisReply *r, size_t at_least)
+bool queue_is_array(const redisReply *r, size_t at_least)
 {
     return r->type == REDIS_REPLY_ARRAY && r->elements >= at_least;
 }
 
-static pseg_bytes bytes_at(pseg_queue_reply *r, const redisReply *from, size_t i)
+pseg_bytes queue_bytes_at(pseg_queue_reply *r, const redisReply *from, size_t i)
 {
     pseg_bytes b = {NULL, 0};
     const redisReply *e = from->element[i];
@@ -32,7 +32,7 @@ static pseg_bytes bytes_at(pseg_queue_reply *r, const redisReply *from, size_t i
         return b;
     char *copy = pseg_arena_alloc(r->arena, e->len + 1);
     if (!copy) {
-        no_room(r);
+        queue_no_room(r);
         return b;
     }
     memcpy(copy, e->str, e->len);
@@ -40,14 +40,14 @@ static pseg_bytes bytes_at(pseg_queue_reply *r, const redisReply *from, size_t i
     return (pseg_bytes){(uint8_t *)copy, e->len};
 }
 
-static const char *text_at(pseg_queue_reply *r, const redisReply *from, size_t i)
+const char *queue_text_at(pseg_queue_reply *r, const redisReply *from, size_t i)
 {
-    pseg_bytes b = bytes_at(r, from, i);
+    pseg_bytes b = queue_bytes_at(r, from, i);
 
     return b.data ? (const char *)b.data : "";
 }
 
-static int64_t number_at(const redisReply *from, size_t i)
+int64_t queue_number_at(const redisReply *from, size_t i)
 {
     const redisReply *e = from->element[i];
 
@@ -57,7 +57,7 @@ static int64_t number_at(const redisReply *from, size_t i)
 /* Milliseconds there, microseconds here. */
 static int64_t us_at(const redisReply *from, size_t i)
 {
-    int64_t ms = number_at(from, i);
+    int64_t ms = queue_number_at(from, i);
 
     return ms > 0 && ms < INT64_MAX / 1000 ? ms * 1000 : 0;
 }
@@ -66,25 +66,25 @@ enum { N_FIELDS = 19 }; /* the id and FIELDS of lua/base.lua */
 
 static bool parse_job(pseg_job *j, pseg_queue_reply *r, const redisReply *v, size_t at)
 {
-    if (!is_array(v, at + N_FIELDS))
+    if (!queue_is_array(v, at + N_FIELDS))
         return false;
-    j->id = text_at(r, v, at);
-    j->tenant = text_at(r, v, at + 1);
-    j->request_id = text_at(r, v, at + 2);
-    j->state = pseg_job_state_parse(text_at(r, v, at + 3));
-    j->spec = bytes_at(r, v, at + 4);
-    j->result = bytes_at(r, v, at + 5);
-    j->reason = pseg_reason_from_name(text_at(r, v, at + 6));
-    j->message = text_at(r, v, at + 7);
-    j->attempts = number_at(v, at + 8);
-    j->cancel_requested = number_at(v, at + 9) != 0;
-    j->created_unix_us = number_at(v, at + 10);
-    j->started_unix_us = number_at(v, at + 11);
-    j->finished_unix_us = number_at(v, at + 12);
-    j->deadline_unix_us = number_at(v, at + 13);
-    j->expire_unix_us = number_at(v, at + 14);
-    j->model = text_at(r, v, at + 16);
-    j->worker = text_at(r, v, at + 18);
+    j->id = queue_text_at(r, v, at);
+    j->tenant = queue_text_at(r, v, at + 1);
+    j->request_id = queue_text_at(r, v, at + 2);
+    j->state = pseg_job_state_parse(queue_text_at(r, v, at + 3));
+    j->spec = queue_bytes_at(r, v, at + 4);
+    j->result = queue_bytes_at(r, v, at + 5);
+    j->reason = pseg_reason_from_name(queue_text_at(r, v, at + 6));
+    j->message = queue_text_at(r, v, at + 7);
+    j->attempts = queue_number_at(v, at + 8);
+    j->cancel_requested = queue_number_at(v, at + 9) != 0;
+    j->created_unix_us = queue_number_at(v, at + 10);
+    j->started_unix_us = queue_number_at(v, at + 11);
+    j->finished_unix_us = queue_number_at(v, at + 12);
+    j->deadline_unix_us = queue_number_at(v, at + 13);
+    j->expire_unix_us = queue_number_at(v, at + 14);
+    j->model = queue_text_at(r, v, at + 16);
+    j->worker = queue_text_at(r, v, at + 18);
     return true;
 }
 
@@ -93,12 +93,12 @@ static bool parse_jobs(pseg_queue_reply *r, const redisReply *from, size_t first
     r->n_jobs = from->elements - first;
     r->jobs = pseg_arena_calloc(r->arena, r->n_jobs, sizeof *r->jobs);
     if (!r->jobs) {
-        no_room(r);
+        queue_no_room(r);
         return false;
     }
     for (size_t i = 0; i < r->n_jobs; i++) {
         const redisReply *v = from->element[first + i];
-        if (is_array(v, 1) && !parse_job(&r->jobs[i], r, v, 0))
+        if (queue_is_array(v, 1) && !parse_job(&r->jobs[i], r, v, 0))
             return false;
     }
     return true;
@@ -114,56 +114,56 @@ static bool one_job(pseg_queue_reply *r, const redisReply *v, size_t at)
 void queue_parse_submit(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     (void)c;
-    if (!is_array(from, 1 + N_FIELDS) || !one_job(r, from, 1))
-        bad_shape(r);
+    if (!queue_is_array(from, 1 + N_FIELDS) || !one_job(r, from, 1))
+        queue_bad_shape(r);
     else
-        r->created = number_at(from, 0) == 1;
+        r->created = queue_number_at(from, 0) == 1;
 }
 
 void queue_parse_view(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     (void)c;
     if (from->type != REDIS_REPLY_ARRAY || (from->elements && !one_job(r, from, 0)))
-        bad_shape(r);
+        queue_bad_shape(r);
 }
 
 void queue_parse_get(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
-    if (!is_array(from, c->n_asked) || !parse_jobs(r, from, 0))
-        bad_shape(r);
+    if (!queue_is_array(from, c->n_asked) || !parse_jobs(r, from, 0))
+        queue_bad_shape(r);
 }
 
 void queue_parse_list(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     (void)c;
-    if (!is_array(from, 1) || !parse_jobs(r, from, 1))
-        bad_shape(r);
+    if (!queue_is_array(from, 1) || !parse_jobs(r, from, 1))
+        queue_bad_shape(r);
     else
-        r->next_id = text_at(r, from, 0);
+        r->next_id = queue_text_at(r, from, 0);
 }
 
 static void parse_blobs(pseg_queue_reply *r, const redisReply *from, size_t first, size_t n)
 {
     r->blobs = pseg_arena_calloc(r->arena, n, sizeof *r->blobs);
     if (!r->blobs) {
-        no_room(r);
+        queue_no_room(r);
         return;
     }
     r->n_blobs = n;
     for (size_t i = 0; i < n && first + i < from->elements; i++)
-        r->blobs[i] = bytes_at(r, from, first + i);
+        r->blobs[i] = queue_bytes_at(r, from, first + i);
 }
 
 void queue_parse_masks(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
-    if (!is_array(from, 1) || from->element[0]->type != REDIS_REPLY_ARRAY) {
-        bad_shape(r);
+    if (!queue_is_array(from, 1) || from->element[0]->type != REDIS_REPLY_ARRAY) {
+        queue_bad_shape(r);
         return;
     }
     if (from->element[0]->elements == 0)
         return;
     if (!one_job(r, from->element[0], 0))
-        bad_shape(r);
+        queue_bad_shape(r);
     else
         parse_blobs(r, from, 1, c->n_asked);
 }
@@ -181,26 +181,26 @@ void queue_parse_put(pseg_queue_reply *r, const redisReply *from, const command 
 {
     (void)c;
     r->images = pseg_arena_calloc(r->arena, 1, sizeof *r->images);
-    if (!is_array(from, 3) || !r->images) {
-        bad_shape(r);
+    if (!queue_is_array(from, 3) || !r->images) {
+        queue_bad_shape(r);
         return;
     }
     r->n_images = 1;
-    r->images[0] = (pseg_queue_image){.existed = number_at(from, 0) == 1,
-                                      .size_bytes = (uint64_t)number_at(from, 1),
+    r->images[0] = (pseg_queue_image){.existed = queue_number_at(from, 0) == 1,
+                                      .size_bytes = (uint64_t)queue_number_at(from, 1),
                                       .expire_unix_us = us_at(from, 2)};
 }
 
 void queue_parse_has(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     r->images = pseg_arena_calloc(r->arena, c->n_asked, sizeof *r->images);
-    if (!is_array(from, 2 * c->n_asked) || !r->images) {
-        bad_shape(r);
+    if (!queue_is_array(from, 2 * c->n_asked) || !r->images) {
+        queue_bad_shape(r);
         return;
     }
     r->n_images = c->n_asked;
     for (size_t i = 0; i < c->n_asked; i++) {
-        r->images[i].size_bytes = (uint64_t)number_at(from, 2 * i);
+        r->images[i].size_bytes = (uint64_t)queue_number_at(from, 2 * i);
         r->images[i].expire_unix_us = us_at(from, 2 * i + 1);
     }
 }
@@ -208,51 +208,51 @@ void queue_parse_has(pseg_queue_reply *r, const redisReply *from, const command 
 void queue_parse_workers(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     (void)c;
-    if (!is_array(from, 0)) {
-        bad_shape(r);
+    if (!queue_is_array(from, 0)) {
+        queue_bad_shape(r);
         return;
     }
     r->workers = pseg_arena_calloc(r->arena, from->elements, sizeof *r->workers);
     if (!r->workers) {
-        no_room(r);
+        queue_no_room(r);
         return;
     }
     for (size_t i = 0; i < from->elements; i++) {
         const redisReply *w = from->element[i];
-        if (is_array(w, 5))
-            r->workers[r->n_workers++] =
-                (pseg_queue_worker){text_at(r, w, 0), text_at(r, w, 1), text_at(r, w, 2),
-                                    text_at(r, w, 3), text_at(r, w, 4), ""};
+        if (queue_is_array(w, 5))
+            r->workers[r->n_workers++] = (pseg_queue_worker){
+                queue_text_at(r, w, 0), queue_text_at(r, w, 1), queue_text_at(r, w, 2),
+                queue_text_at(r, w, 3), queue_text_at(r, w, 4), ""};
     }
 }
 
 void queue_parse_claims(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     (void)c;
-    if (!is_array(from, 0)) {
-        bad_shape(r);
+    if (!queue_is_array(from, 0)) {
+        queue_bad_shape(r);
         return;
     }
     r->claims = pseg_arena_calloc(r->arena, from->elements, sizeof *r->claims);
     if (!r->claims) {
-        no_room(r);
+        queue_no_room(r);
         return;
     }
     for (size_t i = 0; i < from->elements; i++) {
         const redisReply *v = from->element[i];
-        if (!is_array(v, 9)) {
-            bad_shape(r);
+        if (!queue_is_array(v, 9)) {
+            queue_bad_shape(r);
             return;
         }
-        r->claims[r->n_claims++] = (pseg_queue_claim){.id = text_at(r, v, 0),
-                                                      .fence = number_at(v, 1),
-                                                      .attempt = number_at(v, 2),
-                                                      .tenant = text_at(r, v, 3),
-                                                      .spec = bytes_at(r, v, 4),
-                                                      .image = text_at(r, v, 5),
-                                                      .deadline_unix_us = number_at(v, 6),
-                                                      .created_unix_us = number_at(v, 7),
-                                                      .group = number_at(v, 8)};
+        r->claims[r->n_claims++] = (pseg_queue_claim){.id = queue_text_at(r, v, 0),
+                                                      .fence = queue_number_at(v, 1),
+                                                      .attempt = queue_number_at(v, 2),
+                                                      .tenant = queue_text_at(r, v, 3),
+                                                      .spec = queue_bytes_at(r, v, 4),
+                                                      .image = queue_text_at(r, v, 5),
+                                                      .deadline_unix_us = queue_number_at(v, 6),
+                                                      .created_unix_us = queue_number_at(v, 7),
+                                                      .group = queue_number_at(v, 8)};
     }
 }
 
@@ -261,13 +261,13 @@ void queue_parse_leases(pseg_queue_reply *r, const redisReply *from, const comma
     static const char *const names[] = {"ok", "lost", "cancel", "expired"};
 
     r->leases = pseg_arena_calloc(r->arena, c->n_asked, sizeof *r->leases);
-    if (!is_array(from, c->n_asked) || !r->leases) {
-        bad_shape(r);
+    if (!queue_is_array(from, c->n_asked) || !r->leases) {
+        queue_bad_shape(r);
         return;
     }
     r->n_leases = c->n_asked;
     for (size_t i = 0; i < c->n_asked; i++) {
-        const char *text = text_at(r, from, i);
+        const char *text = queue_text_at(r, from, i);
         r->leases[i] = PSEG_LEASE_LOST;
         for (int k = 0; k < 4; k++)
             if (strcmp(names[k], text) == 0)
@@ -280,62 +280,63 @@ void queue_parse_state(pseg_queue_reply *r, const redisReply *from, const comman
     (void)c;
     r->state = from->str ? pseg_job_state_parse(from->str) : PSEG_JOB_UNKNOWN;
     if (r->state == PSEG_JOB_UNKNOWN)
-        bad_shape(r);
+        queue_bad_shape(r);
 }
 
 void queue_parse_stats(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     (void)c;
-    if (!is_array(from, 10)) {
-        bad_shape(r);
+    if (!queue_is_array(from, 10)) {
+        queue_bad_shape(r);
         return;
     }
-    r->stats = (pseg_queue_stats){number_at(from, 0), number_at(from, 1), number_at(from, 2),
-                                  number_at(from, 3), number_at(from, 4), number_at(from, 5),
-                                  number_at(from, 6), number_at(from, 7), number_at(from, 8),
-                                  number_at(from, 9)};
+    r->stats = (pseg_queue_stats){queue_number_at(from, 0), queue_number_at(from, 1),
+                                  queue_number_at(from, 2), queue_number_at(from, 3),
+                                  queue_number_at(from, 4), queue_number_at(from, 5),
+                                  queue_number_at(from, 6), queue_number_at(from, 7),
+                                  queue_number_at(from, 8), queue_number_at(from, 9)};
 }
 
 static void case_of(pseg_queue_case *to, pseg_queue_reply *r, const redisReply *v)
 {
-    *to = (pseg_queue_case){.id = text_at(r, v, 0),
-                            .tenant = text_at(r, v, 1),
-                            .model = text_at(r, v, 2),
-                            .reason = pseg_reason_from_name(text_at(r, v, 3)),
-                            .message = text_at(r, v, 4),
-                            .attempts = number_at(v, 5),
-                            .at_unix_us = number_at(v, 6),
-                            .evidence = text_at(r, v, 7),
-                            .request_id = text_at(r, v, 8)};
+    *to = (pseg_queue_case){.id = queue_text_at(r, v, 0),
+                            .tenant = queue_text_at(r, v, 1),
+                            .model = queue_text_at(r, v, 2),
+                            .reason = pseg_reason_from_name(queue_text_at(r, v, 3)),
+                            .message = queue_text_at(r, v, 4),
+                            .attempts = queue_number_at(v, 5),
+                            .at_unix_us = queue_number_at(v, 6),
+                            .evidence = queue_text_at(r, v, 7),
+                            .request_id = queue_text_at(r, v, 8)};
 }
 
 static bool case_room(pseg_queue_reply *r, size_t n)
 {
     r->cases = pseg_arena_calloc(r->arena, n, sizeof *r->cases);
     if (!r->cases)
-        no_room(r);
+        queue_no_room(r);
     return r->cases != NULL;
 }
 
 void queue_parse_cases(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     (void)c;
-    if (!is_array(from, 0)) {
-        bad_shape(r);
+    if (!queue_is_array(from, 0)) {
+        queue_bad_shape(r);
         return;
     }
     if (!case_room(r, from->elements))
         return;
     for (size_t i = 0; i < from->elements; i++)
-        if (is_array(from->element[i], 9))
+        if (queue_is_array(from->element[i], 9))
             case_of(&r->cases[r->n_cases++], r, from->element[i]);
 }
 
 void queue_parse_case(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     (void)c;
-    if (!is_array(from, 0) || (from->elements && !is_array(from, 9)))
-        bad_shape(r);
+    if (!queue_is_array(from, 0) || (from->elements && !queue_is_array(from, 9)))
+        queue_bad_shape(r);
     else if (from->elements && case_room(r, 1))
         case_of(&r->cases[r->n_cases++], r, from);
 }
@@ -344,15 +345,15 @@ void queue_parse_dropped(pseg_queue_reply *r, const redisReply *from, const comm
 {
     (void)c;
     if (from->type != REDIS_REPLY_INTEGER)
-        bad_shape(r);
+        queue_bad_shape(r);
     else if (from->integer > 0 && case_room(r, 1))
         r->n_cases = 1;
 }
 
 void queue_parse_requeued(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
-    if (!is_array(from, 0))
-        bad_shape(r);
+    if (!queue_is_array(from, 0))
+        queue_bad_shape(r);
     else if (from->elements && from->element[0]->type == REDIS_REPLY_ERROR)
         queue_error_of(&r->err, from->element[0]->str);
     else if (from->elements)
@@ -371,5 +372,6 @@ const reply_parser queue_reply_parsers[] = {
     queue_parse_masks,    queue_parse_image,   queue_parse_put,    queue_parse_has,
     queue_parse_workers,  queue_parse_claims,  queue_parse_leases, queue_parse_state,
     queue_parse_stats,    queue_parse_cases,   queue_parse_case,   queue_parse_dropped,
-    queue_parse_requeued, queue_parse_nothing, queue_parse_backlog};
+    queue_parse_requeued, queue_parse_nothing, queue_parse_events, queue_parse_states,
+    queue_parse_backlog};
 const size_t queue_n_reply_parsers = sizeof queue_reply_parsers / sizeof *queue_reply_parsers;

@@ -41,24 +41,6 @@ static bool is_entry(const redisReply *e)
            e->element[0]->type == REDIS_REPLY_STRING;
 }
 
-/* An entry tells of one job or of many: id, state, and what else belongs to it, again and again. */
-static void tell_events(const pseg_queue_options *o, const redisReply *fields)
-{
-    const char *id = NULL;
-
-    for (size_t i = 0; fields->type == REDIS_REPLY_ARRAY && i + 1 < fields->elements; i += 2) {
-        const char *name = fields->element[i]->str, *value = fields->element[i + 1]->str;
-        if (!name || !value)
-            continue;
-        if (strcmp(name, "id") == 0) {
-            id = value;
-        } else if (id && strcmp(name, "state") == 0) {
-            o->on_event(o->ud, id, pseg_job_state_parse(value));
-            id = NULL;
-        }
-    }
-}
-
 static void take_stream(loop *lp, const redisReply *stream)
 {
     const pseg_queue_options *o = &lp->q->base.opt;
@@ -76,7 +58,7 @@ static void take_stream(loop *lp, const redisReply *stream)
         snprintf(is_event ? lp->last_event : lp->last_ready, sizeof lp->last_event, "%s",
                  e->element[0]->str);
         if (is_event && o->on_event)
-            tell_events(o, e->element[1]);
+            queue_tell_events(o, e->element[0]->str, e->element[1]);
     }
     if (!is_event && o->on_ready)
         o->on_ready(o->ud);
@@ -114,7 +96,7 @@ static void on_position(loop *lp, line *l, const redisReply *from)
     line_is_ready(lp, l);
     ask(lp);
     if (o->on_event)
-        o->on_event(o->ud, NULL, PSEG_JOB_UNKNOWN);
+        o->on_event(o->ud, NULL);
     if (o->on_ready)
         o->on_ready(o->ud);
 }

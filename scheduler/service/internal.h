@@ -59,6 +59,8 @@ typedef struct waiter_table {
  * server stops (the call's on_drain must be wait_drain and its on_end wait_end). */
 void wait_for_job(pseg_rpc_call *c, const char *id,
                   void (*then)(pseg_rpc_call *c, pseg_queue_reply *r));
+/* The part of pseg_service_on_event for these calls. */
+void wait_on_event(pseg_service *s, const pseg_queue_event *e);
 void wait_drain(pseg_rpc_call *c);
 void wait_end(pseg_rpc_call *c);
 

@@ -159,6 +159,11 @@ void pseg_service_free(pseg_service *s)
     pseg_free(s);
 }
 
+void pseg_service_on_event(void *ud, const pseg_queue_event *e)
+{
+    wait_on_event(ud, e);
+}
+
 pseg_reason pseg_service_text_reason(const ProtobufCMessageDescriptor *message,
                                      const ProtobufCFieldDescriptor *field)
 {

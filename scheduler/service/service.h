@@ -57,7 +57,7 @@ pseg_status pseg_service_start(pseg_service *s, pseg_queue *q, pseg_err *err);
 void pseg_service_free(pseg_service *s);
 
 /* For pseg_queue_options.on_event; ud is the service. */
-void pseg_service_on_event(void *ud, const char *id, pseg_job_state state);
+void pseg_service_on_event(void *ud, const pseg_queue_event *e);
 
 /* For pseg_rpc_server_options.text_reason: a prompt that is no text has a reason of its own. */
 pseg_reason pseg_service_text_reason(const ProtobufCMessageDescriptor *message,

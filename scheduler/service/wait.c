@@ -51,16 +51,16 @@ static void wake(waiter_table *t, waiter *w)
         pseg_rpc_post(w->ticket, woken, w);
 }
 
-void pseg_service_on_event(void *ud, const char *id, pseg_job_state state)
+void wait_on_event(pseg_service *s, const pseg_queue_event *e)
 {
-    pseg_service *s = ud;
     waiter_table *t = &s->waiters;
     waiter *due = NULL;
+    const char *id = e ? e->id : NULL;
 
-    if (id && !pseg_job_state_is_terminal(state))
+    if (e && !pseg_job_state_is_terminal(e->state))
         return;
     pthread_mutex_lock(&t->mu);
-    /* Without an id events may have been missed: every waiter looks again. */
+    /* Without an event some may have been missed: every waiter looks again. */
     waiter **first = id ? slot_of(t, id) : t->slots,
            **last = id ? first : t->slots + N_WAITER_SLOTS - 1;
     for (waiter **slot = first; slot <= last; slot++)

@@ -148,12 +148,13 @@ class Watcher(threading.Thread):
                 time.sleep(0.02)
 
     def take(self, entry, fields):
-        """An entry tells of one job or of several: id, state, and what else belongs to it, again and again."""
+        """An entry tells of one job or of several: id, worker if it has one, state, again and again. Tenant and batch
+        stand before those that they hold for."""
         found = []
         for name, value in zip(fields[::2], fields[1::2]):
             if name == "id":
                 found.append({"job": value})
-            else:
+            elif name not in ("tenant", "batch"):
                 found[-1][name] = value
         for change in found:
             self.cluster.history.write("change", entry=entry, **change)

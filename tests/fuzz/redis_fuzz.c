@@ -66,18 +66,24 @@ static void use(const pseg_queue_reply *r, size_t n_asked)
         text(c->id), text(c->tenant), text(c->model), text(c->message), text(c->request_id);
         text(c->evidence);
     }
+    for (size_t i = 0; i < r->n_events; i++) {
+        const pseg_queue_event *e = &r->events[i];
+        if (e->id)
+            text(e->id), text(e->tenant), text(e->batch), text(e->worker);
+    }
     if (r->next_id)
         text(r->next_id);
     if (r->n_leases > n_asked || r->n_images > n_asked + 1)
         abort();
 }
 
-static void on_event(void *ud, const char *id, pseg_job_state state)
+static void on_event(void *ud, const pseg_queue_event *e)
 {
     (void)ud;
-    if (id)
-        text(id);
-    text(pseg_job_state_name(state));
+    if (!e)
+        return;
+    text(e->id), text(e->tenant), text(e->batch), text(e->worker);
+    text(pseg_job_state_name(e->state));
 }
 
 static void on_ready(void *ud)

@@ -5,7 +5,8 @@ foreach(test queue_redis queue_random)
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_client.c
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_worker.c
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_order.c
-            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_backlog.c)
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_backlog.c
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_events.c)
 endforeach()
 pseg_add_test(NAME queue_clock LABELS integration LIBS pseg_queue TIMEOUT 120
   SOURCES ${CMAKE_CURRENT_LIST_DIR}/queue_clock_test.c ${PROJECT_SOURCE_DIR}/tests/support/redis.c
@@ -13,7 +14,8 @@ pseg_add_test(NAME queue_clock LABELS integration LIBS pseg_queue TIMEOUT 120
           ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_client.c
           ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_worker.c
           ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_order.c
-            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_backlog.c)
+          ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_backlog.c
+          ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_events.c)
 # A library in front of Redis' libc, by LD_PRELOAD: sanitizers would have to be first themselves.
 if(NOT PSEG_SANITIZE)
   add_library(pseg_test_clock_jump MODULE ${PROJECT_SOURCE_DIR}/tests/support/clock_jump.c)

@@ -628,12 +628,12 @@ static void every_key_has_an_end(void **state)
 
 static _Atomic int n_ended, n_missed;
 
-static void count_event(void *ud, const char *id, pseg_job_state s)
+static void count_event(void *ud, const pseg_queue_event *e)
 {
     (void)ud;
-    if (!id)
+    if (!e)
         atomic_fetch_add(&n_missed, 1);
-    else if (pseg_job_state_is_terminal(s))
+    else if (pseg_job_state_is_terminal(e->state))
         atomic_fetch_add(&n_ended, 1);
 }
 

@@ -264,7 +264,8 @@ int queue_cases_run(const char *group, const char *url)
     } parts[] = {{client_cases, n_client_cases},
                  {worker_cases, n_worker_cases},
                  {order_cases, n_order_cases},
-                 {backlog_cases, n_backlog_cases}};
+                 {backlog_cases, n_backlog_cases},
+                 {event_cases, n_event_cases}};
     struct CMUnitTest all[MAX_CASES];
     size_t n = 0;
 

@@ -449,16 +449,16 @@ typedef struct watcher {
     } seen[64];
 } watcher;
 
-static void on_event(void *ud, const char *id, pseg_job_state s)
+static void on_event(void *ud, const pseg_queue_event *e)
 {
     watcher *w = ud;
 
     pthread_mutex_lock(&w->mu);
-    if (!id) {
+    if (!e) {
         w->n_missed++;
     } else if (w->n < 64) {
-        snprintf(w->seen[w->n].id, sizeof w->seen[w->n].id, "%s", id);
-        w->seen[w->n++].state = s;
+        snprintf(w->seen[w->n].id, sizeof w->seen[w->n].id, "%s", e->id);
+        w->seen[w->n++].state = e->state;
     }
     pthread_mutex_unlock(&w->mu);
 }

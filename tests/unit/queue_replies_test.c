@@ -181,11 +181,13 @@ static void *server(void *arg)
 
 static _Atomic int n_events;
 
-static void on_event(void *ud, const char *id, pseg_job_state s)
+static void on_event(void *ud, const pseg_queue_event *e)
 {
     (void)ud;
-    (void)s;
-    atomic_fetch_add(&n_events, id ? (int)strlen(id) + 1 : 1);
+    atomic_fetch_add(
+        &n_events,
+        e ? (int)(strlen(e->id) + strlen(e->tenant) + strlen(e->batch) + strlen(e->worker)) + 1
+          : 1);
 }
 
 static void on_ready(void *ud)
@@ -214,6 +216,8 @@ static size_t look_at(const pseg_queue_reply *r)
         n += strlen(r->claims[i].id) + strlen(r->claims[i].image) + r->claims[i].spec.len;
     for (size_t i = 0; i < r->n_leases; i++)
         n += (size_t)r->leases[i];
+    for (size_t i = 0; i < r->n_events; i++)
+        n += r->events[i].id ? strlen(r->events[i].id) + strlen(r->events[i].worker) : 1;
     return n;
 }
 
@@ -270,6 +274,8 @@ static void any_answer_is_survived(void **state)
         ASK(pseg_queue_list, q, T, "", 5);
         ASK(pseg_queue_masks, q, T, id.s, ((uint32_t[]){0, 1}), 2);
         ASK(pseg_queue_cancel, q, T, id.s);
+        ASK(pseg_queue_events, q, T, "", ((pseg_queue_place){1, 1, 1}), 3);
+        ASK(pseg_queue_states, q, T, ids, 3);
         ASK(pseg_queue_workers, q);
         ASK(pseg_queue_get_stats, q);
         ASK(pseg_queue_sweep, q);

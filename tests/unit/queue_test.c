@@ -78,12 +78,85 @@ static void no_memory_is_an_answer(void **state)
     pseg_queue_close(q);
 }
 
+static void events_that_were_trimmed_are_a_gap(void **state)
+{
+    pseg_queue *q = open_mem();
+    pseg_queue_reply *r;
+
+    (void)state;
+    for (int i = 0; i < 4; i++)
+        case_submit(q);
+    case_register(q, "w");
+    for (int i = 0; i < 4; i++)
+        case_claim(q, "w");
+    CALL(r, pseg_queue_events, q, T, "", ((pseg_queue_place){0, 0, PSEG_QUEUE_WHOLE}), 1);
+    case_keep(r);
+    assert_false(r->has_gap);
+    pseg_queue_place first = r->place;
+    CALL(r, pseg_queue_events, q, T, "", first, 1);
+    case_keep(r);
+    assert_false(r->has_gap);
+    pseg_queue_place second = r->place;
+    pseg_queue_mem_trim_events(q, 3);
+    CALL(r, pseg_queue_events, q, T, "", first, 10);
+    case_keep(r);
+    assert_true(r->has_gap);
+    assert_int_equal(r->n_events, 3);
+    CALL(r, pseg_queue_events, q, T, "", second, 10);
+    case_keep(r);
+    assert_false(r->has_gap);
+    assert_int_equal(r->n_events, 2);
+    CALL(r, pseg_queue_events, q, T, "", ((pseg_queue_place){0, 0, PSEG_QUEUE_WHOLE}), 10);
+    case_keep(r);
+    assert_true(r->has_gap);
+    pseg_queue_close(q);
+}
+
+static void places_are_text_and_back(void **state)
+{
+    static const char *const bad[] = {"",
+                                      "1",
+                                      "1-",
+                                      "-1",
+                                      "1-2.",
+                                      "1-2.x",
+                                      "1-2x",
+                                      "1-2.4294967295",
+                                      " 1-2",
+                                      "+1-2",
+                                      "1 - 2",
+                                      "1--2",
+                                      "1-2 ",
+                                      "0x1-2",
+                                      "18446744073709551616-0",
+                                      "1-2.3.4",
+                                      "1-2-3"};
+    char text[PSEG_QUEUE_PLACE_BYTES];
+    pseg_queue_place p, widest = {UINT64_MAX, UINT64_MAX, PSEG_QUEUE_WHOLE - 1};
+
+    (void)state;
+    pseg_queue_place_format(text, widest);
+    assert_string_equal(text, "18446744073709551615-18446744073709551615.4294967294");
+    assert_true(pseg_queue_place_parse(&p, text));
+    assert_int_equal(pseg_queue_place_compare(p, widest), 0);
+    pseg_queue_place_format(text, (pseg_queue_place){17, 3, PSEG_QUEUE_WHOLE});
+    assert_string_equal(text, "17-3");
+    assert_true(pseg_queue_place_parse(&p, "17-3.0"));
+    assert_true(pseg_queue_place_compare(p, (pseg_queue_place){17, 3, 1}) < 0);
+    assert_true(pseg_queue_place_compare((pseg_queue_place){17, 3, PSEG_QUEUE_WHOLE}, p) > 0);
+    assert_true(pseg_queue_place_compare((pseg_queue_place){17, 4, 0}, p) > 0);
+    assert_true(pseg_queue_place_compare((pseg_queue_place){16, 9, 9}, p) < 0);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (pseg_queue_place_parse(&p, bad[i]))
+            fail_msg("\"%s\" is taken for a place", bad[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest own[] = {
-        CASE(its_clock_can_be_moved),
-        CASE(faults_can_be_ordered),
-        CASE(no_memory_is_an_answer),
+        CASE(its_clock_can_be_moved),   CASE(faults_can_be_ordered),
+        CASE(no_memory_is_an_answer),   CASE(events_that_were_trimmed_are_a_gap),
+        CASE(places_are_text_and_back),
     };
     int failed = queue_cases_run("queue in memory", "mem:");
 

@@ -1,7 +1,7 @@
 ---- what a function writes when it ends ----
 
 local function batch(p)
-    return { p = p, add = {}, rem = {}, incr = {}, events = {}, ready = {}, wake = {}, memo = {}, bytes = 0, uses = {} }
+    return { p = p, add = {}, rem = {}, incr = {}, entries = {}, ready = {}, wake = {}, memo = {}, bytes = 0, uses = {} }
 end
 
 -- One more job of a model, or one fewer, waits or runs.
@@ -44,16 +44,33 @@ local function later_incr(b, key, field, by)
     l[field] = (l[field] or 0) + by
 end
 
-local function event(b, id, state, worker)
-    local e = b.events
+-- What many have in common is told once: tenant and batch hold for all that follow in the entry. `state` ends what is
+-- told of a job. An entry that grows long is followed by another: a call takes only so many arguments.
+local function event(b, id, state, tenant, of_batch, worker)
+    local e = b.entries[#b.entries]
+    if not e or #e > ENTRY_FIELDS then
+        e = {}
+        b.entries[#b.entries + 1] = e
+        b.told_tenant, b.told_batch = nil, ''
+    end
+    if tenant ~= b.told_tenant then
+        e[#e + 1] = 'tenant'
+        e[#e + 1] = tenant or ''
+        b.told_tenant = tenant
+    end
+    if (of_batch or '') ~= b.told_batch then
+        e[#e + 1] = 'batch'
+        e[#e + 1] = of_batch or ''
+        b.told_batch = of_batch or ''
+    end
     e[#e + 1] = 'id'
     e[#e + 1] = id
-    e[#e + 1] = 'state'
-    e[#e + 1] = state
     if worker then
         e[#e + 1] = 'worker'
         e[#e + 1] = worker
     end
+    e[#e + 1] = 'state'
+    e[#e + 1] = state
 end
 
 -- One more live job uses an image. Of one that this call stores nobody counts the users yet.
@@ -97,7 +114,7 @@ local function write(b)
         end
     end
     for model in pairs(b.wake) do redis.call('XADD', p .. 'wake:' .. model, 'MAXLEN', 1, '*', 'w', '') end
-    if #b.events > 0 then
-        redis.call('XADD', p .. 'events', 'MAXLEN', '~', EVENTS_MAX, '*', unpack(b.events))
+    for _, e in ipairs(b.entries) do
+        redis.call('XADD', p .. 'events', 'MAXLEN', '~', EVENTS_MAX, '*', unpack(e))
     end
 end

@@ -1,7 +1,8 @@
 ---- claim and renewal ----
 
 -- Takes job `id` off the line of c.tenant. false: it must wait until the worker's hands are empty.
-local CLAIM_FIELDS = { 'state', 'deadline', 'attempts', 'tenant', 'spec', 'image', 'created', 'fence', 'weight', 'group' }
+local CLAIM_FIELDS = { 'state', 'deadline', 'attempts', 'tenant', 'spec', 'image', 'created', 'fence', 'weight', 'group',
+    'batch' }
 local function claim_one(b, c, id)
     local p, job = b.p, b.p .. 'job:' .. id
     local v = redis.call('HMGET', job, unpack(CLAIM_FIELDS))
@@ -19,7 +20,7 @@ local function claim_one(b, c, id)
     redis.call('HSET', job, 'state', 'RUNNING', 'worker', c.worker, 'started', c.started, 'attempts', attempt,
         'fence', fence, 'charge', c.charge)
     later_zadd(b, 'leases', c.lease, id)
-    event(b, id, 'RUNNING', c.worker)
+    event(b, id, 'RUNNING', v[4], v[11], c.worker)
     c.out[#c.out + 1] = { id, tonumber(fence), tonumber(attempt), v[4], v[5], v[6], v[2], v[7], group }
     c.held = c.held + 1
     return true, price

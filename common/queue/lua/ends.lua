@@ -19,7 +19,7 @@ local function history(p, id, attempt, reason, message, worker, now)
 end
 
 -- Ends a job; v: HMGET of END_FIELDS. `...`: further fields.
-local END_FIELDS = { 'model', 'image', 'ttl', 'tenant', 'request_id', 'state' }
+local END_FIELDS = { 'model', 'image', 'ttl', 'tenant', 'request_id', 'state', 'batch' }
 local function finish_with(b, id, state, now, v, ...)
     local p = b.p
     local m = b.memo[v[3]] -- numbers that many jobs have in common: a format is as dear as a command
@@ -41,7 +41,7 @@ local function finish_with(b, id, state, now, v, ...)
     later_incr(b, 'tenant_jobs', v[4], -1)
     later_zadd(b, 'ended', m[3], v[4] .. ':' .. id .. ':' .. v[5])
     later_incr(b, 'count', state, 1)
-    event(b, id, state)
+    event(b, id, state, v[4], v[7])
 end
 
 local function finish(b, id, state, now, ...)
@@ -62,7 +62,7 @@ end
 -- Back into line, at its old place, after an attempt that came to nothing or was handed back.
 local function requeue(b, id, now, delay_ms, ...)
     local p, job = b.p, b.p .. 'job:' .. id
-    local v = redis.call('HMGET', job, 'model', 'tenant', 'place')
+    local v = redis.call('HMGET', job, 'model', 'tenant', 'place', 'batch')
     later_remove(b, 'ZREM', 'leases', id)
     redis.call('HSET', job, 'state', 'QUEUED', 'worker', '', ...)
     if delay_ms > 0 then
@@ -70,5 +70,5 @@ local function requeue(b, id, now, delay_ms, ...)
     else
         enter_line(b, v[1], v[2], v[3], id)
     end
-    event(b, id, 'QUEUED')
+    event(b, id, 'QUEUED', v[2], v[4])
 end

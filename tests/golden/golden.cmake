@@ -14,7 +14,7 @@ pseg_add_test(NAME golden_towers SOURCES ${CMAKE_CURRENT_LIST_DIR}/towers_test.c
   LIBS pseg_golden LABELS golden TIMEOUT 300)
 pseg_add_test(NAME golden_tuned_towers SOURCES ${CMAKE_CURRENT_LIST_DIR}/tuned_towers_test.c
   ${CMAKE_CURRENT_LIST_DIR}/tuned_choice.c
-  LIBS pseg_model pseg_ops LABELS golden TIMEOUT 120)
+  LIBS pseg_model pseg_ops pseg_train LABELS golden TIMEOUT 120)
 pseg_add_test(NAME golden_features SOURCES ${CMAKE_CURRENT_LIST_DIR}/features_test.c
   LIBS pseg_golden pseg_data pseg_scenes pseg_mask pseg_image LABELS golden TIMEOUT 300)
 pseg_add_test(NAME golden_grads

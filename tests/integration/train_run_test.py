@@ -137,6 +137,20 @@ def opens(tmp, out, name):
     return r["results"][0]["predicted_iou"]
 
 
+def table(folder):
+    folder.mkdir()
+    (folder / "names.json").write_text('["the red circle"]')
+    head = json.dumps({"embeddings": {"dtype": "F32", "shape": [1, 8], "data_offsets": [0, 32]}}).encode()
+    (folder / "embeddings.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + struct.pack("<8f", *range(8)))
+    return str(folder)
+
+
+def frozen_like(tmp, few, base):
+    out = tmp / "float"
+    good(few(out, *base))
+    return out
+
+
 def towers(tmp):
     """Encoders in the graph: what is exported is what was trained, and inference opens it."""
     def few(out, *more):
@@ -200,7 +214,20 @@ def towers(tmp):
     # What cannot be is said.
     refused(few(tmp / "r", "--train", "audio"), 2, "--train", "vision, text, or vision,text")
     refused(few(tmp / "r", "--lora-rank", "4"), 2, "--lora-rank 4", "--train")
-    refused(few(tmp / "r", "--train", "text", "--max-tokens", "40"), 2, "40 tokens", "32")
+    refused(few(tmp / "r", "--train-layers", "1"), 2, "--train-layers 1", "--train vision")
+    # And before hours are spent on data.
+    for more, *texts in ((["--train", "text", "--max-tokens", "40"], "--max-tokens 40", "positions for 32", "--max-tokens 32"),
+                         (["--train", "text", "--text", table(tmp / "table")], "table of phrases"),
+                         (["--out", str(whole)], "holds a run already", "--resume")):
+        refused([*command(tmp / "r", data="no-such-set", val="none"), *more], 2, *texts)
+    # Without --train it is the head that is exported in float16.
+    out = tmp / "half"
+    good(few(out, *base, "--half"))
+    assert all(v[2] == "F16" for v in floats(out / "pseg.safetensors").values())
+    assert all(v[2] == "F32" for v in floats(out / "best.safetensors").values())
+    assert json.loads((out / "pseg.json").read_text())["decoder"] == "pseg.safetensors" and not (out / "vision").exists()
+    a, b = opens(tmp, out, "h"), opens(tmp, frozen_like(tmp, few, base), "f")
+    assert abs(a - b) < 5e-3, (a, b)
 
 
 # ---- an image encoder on a data set ----

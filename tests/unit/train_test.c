@@ -417,6 +417,43 @@ static void head_config_comes_back(void **state)
     pseg_tensors_writer_free(w);
 }
 
+/* float16 ends at 65504: what is larger is refused by name, and the file of before stays. */
+static void half_refuses_what_it_cannot_hold(void **state)
+{
+    const float good[] = {65504.0f, -65504.0f, 1e-8f};
+    const float bad[] = {65505.0f, -65505.0f, 1e30f, INFINITY, -INFINITY, NAN};
+    uint64_t dims[] = {3};
+    pseg_tensors_writer *w;
+    pseg_tensors *t;
+
+    (void)state;
+    for (size_t i = 0; i <= sizeof bad / sizeof *bad; i++) {
+        float v[3] = {1, 2, i ? bad[i - 1] : 3};
+        pseg_err err = PSEG_ERR_INIT;
+
+        assert_int_equal(pseg_tensors_writer_new(&w, in_folder("half.safetensors"), NULL), PSEG_OK);
+        pseg_tensors_writer_set_type(w, PSEG_F16);
+        assert_int_equal(pseg_tensors_writer_declare(w, "w", 1, dims, NULL), PSEG_OK);
+        if (i == 0) {
+            assert_int_equal(pseg_tensors_writer_data(w, good, 3, NULL), PSEG_OK);
+            assert_int_equal(pseg_tensors_writer_finish(w, NULL), PSEG_OK);
+        } else {
+            assert_int_equal(pseg_tensors_writer_data(w, v, 3, &err), PSEG_EUNSUPPORTED);
+            assert_int_equal(err.reason, PSEG_R_MODEL_UNSUPPORTED);
+            assert_non_null(strstr(err.msg, "half.safetensors"));
+            assert_non_null(strstr(err.msg, "65504"));
+        }
+        pseg_tensors_writer_free(w);
+    }
+    assert_false(pseg_file_exists(in_folder("half.safetensors.new")));
+    assert_int_equal(pseg_tensors_open_file(&t, in_folder("half.safetensors"), NULL), PSEG_OK);
+    const uint16_t want[] = {0x7bff, 0xfbff, 0};
+    const pseg_tensor *found = pseg_tensors_find(t, "w");
+    assert_true(found && found->type == PSEG_TENSOR_F16);
+    assert_memory_equal(found->data, want, sizeof want);
+    pseg_tensors_close(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -428,6 +465,7 @@ int main(void)
         cmocka_unit_test(scenes_are_the_same_again),
         cmocka_unit_test(log_is_cut_where_a_run_goes_on),
         cmocka_unit_test(head_config_comes_back),
+        cmocka_unit_test(half_refuses_what_it_cannot_hold),
     };
     char command[300];
 

@@ -88,7 +88,8 @@ static const pseg_conf_option options[] = {
     {"lr_text", PSEG_CONF_REAL, offsetof(args, lr_text), "1e-5", .min = 0, .max = 1,
      .help = "highest learning rate of a text encoder that is trained"},
     {"half", PSEG_CONF_BOOL, offsetof(args, half), "false",
-     .help = "export weights in float16: half the size"},
+     .help = "export weights in float16, half the size: neck and decoder, and encoders that are "
+             "trained"},
     {"weight_decay", PSEG_CONF_REAL, offsetof(args, decay), "1e-2", .min = 0, .max = 1,
      .help = "AdamW's, of matrices and convolutions alone"},
     {"clip", PSEG_CONF_REAL, offsetof(args, clip), "1", .min = 0, .max = 1e6,
@@ -545,6 +546,10 @@ static pseg_status towers_of(pseg_trainer_options *o, const args *a, pseg_err *e
                       a->train_layers);
         layers = (uint32_t)n;
     }
+    if (layers != PSEG_TRAIN_ALL && !o->towers.vision && !o->towers.text)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "--train-layers %s: of which encoder? Add --train vision, text, or vision,text",
+                  a->train_layers);
     if (a->lora_rank && !o->towers.vision && !o->towers.text)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
                   "--lora-rank %d: of which encoder? Add --train vision, text, or vision,text",
@@ -676,6 +681,7 @@ static pseg_status run(const args *a, pseg_err *err)
     PSEG_TRY(pseg_image_init(err));
     PSEG_TRY(pseg_cl_open(&cl, &co, err));
     PSEG_TRY(pseg_encoders_open(&e, cl, a->vision, a->text, err));
+    PSEG_TRY(pseg_trainer_check(&o, e, err));
     PSEG_TRY(start_open(&begin, &head, a, e, err));
     PSEG_TRY(open_source(&source, cl, a, &head, &o, &left, err));
     PSEG_TRY(pseg_trainer_new(&t, cl, e, &source, &head, begin.weights, &o, err));

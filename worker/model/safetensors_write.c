@@ -199,8 +199,9 @@ static pseg_status write_halves(pseg_tensors_writer *w, const float *values, siz
         for (size_t i = at; i < at + k; i++)
             if (!(values[i] >= -HALF_MAX && values[i] <= HALF_MAX))
                 PSEG_FAIL(PSEG_R_MODEL_UNSUPPORTED, 0,
-                          "%s: a weight of %g, which float16 cannot hold", w->path,
-                          (double)values[i]);
+                          "%s: a weight of %g, and float16 goes to 65504; write float32 (without "
+                          "--half)",
+                          w->path, (double)values[i]);
         pseg_half_from_floats(halves, values + at, k);
         PSEG_TRY(write_all(w, halves, k * sizeof *halves, err));
     }

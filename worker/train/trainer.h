@@ -4,9 +4,11 @@
  * of AdamW; after each epoch the validation batches are scored, and the best weights kept. The
  * folder is whole at every moment from the first save on:
  *
- *   pseg.json, best.safetensors   what `pseg run --model DIR` opens; where encoders are trained
- * too, pseg.json, pseg.safetensors, vision/ and text/ (export.h) last.safetensors where the run
- * goes on after a fall (checkpoint.h) log.jsonl, curves.svg         report.h
+ *   pseg.json, best.safetensors    what `pseg run --model DIR` opens; or, where encoders are
+ *                                  trained or float16 is asked for, pseg.json, pseg.safetensors,
+ *                                  vision/ and text/ (export.h)
+ *   last.safetensors               where the run goes on after a fall (checkpoint.h)
+ *   log.jsonl, curves.svg          report.h
  *
  * Bits depend on device, options and data alone: neither on when the run was interrupted nor on
  * threads. A batch whose loss or gradient is not a number changes nothing, is named in the log and
@@ -68,6 +70,11 @@ typedef struct pseg_trainer_options {
     void *event_ud;
     const pseg_log *log; /* or NULL */
 } pseg_trainer_options;
+
+/* What pseg_trainer_new would refuse whatever the data: ask before time is spent on them. e is
+ * open. Errors: PSEG_R_CONFIG_INVALID. */
+pseg_status pseg_trainer_check(const pseg_trainer_options *o, const pseg_encoders *e,
+                               pseg_err *err);
 
 /* Everything is borrowed until free. e is loaded here; it has an image encoder unless the source
  * has taps. init: the weights to begin from, checked against the head's tensors. Errors:

@@ -1,4 +1,4 @@
-/* The inside of a trainer, shared by trainer.c (the run) and feed.c (batches to the device) only.
+/* The inside of a trainer, shared by trainer_open.c (its beginning) and trainer.c (the run) only.
  */
 #ifndef PSEG_TRAIN_TRAINER_PARTS_H
 #define PSEG_TRAIN_TRAINER_PARTS_H

@@ -8,6 +8,7 @@
 #include "scheduler/keys.h"
 #include "scheduler/metrics.h"
 #include "scheduler/service/service.h"
+#include "scheduler/side.h"
 #include "scheduler/tenants.h"
 
 #include <signal.h>
@@ -17,12 +18,12 @@
 #include <unistd.h>
 
 #define SERVICE "pseg.v1.SegmentationService"
-#define ADMIN   "pseg.v1.AdminService"
 
 typedef struct config {
     const char *config, *listen, *redis, *queue, *default_model, *ready_file, *log_level;
     const char *tls_cert, *tls_key, *tls_client_ca, *keys, *tenants, *durability, *metrics_listen;
     const char *admin_listen, *admin_keys, *admin_ready_file;
+    const char *scaler_listen, *scaler_ready_file;
     bool insecure;
     int64_t max_jobs, max_bytes, max_image_bytes, max_upload_bytes, image_ttl_ms, max_age_ms;
     int64_t lease_ms, max_attempts, max_calls, max_rpc_bytes, idle_ms, grace_ms, stall_ms,
@@ -67,6 +68,10 @@ static const pseg_conf_option options[] = {
            .help = "keys of those who run the service, as --keys; needed but on a unix socket"),
     OPTION(admin_ready_file, PSEG_CONF_STRING, NULL, .unit = "FILE",
            .help = "gets the address of --admin-listen once it is served"),
+    OPTION(scaler_listen, PSEG_CONF_STRING, NULL, .unit = "ADDR",
+           .help = "host:port or unix:/path of KEDA's ExternalScaler; no other address serves it"),
+    OPTION(scaler_ready_file, PSEG_CONF_STRING, NULL, .unit = "FILE",
+           .help = "gets the address of --scaler-listen once it is served"),
     OPTION(insecure, PSEG_CONF_BOOL, "false",
            .help = "allow a public address without TLS or without authentication"),
     OPTION(max_jobs, PSEG_CONF_INT, "1000000", .min = 1, .max = 1e12,
@@ -183,6 +188,11 @@ static pseg_status check(const config *c, pseg_err *err)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
                   "--admin-listen %s is not a loopback address: add --tls-cert and --tls-key",
                   c->admin_listen);
+    if (c->scaler_listen && !is_local(c->scaler_listen) && !c->insecure && !c->tls_client_ca)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "--scaler-listen %s is not a loopback address: add --tls-cert, --tls-key and "
+                  "--tls-client-ca, or --insecure behind a network policy",
+                  c->scaler_listen);
     if (c->admin_keys && !c->admin_listen)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--admin-keys needs --admin-listen");
 out:
@@ -210,14 +220,6 @@ static pseg_status open_queue(pseg_queue **out, const config *c, pseg_service *s
     o.on_event = pseg_service_on_event;
     o.ud = s;
     return pseg_queue_open(out, &o, err);
-}
-
-/* With the port that a 0 became. */
-static void address_of(char out[256], const char *listen, int port)
-{
-    snprintf(out, 256, "%s", listen);
-    if (port > 0 && strrchr(out, ':'))
-        snprintf(strrchr(out, ':'), 8, ":%d", port);
 }
 
 static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_service *s,
@@ -255,7 +257,7 @@ static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_serv
     PSEG_TRY(pseg_rpc_server_start(*out, err));
     pseg_rpc_server_set_serving(*out, "", true);
     pseg_rpc_server_set_serving(*out, SERVICE, false); /* until Redis has answered */
-    address_of(address, c->listen, port);
+    pseg_side_address(address, c->listen, port);
     PSEG_INFO(log, "scheduler", "ready listen=%s version=%s tls=%s", address, PSEG_VERSION,
               c->tls_cert ? "on" : "off");
     if (c->ready_file)
@@ -264,44 +266,43 @@ out:
     return rc;
 }
 
-/* AdminService, on an address of its own with keys of its own. TLS as for everyone, but on a unix
- * socket, which only its folder guards. */
+/* AdminService, on an address of its own with keys of its own. */
 static pseg_status open_admin(pseg_rpc_server **out, const config *c, pseg_service *s,
                               pseg_auth *auth, const pseg_log *log, pseg_err *err)
 {
-    pseg_status rc = PSEG_OK;
-    pseg_rpc_server_options o = PSEG_RPC_SERVER_OPTIONS_DEFAULT;
-    char address[256];
-    int port = 0;
+    pseg_side_options o = {.name = "admin",
+                           .listen = c->admin_listen,
+                           .ready_file = c->admin_ready_file,
+                           .service = "pseg.v1.AdminService",
+                           .methods = pseg_admin_methods,
+                           .ud = s,
+                           .cert_file = c->tls_cert,
+                           .key_file = c->tls_key,
+                           .auth = auth,
+                           .first_message_ms = c->stall_ms,
+                           .idle_ms = c->idle_ms};
 
-    o.log = log;
-    o.max_live_calls = 100;
-    o.max_message_bytes = 1 << 16;
-    o.max_memory_bytes = 32 << 20;
-    o.first_message_ms = c->stall_ms;
-    o.idle_ms = c->idle_ms;
-    if (strncmp(c->admin_listen, "unix:", 5) != 0) {
-        o.cert_file = c->tls_cert;
-        o.key_file = c->tls_key;
-    }
-    o.descriptors = pseg_descriptors_begin;
-    o.descriptors_len = (size_t)(pseg_descriptors_end - pseg_descriptors_begin);
-    if (auth->keys) {
-        o.authorize = pseg_auth_check;
-        o.authorize_ud = auth;
-    }
-    PSEG_TRY(pseg_rpc_server_new(out, &o, err));
-    PSEG_TRY(pseg_rpc_server_add(*out, pseg_admin_methods, s, err));
-    PSEG_TRY(pseg_rpc_server_listen(*out, c->admin_listen, &port, err));
-    PSEG_TRY(pseg_rpc_server_start(*out, err));
-    pseg_rpc_server_set_serving(*out, "", true);
-    pseg_rpc_server_set_serving(*out, ADMIN, true);
-    address_of(address, c->admin_listen, port);
-    PSEG_INFO(log, "scheduler", "admin listen=%s", address);
-    if (c->admin_ready_file)
-        PSEG_TRY(pseg_file_write(c->admin_ready_file, address, strlen(address), err));
-out:
-    return rc;
+    return pseg_side_open(out, &o, log, err);
+}
+
+/* ExternalScaler. An address of its own: KEDA can show a certificate but no key, and how much work
+ * of all tenants waits is none of a tenant's business. */
+static pseg_status open_scaler(pseg_rpc_server **out, const config *c, pseg_service *s,
+                               const pseg_log *log, pseg_err *err)
+{
+    pseg_side_options o = {.name = "scaler",
+                           .listen = c->scaler_listen,
+                           .ready_file = c->scaler_ready_file,
+                           .service = "externalscaler.ExternalScaler",
+                           .methods = pseg_scaler_methods,
+                           .ud = s,
+                           .cert_file = c->tls_cert,
+                           .key_file = c->tls_key,
+                           .client_ca_file = c->tls_client_ca,
+                           .first_message_ms = c->stall_ms,
+                           .idle_ms = c->idle_ms};
+
+    return pseg_side_open(out, &o, log, err);
 }
 
 /* Until a signal asks to stop: a sweep of the queue, by which deadlines bite, health by Redis'
@@ -341,7 +342,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     pseg_auth auth = {.needs_certificate = c->tls_client_ca != NULL}, admin_auth = {0};
     pseg_service *service = NULL;
     pseg_queue *queue = NULL;
-    pseg_rpc_server *server = NULL, *admin = NULL;
+    pseg_rpc_server *server = NULL, *admin = NULL, *scaler = NULL;
     pseg_tenants *tenants = NULL;
     pseg_scheduler_metrics *metrics = NULL;
 
@@ -372,16 +373,21 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     PSEG_TRY(open_server(&server, c, service, &auth, metrics, log, err));
     if (c->admin_listen)
         PSEG_TRY(open_admin(&admin, c, service, &admin_auth, log, err));
+    if (c->scaler_listen)
+        PSEG_TRY(open_scaler(&scaler, c, service, log, err));
     serve(c, server, queue, auth.keys, admin_auth.keys, tenants, metrics, signals);
     PSEG_INFO(log, "scheduler", "stopping");
     if (admin)
         pseg_rpc_server_stop(admin, c->grace_ms);
+    if (scaler)
+        pseg_rpc_server_stop(scaler, c->grace_ms);
     pseg_rpc_server_stop(server, c->grace_ms);
     if (atomic_load(&listener_lost))
         PSEG_FAIL(PSEG_R_INTERNAL, 0,
                   "the listener is lost (too many open files?); raise the limit and start again");
     PSEG_INFO(log, "scheduler", "stopped");
 out:
+    pseg_rpc_server_free(scaler);
     pseg_rpc_server_free(admin);
     pseg_rpc_server_free(server);
     pseg_queue_close(queue);

@@ -334,11 +334,26 @@ out:
     return rc;
 }
 
+pseg_status pseg_check_model(const char *model, const char *field, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    char text[48];
+
+    if (!is_of(model, 1, 63, "._-", true))
+        FAIL_FIELD(
+            field, PSEG_R_NAME_INVALID, VALUE("%s", shown(text, model)),
+            LIMIT("[A-Za-z0-9._-]{1,63}"),
+            "model \"%s\" must be 1 to 63 of A-Z a-z 0-9 . _ -; ListModels lists those served",
+            shown(text, model));
+out:
+    return rc;
+}
+
 pseg_status pseg_check_spec(const Pseg__V1__JobSpec *s, const char *prefix, int64_t now_unix_us,
                             pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    char field[64], text[48];
+    char field[64];
 
     if (!s)
         FAIL_FIELD(prefix, PSEG_R_INVALID_ARGUMENT, VALUE("none"), LIMIT("required"),
@@ -346,12 +361,8 @@ pseg_status pseg_check_spec(const Pseg__V1__JobSpec *s, const char *prefix, int6
     PSEG_TRY(check_image(s, prefix, err));
     PSEG_TRY(check_prompts(s, prefix, err));
     snprintf(field, sizeof field, "%s.model", prefix);
-    if (*s->model && !is_of(s->model, 1, 63, "._-", true))
-        FAIL_FIELD(
-            field, PSEG_R_NAME_INVALID, VALUE("%s", shown(text, s->model)),
-            LIMIT("[A-Za-z0-9._-]{1,63}"),
-            "model \"%s\" must be 1 to 63 of A-Z a-z 0-9 . _ -; ListModels lists those served",
-            shown(text, s->model));
+    if (*s->model)
+        PSEG_TRY(pseg_check_model(s->model, field, err));
     snprintf(field, sizeof field, "%s.mask_threshold", prefix);
     PSEG_TRY(pseg_check_threshold(s->mask_threshold, field, err));
     snprintf(field, sizeof field, "%s.priority", prefix);

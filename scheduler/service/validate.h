@@ -28,6 +28,9 @@ enum {
 pseg_status pseg_check_spec(const Pseg__V1__JobSpec *spec, const char *prefix, int64_t now_unix_us,
                             pseg_err *err);
 
+/* 1 to 63 of [A-Za-z0-9._-]. */
+pseg_status pseg_check_model(const char *model, const char *field, pseg_err *err);
+
 /* Empty, or 1 to 64 of [A-Za-z0-9._-]. */
 pseg_status pseg_check_request_id(const char *id, pseg_err *err);
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Manifests, units and container files: what they tell the programs is told to the real programs here,
-probes and all. Schemas and tools are used where they are: kustomize, the Python package
+probes and all. Schemas and tools are used where they are: kustomize or kubectl, the Python package
 kubernetes-validate, systemd-analyze."""
 import os
 import pathlib
@@ -22,7 +22,7 @@ except ImportError as missing:
 
 DEPLOY = pathlib.Path("deploy")
 KUBERNETES = DEPLOY / "kubernetes"
-OVERLAYS = ["base", *(f"overlays/{n}" for n in ("nvidia", "tls", "external-redis", "keda"))]
+OVERLAYS = ["base", *(f"overlays/{n}" for n in ("nvidia", "tls", "external-redis", "keda", "keda-push"))]
 
 
 def documents(text):
@@ -116,6 +116,34 @@ class Kubernetes(lib.Test):
             lib.wait(stub, name)
         self.assertEqual(self.cluster.redis_cli("llen", ready), "1")
 
+    def test_what_keda_is_told(self):
+        """The overlay's port and metadata, as KEDA passes them on: all of a trigger's metadata."""
+        folder = KUBERNETES / "overlays/keda-push"
+        objects = documents((folder / "scaledobject.yaml").read_text())
+        trigger = named(objects, "ScaledObject", "pseg-worker")["spec"]["triggers"][0]
+        self.assertEqual(trigger["type"], "external-push")
+        patches = documents((folder / "kustomization.yaml").read_text())[0]["patches"]
+        added = [o["value"] for p in patches if p["target"] == {"kind": "Deployment", "name": "pseg-scheduler"}
+                 for o in yaml.safe_load(p["patch"])]
+        option, address, port = added
+        service = named(objects, "Service", "pseg-scaler")
+        host = f"{service['metadata']['name']}.pseg.svc:{service['spec']['ports'][0]['port']}"
+        self.assertEqual(trigger["metadata"]["scalerAddress"], host)
+        self.assertEqual((service["spec"]["ports"][0]["targetPort"], address), (port["name"], f"0.0.0.0:{port['containerPort']}"))
+        spec = container(self.base, "Deployment", "pseg-scheduler")
+        ready = self.cluster.folder / "scaler.k8s"
+        self.cluster._start("k8s-keda", [lib.BIN / "pseg-scheduler", *local([*spec["args"], option, address],
+                                         **{"--scaler-listen": "127.0.0.1:0"}), "--scaler-ready-file", ready],
+                            env={"PSEG_REDIS": f"unix:{self.cluster.socket}"})
+        target = lib.until("the scaler", lambda: ready.exists() and ready.read_text())
+        with lib.grpc.insecure_channel(target) as channel:
+            stub = lib.Stub(channel, "externalscaler.ExternalScaler")
+            ref = lib.message("externalscaler.ScaledObjectRef")(name="pseg-worker", namespace="pseg",
+                                                                scalerMetadata=trigger["metadata"])
+            self.assertEqual(stub.GetMetricSpec(ref, timeout=lib.CALL_S).metricSpecs[0].targetSizeFloat,
+                             float(trigger["metadata"]["targetSeconds"]))
+            self.assertIn(stub.IsActive(ref, timeout=lib.CALL_S).result, (True, False))
+
     def test_pods_are_confined(self):
         for o in self.base:
             if o["kind"] not in ("Deployment", "StatefulSet"):
@@ -153,14 +181,15 @@ class Kubernetes(lib.Test):
         self.assertEqual(subprocess.run(probe, env={**os.environ, **env}).returncode, 0)
 
     def test_schemas(self):
-        if not shutil.which("kustomize"):
-            self.skipTest("no kustomize")
+        render = next((c for c in (["kustomize", "build"], ["kubectl", "kustomize"]) if shutil.which(c[0])), None)
+        if not render:
+            self.skipTest("no kustomize and no kubectl")
         try:
             import kubernetes_validate
         except ImportError:
             kubernetes_validate = None
         for overlay in OVERLAYS:
-            done = subprocess.run(["kustomize", "build", KUBERNETES / overlay], capture_output=True, text=True)
+            done = subprocess.run([*render, KUBERNETES / overlay], capture_output=True, text=True)
             self.assertEqual(done.returncode, 0, done.stderr)
             objects = documents(done.stdout)
             self.assertGreater(len(objects), 5)
@@ -186,7 +215,11 @@ class Kubernetes(lib.Test):
         if overlay == "overlays/external-redis":
             self.assertFalse([o for o in objects if o["metadata"]["name"] == "redis"])
             self.assertEqual([e["name"] for e in worker["env"]], ["PSEG_REDIS"])
-        if overlay == "overlays/keda":
+        if overlay == "overlays/keda-push":
+            self.assertEqual(scheduler["args"][-2:], ["--scaler-listen", "0.0.0.0:7435"])
+            policy = named(objects, "NetworkPolicy", "pseg-scheduler")["spec"]["ingress"][-1]
+            self.assertEqual(policy["ports"], [{"port": "scaler"}])
+        if overlay in ("overlays/keda", "overlays/keda-push"):
             self.assertNotIn("replicas", named(objects, "Deployment", "pseg-worker")["spec"])
 
 

@@ -39,7 +39,7 @@ ALLOWED = {
     "common/image": BASE,
     "common/mask": BASE,
     "common/show": BASE + ["common/image", "common/mask"],
-    "scheduler": COMMON + ["scheduler"],
+    "scheduler": COMMON + ["scheduler", "keda", "inference"],
     "client": COMMON,
     "worker/cl": BASE + ["kernels"],
     "worker/ops": BASE + ["worker/cl", "kernels"],

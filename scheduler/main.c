@@ -39,7 +39,8 @@ static const pseg_conf_option options[] = {
     OPTION(listen, PSEG_CONF_STRING, "127.0.0.1:7433", .unit = "ADDR",
            .help = "host:port (port 0: a free one) or unix:/path"),
     OPTION(redis, PSEG_CONF_STRING, "redis://127.0.0.1:6379", .unit = "URL", .is_secret = true,
-           .help = "redis://[user:password@]host[:port][/db] or unix:/path"),
+           .help = "redis://[user:password@]host[:port][/db], unix:/path, or "
+                   "redis+sentinel://[user:password@]host[:port],.../MASTER[/db]"),
     OPTION(queue, PSEG_CONF_STRING, "default", .unit = "NAME", .help = "queue within that Redis"),
     OPTION(default_model, PSEG_CONF_STRING, "scenes", .unit = "NAME",
            .help = "model of jobs that name none"),

@@ -159,7 +159,9 @@ static void take_answer(loop *lp, line *l, const redisReply *from)
         c->done(c->ud, r);
         command_free(c);
     }
-    if (failed)
+    if (failed && begins(from->str, "READONLY"))
+        line_fail(lp, l, from->str); /* it was a master: dialled anew, another may answer */
+    else if (failed)
         line_follow(lp, l, from);
 }
 
@@ -279,14 +281,27 @@ static void line_serve(loop *lp, line *l, short revents)
         line_check_time(lp, l);
 }
 
+/* A line that is down has, unless it must not be dialled now. */
+static bool line_has_work(const loop *lp, const line *l)
+{
+    if (!lp->q->n_sentinels || l->redis)
+        return true;
+    return (l == &lp->sentinel) == sentinel_is_wanted(lp);
+}
+
 static void loop_wait(loop *lp, bool watches)
 {
-    line *ls[] = {&lp->commands, &lp->events};
-    struct pollfd p[3] = {{.fd = lp->q->wake_fd, .events = POLLIN}, {.fd = -1}, {.fd = -1}};
+    enum { N_LINES = 3 };
+    line *ls[N_LINES] = {&lp->commands, &lp->events, &lp->sentinel};
+    const bool is_used[N_LINES] = {true, watches, lp->q->n_sentinels > 0};
+    struct pollfd p[N_LINES + 1] = {{.fd = lp->q->wake_fd, .events = POLLIN}};
     int64_t next = pseg_clock_mono_us() + 1000000;
 
-    for (int i = 0; i < (watches ? 2 : 1); i++) {
+    for (int i = 0; i < N_LINES; i++) {
         const line *l = ls[i];
+        p[i + 1].fd = -1;
+        if (!is_used[i] || !line_has_work(lp, l))
+            continue;
         bool writes = l->phase == LINE_CONNECTING || l->unsent;
         if (l->redis)
             p[i + 1] = (struct pollfd){.fd = l->redis->fd,
@@ -295,10 +310,10 @@ static void loop_wait(loop *lp, bool watches)
             next = line_next_us(l);
     }
     int64_t wait_us = next - pseg_clock_mono_us();
-    poll(p, 3, wait_us <= 0 ? 0 : (int)(wait_us / 1000) + 1);
+    poll(p, N_LINES + 1, wait_us <= 0 ? 0 : (int)(wait_us / 1000) + 1);
     if (p[0].revents)
         take_inbox(lp);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < N_LINES; i++)
         if (ls[i]->redis)
             line_serve(lp, ls[i], p[i + 1].revents);
 }
@@ -310,9 +325,12 @@ void *queue_redis_run(void *arg)
     loop *lp = q->loop;
 
     lp->q = q;
-    lp->commands.timeout_us = lp->events.timeout_us = q->base.opt.timeout_ms * 1000;
+    lp->commands.timeout_us = lp->events.timeout_us = lp->sentinel.timeout_us =
+        q->base.opt.timeout_ms * 1000;
     snprintf(lp->commands.why, sizeof lp->commands.why, "not connected yet");
     while (!lp->stopping) {
+        if (sentinel_is_wanted(lp))
+            line_dial(lp, &lp->sentinel);
         line_dial(lp, &lp->commands);
         if (watches)
             line_dial(lp, &lp->events);
@@ -320,5 +338,6 @@ void *queue_redis_run(void *arg)
     }
     line_fail(lp, &lp->commands, "closing");
     line_fail(lp, &lp->events, "closing");
+    line_fail(lp, &lp->sentinel, "closing");
     return NULL;
 }

@@ -4,7 +4,9 @@
  *   queue_redis_gather.c requests that travel together, and those that wait for replicas
  *   queue_redis_greet.c  from dialling to the first request
  *   queue_redis_watch.c  the second connection, which blocks on events
- *   queue_redis_open.c   URL, open, close, the inbox
+ *   queue_redis_open.c   open, close, the inbox
+ *   queue_redis_url.c    where Redis is
+ *   queue_redis_sentinel.c  asking Sentinels which server is the master
  *   queue_redis_ops.c    what each request says to Redis, by
  *   queue_redis_backlog.c one of them, with its answer
  *   queue_redis_call.c   a call of a function and its arguments
@@ -64,12 +66,23 @@ typedef struct gathering {
     int under_way;
 } gathering;
 
+enum { MAX_SENTINELS = 16 };
+
+typedef struct redis_address {
+    const char *host;
+    int port;
+} redis_address;
+
 typedef struct redis_queue {
     pseg_queue base;
-    const char *prefix;        /* "pseg:{NAME}:" */
-    const char *host, *socket; /* one of them */
+    const char *prefix;    /* "pseg:{NAME}:" */
+    const char *socket;    /* or */
+    redis_address address; /* or */
+    redis_address sentinels[MAX_SENTINELS];
+    size_t n_sentinels; /* who know where the master is that they call so: */
+    const char *master_name;
     const char *user, *password;
-    int port, db;
+    int db;
 
     pthread_t thread;
     loop *loop; /* the thread's own */
@@ -104,10 +117,12 @@ struct line {
 
 struct loop {
     redis_queue *q;
-    line commands, events;
+    line commands, events, sentinel;
     bool stopping;
-    char moved_host[64]; /* another node of the cluster serves the queue; "": none */
+    char moved_host[64]; /* another node of the cluster serves the queue, or the Sentinels' master;
+                            "": not known */
     int moved_port, n_moves;
+    size_t sentinel_at;                  /* the one that is asked now, or next */
     char last_event[40], last_ready[40]; /* stream positions */
     int n_positions;                     /* how many of them are being asked for */
     gathering gathering[N_BATCH_KINDS];
@@ -138,6 +153,8 @@ void line_write(loop *lp, line *l);
 /* Sends words on l; on failure the line is ended. */
 void line_say(loop *lp, line *l, void (*internal)(loop *, line *, const redisReply *), int argc,
               const char **argv);
+/* Ends the connection without a word; nothing may wait on it. */
+void line_end(line *l);
 /* Answers all that wait with the fault, and dials again after a while. */
 void line_fail(loop *lp, line *l, const char *why);
 void line_is_ready(loop *lp, line *l);
@@ -166,6 +183,18 @@ void line_connected(loop *lp, line *l);
 bool watch_is_wanted(const redis_queue *q);
 void watch_greet(loop *lp); /* after AUTH and SELECT have been sent */
 void watch_on_read(loop *lp, line *l, const redisReply *from); /* the answer to an XREAD */
+
+/* ---- queue_redis_url.c ---- */
+
+/* Errors: CONFIG_INVALID; none tells what stands before an "@". */
+pseg_status queue_parse_url(redis_queue *q, const char *url, pseg_err *err);
+
+/* ---- queue_redis_sentinel.c ---- */
+
+bool sentinel_is_wanted(const loop *lp); /* the master is not known */
+void sentinel_greet(loop *lp);           /* as soon as a Sentinel is being dialled */
+/* The answer to ROLE: ends the line where it is not a master's. */
+void sentinel_on_role(loop *lp, line *l, const redisReply *from);
 
 /* ---- queue_redis_open.c ---- */
 

@@ -124,6 +124,8 @@ static void line_greet(loop *lp, line *l)
     else if (q->password)
         line_say(lp, l, on_greeting, 2, (const char *[]){"AUTH", q->password});
     snprintf(db, sizeof db, "%d", q->db);
+    if (q->n_sentinels && l->redis)
+        line_say(lp, l, sentinel_on_role, 1, (const char *[]){"ROLE"});
     if (q->db && l->redis)
         line_say(lp, l, on_greeting, 2, (const char *[]){"SELECT", db});
     if (l == &lp->commands && l->redis)
@@ -133,17 +135,28 @@ static void line_greet(loop *lp, line *l)
         watch_greet(lp);
 }
 
-void line_dial(loop *lp, line *l)
+static redisContext *dial(loop *lp, const line *l)
 {
     const redis_queue *q = lp->q;
-    const char *host = *lp->moved_host ? lp->moved_host : q->host;
+    redis_address to = q->address;
 
+    if (q->socket)
+        return redisConnectUnixNonBlock(q->socket);
+    if (l == &lp->sentinel)
+        to = q->sentinels[lp->sentinel_at];
+    else if (*lp->moved_host)
+        to = (redis_address){lp->moved_host, lp->moved_port};
+    return redisConnectNonBlock(to.host, to.port);
+}
+
+void line_dial(loop *lp, line *l)
+{
     if (l->phase != LINE_DOWN || pseg_clock_mono_us() < l->retry_mono_us)
         return;
+    if (lp->q->n_sentinels && l != &lp->sentinel && !*lp->moved_host)
+        return; /* not before a Sentinel has named the master */
     l->phase = LINE_CONNECTING;
-    redisContext *r = q->socket
-                          ? redisConnectUnixNonBlock(q->socket)
-                          : redisConnectNonBlock(host, *lp->moved_host ? lp->moved_port : q->port);
+    redisContext *r = dial(lp, l);
     if (!r || r->err) {
         line_fail(lp, l, r ? r->errstr : "no memory");
         if (r)
@@ -152,11 +165,14 @@ void line_dial(loop *lp, line *l)
     }
     r->reader->maxbuf = 1 << 20;
     queue_bound_reader(r->reader, &lp->bounds);
-    if (!q->socket)
+    if (!lp->q->socket)
         redisEnableKeepAlive(r);
     l->redis = r;
     l->read_mono_us = l->written_mono_us = pseg_clock_mono_us();
-    line_greet(lp, l);
+    if (l == &lp->sentinel)
+        sentinel_greet(lp);
+    else
+        line_greet(lp, l);
 }
 
 void line_connected(loop *lp, line *l)

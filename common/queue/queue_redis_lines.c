@@ -87,6 +87,29 @@ void line_write(loop *lp, line *l)
 
 /* ---- lines: beginning and end ---- */
 
+void line_end(line *l)
+{
+    if (l->redis)
+        redisFree(l->redis);
+    l->redis = NULL;
+    l->phase = LINE_DOWN;
+}
+
+static const char *name_of(const loop *lp, const line *l)
+{
+    return l == &lp->events ? "events" : l == &lp->sentinel ? "sentinel" : "requests";
+}
+
+/* The address that a connection had is not to be trusted any more: another node of a cluster only
+ * if it could not be reached, a Sentinels' master in any case. */
+static void forget_address(loop *lp, const line *l)
+{
+    if (lp->q->n_sentinels && l == &lp->sentinel)
+        lp->sentinel_at = (lp->sentinel_at + 1) % lp->q->n_sentinels;
+    else if (lp->q->n_sentinels || l->phase == LINE_CONNECTING)
+        lp->moved_host[0] = '\0';
+}
+
 void line_fail(loop *lp, line *l, const char *why)
 {
     const redis_queue *q = lp->q;
@@ -94,23 +117,22 @@ void line_fail(loop *lp, line *l, const char *why)
     snprintf(l->why, sizeof l->why, "%s", why);
     why = l->why; /* the other may lie in the connection that is freed here */
     if (!l->told_lost && !lp->stopping) {
-        PSEG_WARN(q->base.opt.log, "queue", "redis is lost (%s): %s",
-                  l == &lp->events ? "events" : "requests", why);
+        PSEG_WARN(q->base.opt.log, "queue", "redis is lost (%s): %s", name_of(lp, l), why);
         l->told_lost = true;
     }
-    if (l->phase == LINE_CONNECTING)
-        lp->moved_host[0] = '\0';
+    forget_address(lp, l);
     if (l == &lp->commands)
         for (int i = 0; i < N_BATCH_KINDS; i++)
             lp->gathering[i].under_way = 0;
-    if (l->redis)
-        redisFree(l->redis);
-    l->redis = NULL;
-    l->phase = LINE_DOWN;
+    line_end(l);
     l->backoff_us = l->backoff_us ? 2 * l->backoff_us : FIRST_BACKOFF_US;
     if (l->backoff_us > LAST_BACKOFF_US)
         l->backoff_us = LAST_BACKOFF_US;
     l->retry_mono_us = pseg_clock_mono_us() + l->backoff_us;
+    if (l == &lp->sentinel && lp->commands.phase == LINE_DOWN)
+        snprintf(lp->commands.why, sizeof lp->commands.why, "%s", why);
+    if (q->n_sentinels && l == &lp->commands && lp->events.redis)
+        line_fail(lp, &lp->events, why); /* both go to the same master */
     command *sent = l->head, *held = l->held, *unsent = l->unsent;
     bool was_sent = true;
     l->head = l->tail = l->unsent = l->held = l->held_tail = NULL;
@@ -160,7 +182,7 @@ bool line_follow(loop *lp, line *l, const redisReply *from)
         return false;
     snprintf(host, sizeof host, "%s", from->str + used);
     char *colon = strrchr(host, ':');
-    if (!colon || sscanf(colon + 1, "%d", &port) != 1 || lp->q->socket)
+    if (!colon || sscanf(colon + 1, "%d", &port) != 1 || lp->q->socket || lp->q->n_sentinels)
         return false;
     *colon = '\0';
     snprintf(text, sizeof text, "the queue lies on %s:%d", host, port);
@@ -169,7 +191,7 @@ bool line_follow(loop *lp, line *l, const redisReply *from)
     lp->n_moves++;
     lp->moved_host[0] = '\0';
     if (lp->n_moves < 5) {
-        snprintf(lp->moved_host, sizeof lp->moved_host, "%s", *host ? host : lp->q->host);
+        snprintf(lp->moved_host, sizeof lp->moved_host, "%s", *host ? host : lp->q->address.host);
         lp->moved_port = port;
         lp->commands.retry_mono_us = lp->events.retry_mono_us = 0;
     } else {

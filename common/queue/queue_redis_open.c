@@ -109,94 +109,6 @@ command *queue_take_inbox(redis_queue *q, bool *stopping)
     return c;
 }
 
-/* ---- the URL ---- */
-
-static bool number_of(int *out, const char *text, long min, long max)
-{
-    char *end;
-
-    errno = 0;
-    long x = strtol(text, &end, 10);
-    *out = (int)x;
-    return !errno && *text >= '0' && *text <= '9' && !*end && x >= min && x <= max;
-}
-
-/* %41 -> A, in place; false if it is not well formed. A password may hold any byte but NUL. */
-static bool unescape(char *s)
-{
-    char *to = s;
-
-    for (; *s; s++, to++) {
-        unsigned x;
-        if (*s != '%') {
-            *to = *s;
-        } else if (strspn(s + 1, "0123456789abcdefABCDEF") >= 2 && sscanf(s + 1, "%2x", &x) == 1 &&
-                   x) {
-            *to = (char)x;
-            s += 2;
-        } else {
-            return false;
-        }
-    }
-    *to = '\0';
-    return true;
-}
-
-/* No message quotes the part that may hold a password. */
-static pseg_status parse_url(redis_queue *q, const char *url, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-
-    q->port = 6379;
-    if (strncmp(url, "unix:", 5) == 0 && url[5]) {
-        q->socket = url + 5;
-        goto out;
-    }
-    if (strncmp(url, "redis://", 8) != 0)
-        PSEG_FAIL(
-            PSEG_R_CONFIG_INVALID, 0,
-            "redis url \"%s\" must be redis://[[user]:password@]host[:port][/db] or unix:/path",
-            strchr(url, '@') ? "..." : url);
-    char *rest = pseg_arena_strdup(q->base.arena, url + 8);
-    if (!rest)
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis url is too long");
-    char *at = strrchr(rest, '@');
-    if (at) {
-        *at = '\0';
-        char *colon = strchr(rest, ':');
-        if (colon)
-            *colon = '\0';
-        q->user = colon ? rest : "";
-        q->password = colon ? colon + 1 : rest;
-        if (!unescape((char *)(uintptr_t)q->user) || !unescape((char *)(uintptr_t)q->password))
-            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
-                      "redis url: a %% in the user or password must be written %%25");
-        rest = at + 1;
-    }
-    char *slash = strchr(rest, '/');
-    if (slash) {
-        *slash = '\0';
-        if (slash[1] && !number_of(&q->db, slash + 1, 0, 1023))
-            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis db \"%s\" is not a number of 0 to 1023",
-                      slash + 1);
-    }
-    char *colon = strrchr(rest, ':');
-    if (colon && !strchr(colon, ']')) {
-        *colon = '\0';
-        if (!number_of(&q->port, colon + 1, 1, 65535))
-            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis port \"%s\" is not a number of 1 to 65535",
-                      colon + 1);
-    }
-    size_t n = strlen(rest);
-    if (n > 2 && *rest == '[' && rest[n - 1] == ']') { /* IPv6 */
-        rest[n - 1] = '\0';
-        rest++;
-    }
-    q->host = *rest ? rest : "127.0.0.1";
-out:
-    return rc;
-}
-
 /* ---- open and close ---- */
 
 void queue_redis_close(pseg_queue *base)
@@ -239,7 +151,7 @@ pseg_status queue_redis_open(pseg_queue **out, const pseg_queue *base, pseg_err 
     q->prefix = pseg_arena_strdup(base->arena, prefix);
     if (!q->prefix || !q->loop)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the queue");
-    PSEG_TRY(parse_url(q, base->opt.url, err));
+    PSEG_TRY(queue_parse_url(q, base->opt.url, err));
     q->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (q->wake_fd < 0)
         PSEG_FAIL(PSEG_R_INTERNAL, errno, "cannot make an eventfd: %s", strerror(errno));

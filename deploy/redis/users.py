@@ -49,7 +49,7 @@ def line(user, *rules):
 
 def users(queue):
     prefix = f"pseg:{{{queue}}}:"
-    connect = ["+auth", "+ping", "+select", "+fcall_ro|pseg1_revision"]
+    connect = ["+auth", "+ping", "+select", "+role", "+fcall_ro|pseg1_revision"]
     inside = [f"+{c}" for c in commands()]
     call = {role: [f"+fcall|{f}" for f in functions(role)] for role in ("schedulers", "workers")}
     # The queue's prefix is the key that each function names.

@@ -58,26 +58,33 @@ static int free_port(void)
     return 0;
 }
 
+/* Once: a Sentinel keeps what it learns in it. */
+static void write_config(const test_redis *r)
+{
+    char path[96];
+
+    if (!r->config)
+        return;
+    snprintf(path, sizeof path, "%s/redis.conf", r->dir);
+    FILE *f = fopen(path, "w");
+    if (!f || fputs(r->config, f) < 0 || fclose(f))
+        die(path);
+}
+
 static void exec_server(const test_redis *r)
 {
-    char port[16], socket_path[96], log[96];
-    const char *argv[64] = {"redis-server",
-                            "--port",
-                            port,
-                            "--bind",
-                            "127.0.0.1",
-                            "--unixsocket",
-                            socket_path,
-                            "--dir",
-                            r->dir,
-                            "--save",
-                            "",
-                            "--logfile",
-                            log,
-                            "--daemonize",
-                            "no"};
-    int n = 15;
+    char port[16], socket_path[96], log[96], config[96];
+    const char *const fixed[] = {"--port",    port,    "--bind",      "127.0.0.1", "--unixsocket",
+                                 socket_path, "--dir", r->dir,        "--save",    "",
+                                 "--logfile", log,     "--daemonize", "no"};
+    const char *argv[64] = {"redis-server"};
+    int n = 1;
 
+    snprintf(config, sizeof config, "%s/redis.conf", r->dir);
+    if (r->config)
+        argv[n++] = config;
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
+        argv[n++] = fixed[i];
     snprintf(port, sizeof port, "%d", r->port);
     snprintf(socket_path, sizeof socket_path, "%s/redis.sock", r->dir);
     snprintf(log, sizeof log, "%s/log", r->dir);
@@ -107,6 +114,7 @@ bool test_redis_start(test_redis *r)
         if (!mkdtemp(r->dir))
             die("mkdtemp");
         r->port = free_port();
+        write_config(r);
     }
     snprintf(r->socket_url, sizeof r->socket_url, "unix:%s/redis.sock", r->dir);
     snprintf(r->tcp_url, sizeof r->tcp_url, "redis://127.0.0.1:%d", r->port);

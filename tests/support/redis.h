@@ -15,6 +15,7 @@ typedef struct test_redis {
     char dir[64];
     char socket_url[96], tcp_url[64];
     const char *const *args; /* further arguments, NULL at the end; borrowed */
+    const char *config; /* text of a configuration file, for a Sentinel; borrowed; NULL: none */
 } test_redis;
 
 /* Starts it and waits until it answers. r->args is set by the caller, the rest is 0, or what it was

@@ -28,7 +28,9 @@ static const pseg_conf_option options[] = {
     {"config", PSEG_CONF_STRING, offsetof(config, config), NULL, .unit = "FILE",
      .help = "file of `name = value` lines"},
     {"redis", PSEG_CONF_STRING, offsetof(config, redis), "redis://127.0.0.1:6379", .unit = "URL",
-     .is_secret = true, .help = "redis://[user:password@]host[:port][/db] or unix:/path"},
+     .is_secret = true,
+     .help = "redis://[user:password@]host[:port][/db], unix:/path, or "
+             "redis+sentinel://[user:password@]host[:port],.../MASTER[/db]"},
     {"queue", PSEG_CONF_STRING, offsetof(config, queue), "default", .unit = "NAME",
      .help = "queue within that Redis"},
     ENGINE_OPTIONS(config, engine),

@@ -83,6 +83,11 @@ typedef enum pseg_status {
     X(MODEL_CORRUPT, PSEG_ECORRUPT, 15, false)          \
     X(MODEL_MISMATCH, PSEG_EINVAL, 9, false)            \
     X(MODEL_UNSUPPORTED, PSEG_EUNSUPPORTED, 12, false)  \
+    X(BATCH_NOT_FOUND, PSEG_ENOTFOUND, 5, false)        \
+    X(BATCH_SEALED, PSEG_ESTATE, 9, false)              \
+    X(BATCH_OUT_OF_ORDER, PSEG_EINVAL, 3, false)        \
+    X(BATCH_WINDOW, PSEG_EINVAL, 3, false)              \
+    X(BATCH_LIMIT, PSEG_EBUSY, 8, true)                 \
     X(JOB_NOT_FOUND, PSEG_ENOTFOUND, 5, false)          \
     X(JOB_NOT_DONE, PSEG_ESTATE, 9, false)              \
     X(JOB_FAILED, PSEG_ESTATE, 9, false)                \

@@ -279,3 +279,45 @@ void pseg_queue_release(pseg_queue *q, const char *worker, pseg_queue_lease l, p
 {
     q->ops->release(q, worker, l, done, ud);
 }
+
+void pseg_queue_create_batch(pseg_queue *q, const char *tenant, const char *id, int64_t ttl_ms,
+                             pseg_bytes labels, pseg_queue_done done, void *ud)
+{
+    q->ops->create_batch(q, tenant, id, ttl_ms, labels, done, ud);
+}
+
+void pseg_queue_get_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                          void *ud)
+{
+    q->ops->get_batch(q, tenant, id, done, ud);
+}
+
+void pseg_queue_list_batches(pseg_queue *q, const char *tenant, const char *token, size_t limit,
+                             pseg_queue_done done, void *ud)
+{
+    q->ops->list_batches(q, tenant, token, limit, done, ud);
+}
+
+void pseg_queue_seal_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                           void *ud)
+{
+    q->ops->seal_batch(q, tenant, id, done, ud);
+}
+
+void pseg_queue_cancel_batch(pseg_queue *q, const char *tenant, const char *id,
+                             pseg_queue_done done, void *ud)
+{
+    q->ops->cancel_batch(q, tenant, id, done, ud);
+}
+
+void pseg_queue_batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t from,
+                           size_t limit, bool with_jobs, pseg_queue_done done, void *ud)
+{
+    q->ops->batch_ends(q, tenant, id, from, limit, with_jobs, done, ud);
+}
+
+void pseg_queue_submit_item(pseg_queue *q, const pseg_queue_item_args *a, pseg_queue_done done,
+                            void *ud)
+{
+    q->ops->submit_item(q, a, done, ud);
+}

@@ -163,6 +163,31 @@ typedef struct pseg_queue_case {
     int64_t attempts, at_unix_us;
 } pseg_queue_case;
 
+/* A batch: items of one tenant, numbered from 1. Those before next_seq are stored; each of them
+ * ends once: as its job does, or as FAILED where it was refused and never was a job. */
+typedef struct pseg_queue_batch {
+    const char *id;
+    pseg_bytes labels; /* as given when it was made */
+    int64_t created_unix_us, expire_unix_us, ttl_ms;
+    int64_t finish_unix_us; /* when the last item will have ended; 0: cannot be told */
+    int64_t next_seq;
+    bool sealed; /* no item comes any more */
+    bool cancel_requested;
+    int64_t ended[PSEG_JOB_EXPIRED + 1]; /* by terminal state */
+    int64_t n_ended;                     /* of all, with those refused */
+    int64_t refused;                     /* of the failed */
+} pseg_queue_batch;
+
+/* The end of an item. */
+typedef struct pseg_queue_item {
+    int64_t seq, at_unix_us;
+    const char *custom_id;
+    pseg_job_state state;
+    const char *job_id;  /* "": it was refused, for: */
+    pseg_reason refusal; /* PSEG_R_NONE: it was a job */
+    const char *message;
+} pseg_queue_item;
+
 /* Everything in it is borrowed until pseg_queue_reply_free; what a request does not fill is 0. */
 typedef struct pseg_queue_reply {
     pseg_err err; /* err.code == PSEG_OK: good */
@@ -182,6 +207,11 @@ typedef struct pseg_queue_reply {
     size_t n_leases;
     pseg_queue_case *cases;
     size_t n_cases;
+    pseg_queue_batch *batches;
+    size_t n_batches;
+    pseg_queue_item *items; /* jobs[i] is that of items[i]; id = NULL: none, or gone */
+    size_t n_items;
+    int64_t next_seq; /* submit_item: what the batch's next item must have */
     pseg_queue_event *events;
     size_t n_events;        /* states: as many as asked, with id = NULL for those not found */
     pseg_queue_place place; /* events: where reading ended; states: the end of all events */
@@ -241,6 +271,47 @@ typedef struct pseg_queue_submit_args {
  * others are under way travel together; so do publications. */
 void pseg_queue_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done,
                        void *ud);
+/* ---- batches: for schedulers, too ---- */
+
+/* -> batches[0], created: false if the tenant has one of this id, which stays as it is. id: 1 to 64
+ * of [A-Za-z0-9._-]. It is kept for ttl_ms after its last end. Errors: BATCH_LIMIT, BROKER_FULL. */
+void pseg_queue_create_batch(pseg_queue *q, const char *tenant, const char *id, int64_t ttl_ms,
+                             pseg_bytes labels, pseg_queue_done done, void *ud);
+/* -> batches[0]; n_batches 0 if there is none. So do seal and cancel. */
+void pseg_queue_get_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                          void *ud);
+/* -> batches, newest first, from `token` on ("": from the newest), which is the next_id of the
+ * answer before. */
+void pseg_queue_list_batches(pseg_queue *q, const char *tenant, const char *token, size_t limit,
+                             pseg_queue_done done, void *ud);
+/* No item is taken any more. */
+void pseg_queue_seal_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                           void *ud);
+/* The same, and what has not ended is cancelled by the sweeps that follow, 500 items each. */
+void pseg_queue_cancel_batch(pseg_queue *q, const char *tenant, const char *id,
+                             pseg_queue_done done, void *ud);
+/* -> batches[0] (n_batches 0 if there is none), and its ends from number `from` on (0: the first),
+ * in their order, as items; with_jobs: jobs, too. */
+void pseg_queue_batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t from,
+                           size_t limit, bool with_jobs, pseg_queue_done done, void *ud);
+
+typedef struct pseg_queue_item_args {
+    pseg_queue_submit_args job; /* request_id is not used. Of a refused item only the tenant is */
+    const char *batch;
+    int64_t seq;
+    const char *custom_id;  /* at most 255 bytes */
+    const pseg_err *refuse; /* NULL, or why it is to end at once as FAILED */
+} pseg_queue_item_args;
+/* -> next_seq. An item before it is there already, and nothing happens. An unknown model and an
+ * image that is not held refuse the item, which is no error here. Items that come while others are
+ * under way travel together, in the order in which they came. Errors, which leave the batch as it
+ * was: BATCH_NOT_FOUND, BATCH_SEALED, BATCH_OUT_OF_ORDER (an item before it is missing),
+ * QUEUE_FULL, TENANT_LIMIT, BROKER_FULL. */
+void pseg_queue_submit_item(pseg_queue *q, const pseg_queue_item_args *a, pseg_queue_done done,
+                            void *ud);
+
+/* ---- for schedulers ---- */
+
 /* -> images[0]. tenant_bytes: what the tenant may hold, 0: no limit. Errors: QUEUE_FULL,
  * TENANT_LIMIT, BROKER_FULL. */
 void pseg_queue_put_image(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,

@@ -53,6 +53,20 @@ typedef struct queue_ops {
                  int64_t delay_ms, pseg_queue_done done, void *ud);
     void (*release)(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_queue_done done,
                     void *ud);
+    void (*create_batch)(pseg_queue *q, const char *tenant, const char *id, int64_t ttl_ms,
+                         pseg_bytes labels, pseg_queue_done done, void *ud);
+    void (*get_batch)(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                      void *ud);
+    void (*list_batches)(pseg_queue *q, const char *tenant, const char *token, size_t limit,
+                         pseg_queue_done done, void *ud);
+    void (*seal_batch)(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                       void *ud);
+    void (*cancel_batch)(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                         void *ud);
+    void (*batch_ends)(pseg_queue *q, const char *tenant, const char *id, int64_t from,
+                       size_t limit, bool with_jobs, pseg_queue_done done, void *ud);
+    void (*submit_item)(pseg_queue *q, const pseg_queue_item_args *a, pseg_queue_done done,
+                        void *ud);
 } queue_ops;
 
 /* The first member of each form's own struct. */

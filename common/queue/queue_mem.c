@@ -332,6 +332,48 @@ static void release(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_
     ACT(mem_release(s, worker, l, r));
 }
 
+static void create_batch(pseg_queue *q, const char *tenant, const char *id, int64_t ttl_ms,
+                         pseg_bytes labels, pseg_queue_done done, void *ud)
+{
+    ACT(mem_create_batch(s, tenant, id, ttl_ms, labels, r));
+}
+
+static void get_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                      void *ud)
+{
+    ACT(mem_get_batch(s, tenant, id, r));
+}
+
+static void list_batches(pseg_queue *q, const char *tenant, const char *token, size_t limit,
+                         pseg_queue_done done, void *ud)
+{
+    ACT(mem_list_batches(s, tenant, token, limit, r));
+}
+
+static void seal_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                       void *ud)
+{
+    ACT(mem_seal_batch(s, tenant, id, false, r));
+}
+
+static void cancel_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                         void *ud)
+{
+    ACT(mem_seal_batch(s, tenant, id, true, r));
+}
+
+static void batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t from,
+                       size_t limit, bool with_jobs, pseg_queue_done done, void *ud)
+{
+    ACT(mem_batch_ends(s, tenant, id, from, limit, with_jobs, r));
+}
+
+static void submit_item(pseg_queue *q, const pseg_queue_item_args *a, pseg_queue_done done,
+                        void *ud)
+{
+    ACT(mem_submit_item(s, o, a, r));
+}
+
 static int64_t silence_ms(const pseg_queue *q)
 {
     (void)q;
@@ -438,7 +480,14 @@ static const queue_ops mem_ops = {.close = mem_close,
                                   .renew = renew,
                                   .publish = publish,
                                   .fail = fail,
-                                  .release = release};
+                                  .release = release,
+                                  .create_batch = create_batch,
+                                  .get_batch = get_batch,
+                                  .list_batches = list_batches,
+                                  .seal_batch = seal_batch,
+                                  .cancel_batch = cancel_batch,
+                                  .batch_ends = batch_ends,
+                                  .submit_item = submit_item};
 
 pseg_status queue_mem_open(pseg_queue **out, const pseg_queue *base, pseg_err *err)
 {

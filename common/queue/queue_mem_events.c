@@ -52,7 +52,7 @@ void mem_tell(mem_store *s, const mem_job *job)
                           : (pseg_queue_place){last->ms, last->seq + 1, 1};
     const pseg_queue_event e = {.id = job->j.id,
                                 .tenant = job->j.tenant,
-                                .batch = "",
+                                .batch = job->batch ? job->batch->id : "",
                                 .worker = job->j.state == PSEG_JOB_RUNNING ? job->j.worker : "",
                                 .state = job->j.state,
                                 .at_unix_us = (int64_t)last->ms * 1000,

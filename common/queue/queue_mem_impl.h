@@ -7,6 +7,7 @@
  *   queue_mem_backlog.c what waits for a model's workers
  *   queue_mem_events.c  the events: kept, and read
  *   queue_mem_work.c    what workers ask for
+ *   queue_mem_bulk.c    batches
  *   queue_mem_sweep.c   what time does; quarantine; the end
  * They are lua/ in C, with lists in the place of keys. If you change one, change the other: the
  * cases of tests/support/queue_cases.c hold both to the same answers. Every function runs with the
@@ -38,6 +39,9 @@ struct mem_job {
     char history[HISTORY_LENGTH];
     pseg_bytes *masks;
     size_t n_masks;
+    mem_batch *batch; /* NULL: of none */
+    int64_t seq;
+    const char *custom_id;
 };
 
 struct mem_image {
@@ -91,6 +95,20 @@ struct mem_rate {
     double due_us;
 };
 
+typedef struct mem_end mem_end;
+
+struct mem_batch {
+    mem_batch *next;
+    char *tenant, *id;
+    uint8_t *labels;
+    size_t n_labels;
+    int64_t created_us, place, ttl_ms, next_seq;
+    bool sealed, cancel;
+    int64_t ended[PSEG_JOB_EXPIRED + 1], refused;
+    mem_end *ends; /* in their order */
+    size_t n_ends, n_room;
+};
+
 /* ---- queue_mem_base.c ---- */
 
 int64_t mem_now_us(const mem_store *s);
@@ -142,6 +160,14 @@ void mem_reply_blobs(pseg_queue_reply *r, size_t n);
 /* ---- queue_mem_submit.c ---- */
 
 void mem_job_free(mem_job *job);
+
+/* ---- queue_mem_bulk.c ---- */
+
+/* A job of a batch has ended. */
+void mem_batch_end(const mem_store *s, const mem_job *job);
+/* What is left of batches that are to be cancelled, and batches whose time is over. */
+void mem_sweep_batches(mem_store *s);
+void mem_free_batches(mem_store *s);
 
 /* ---- queue_mem_work.c ---- */
 

@@ -122,6 +122,7 @@ void mem_finish(mem_store *s, mem_job *job, pseg_job_state state)
     }
     job->image->uses--;
     s->ended[state]++;
+    mem_batch_end(s, job);
     mem_tell(s, job);
 }
 

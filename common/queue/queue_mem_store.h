@@ -13,6 +13,7 @@ typedef struct mem_share mem_share;
 typedef struct mem_case mem_case;
 typedef struct mem_rate mem_rate;
 typedef struct mem_event mem_event;
+typedef struct mem_batch mem_batch;
 
 typedef struct mem_store {
     mem_job *jobs; /* by id, newest first */
@@ -22,6 +23,7 @@ typedef struct mem_store {
     mem_share *shares;
     mem_case *cases; /* by id, newest first */
     mem_rate *rates;
+    mem_batch *batches; /* newest first */
     int64_t last_place, image_bytes, skew_us;
     int64_t submitted, ended[PSEG_JOB_EXPIRED + 1];
     mem_event *first_event, *last_event; /* in their order */
@@ -73,6 +75,17 @@ void mem_requeue_case(mem_store *s, const pseg_queue_options *o, const char *id,
                       pseg_queue_reply *r);
 void mem_fail(mem_store *s, const pseg_queue_options *o, const char *worker, pseg_queue_lease l,
               const pseg_err *why, int64_t delay_ms, pseg_queue_reply *r);
+void mem_create_batch(mem_store *s, const char *tenant, const char *id, int64_t ttl_ms,
+                      pseg_bytes labels, pseg_queue_reply *r);
+void mem_get_batch(mem_store *s, const char *tenant, const char *id, pseg_queue_reply *r);
+void mem_list_batches(mem_store *s, const char *tenant, const char *token, size_t limit,
+                      pseg_queue_reply *r);
+void mem_seal_batch(mem_store *s, const char *tenant, const char *id, bool is_cancel,
+                    pseg_queue_reply *r);
+void mem_batch_ends(mem_store *s, const char *tenant, const char *id, int64_t from, size_t limit,
+                    bool with_jobs, pseg_queue_reply *r);
+void mem_submit_item(mem_store *s, const pseg_queue_options *o, const pseg_queue_item_args *a,
+                     pseg_queue_reply *r);
 void mem_release(mem_store *s, const char *worker, pseg_queue_lease l, pseg_queue_reply *r);
 
 #endif

@@ -195,6 +195,7 @@ void mem_sweep(mem_store *s, const pseg_queue_options *o)
     for (mem_worker *w = s->workers; w; w = w->next)
         set_back(&w->expire_us, now, mem_worker_kept_us(o));
     sweep_leases(s, o);
+    mem_sweep_batches(s);
     for (mem_job **p = &s->jobs; *p;) {
         mem_job *job = *p;
         if (job->due_us && job->due_us <= now)
@@ -233,6 +234,7 @@ void mem_free(mem_store *s)
     mem_trim_events(s, 0);
     while (s->cases)
         case_drop(&s->cases);
+    mem_free_batches(s);
     for (mem_share *x = s->shares, *next; x; x = next) {
         next = x->next;
         pseg_free(x->model);

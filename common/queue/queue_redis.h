@@ -9,6 +9,7 @@
  *   queue_redis_sentinel.c  asking Sentinels which server is the master
  *   queue_redis_ops.c    what each request says to Redis, by
  *   queue_redis_backlog.c one of them, with its answer
+ *   queue_redis_bulk.c   the same, of batches, and what its answers mean
  *   queue_redis_call.c   a call of a function and its arguments
  *   queue_redis_parse.c  what an answer means
  *   queue_redis_events.c both, for events
@@ -50,14 +51,15 @@ struct command {
     size_t n_asked;
 };
 
+enum { KIND_SUBMIT, KIND_PUBLISH, KIND_ITEM };
 /* Requests that are sent as one call of a function: while a few calls of a kind are under way, what
  * comes waits and goes together with what comes after it. (The group commit of databases.) */
 struct batch_kind {
     const char *function;
-    int index;       /* in loop.gathering */
+    int index;       /* KIND_*, in loop.gathering */
     bool is_promise; /* its answer promises what the queue's durability says */
 };
-enum { N_BATCH_KINDS = 2, BATCHES_UNDER_WAY = 2, BATCH_ITEMS = 64, BATCH_BYTES = 1 << 20 };
+enum { N_BATCH_KINDS = 3, BATCHES_UNDER_WAY = 2, BATCH_ITEMS = 64, BATCH_BYTES = 1 << 20 };
 
 /* What waits of one kind. */
 typedef struct gathering {
@@ -212,7 +214,33 @@ void queue_send(redis_queue *q, bool is_write, reply_parser parse, size_t n_aske
 void queue_send_item(redis_queue *q, const batch_kind *kind, reply_parser parse, int argc,
                      const char **argv, const size_t *len, pseg_queue_done done, void *ud);
 
+/* ---- queue_redis_bulk.c ---- */
+
+void redis_create_batch(pseg_queue *q, const char *tenant, const char *id, int64_t ttl_ms,
+                        pseg_bytes labels, pseg_queue_done done, void *ud);
+void redis_get_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                     void *ud);
+void redis_list_batches(pseg_queue *q, const char *tenant, const char *token, size_t limit,
+                        pseg_queue_done done, void *ud);
+void redis_seal_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                      void *ud);
+void redis_cancel_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                        void *ud);
+void redis_batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t from, size_t limit,
+                      bool with_jobs, pseg_queue_done done, void *ud);
+void redis_submit_item(pseg_queue *q, const pseg_queue_item_args *a, pseg_queue_done done,
+                       void *ud);
+void queue_parse_item(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_batch(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_created(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_batches(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_ends(pseg_queue_reply *r, const redisReply *from, const command *c);
+
 /* ---- queue_redis_ops.c ---- */
+
+/* The arguments of a job, as the function submit takes them. `c` has none yet. */
+struct call;
+void queue_add_submit(struct call *c, const pseg_queue_submit_args *a);
 
 extern const queue_ops queue_redis_ops;
 /* The fixed arguments of a call of `kind` and their number, at most 6. */
@@ -255,6 +283,14 @@ void queue_parse_states(pseg_queue_reply *r, const redisReply *from, const comma
 /* Tells on_event of what an entry of the stream holds. */
 void queue_tell_events(const pseg_queue_options *o, const char *entry, const redisReply *fields);
 
+/* Parts of answers. Strings are copied into r's arena; what is no string is "". */
+void queue_bad_shape(pseg_queue_reply *r);
+bool queue_is_array(const redisReply *r, size_t at_least);
+pseg_bytes queue_bytes_at(pseg_queue_reply *r, const redisReply *from, size_t i);
+const char *queue_text_at(pseg_queue_reply *r, const redisReply *from, size_t i);
+int64_t queue_number_at(const redisReply *from, size_t i);
+bool queue_job_of(pseg_job *j, pseg_queue_reply *r, const redisReply *v, size_t at);
+void queue_no_room(pseg_queue_reply *r);
 /* Every parser of an answer, for whoever tries them with answers that Redis would not give. */
 extern const reply_parser queue_reply_parsers[];
 extern const size_t queue_n_reply_parsers;

@@ -4,7 +4,7 @@
 
 #include "common/queue/queue_redis.h"
 
-enum { MAX_FIXED = 24 };
+enum { MAX_FIXED = 26 };
 
 /* FCALL name 1 prefix args...; numbers are written into text. */
 typedef struct call {

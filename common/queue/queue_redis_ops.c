@@ -5,7 +5,6 @@
 
 /* ---- requests ---- */
 
-enum { KIND_SUBMIT, KIND_PUBLISH };
 static const batch_kind submit_kind = {"pseg1_submit", KIND_SUBMIT, true},
                         publish_kind = {"pseg1_publish", KIND_PUBLISH, false};
 
@@ -14,38 +13,44 @@ int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][
     const pseg_queue_options *o = &q->base.opt;
     const int64_t numbers[] = {o->max_age_ms, o->max_jobs, o->max_bytes, o->image_ttl_ms};
 
-    if (kind->index != KIND_SUBMIT)
+    if (kind->index == KIND_PUBLISH)
         return 0;
     for (int i = 0; i < 4; i++)
         snprintf(head[i], 24, "%lld", (long long)numbers[i]);
     return 4;
 }
 
-static void redis_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done,
-                         void *ud)
+void queue_add_submit(call *c, const pseg_queue_submit_args *a)
 {
     static const pseg_queue_tenant none;
     const pseg_queue_tenant *t = a->limits ? a->limits : &none;
+
+    call_add(c, a->tenant);
+    call_add(c, a->id);
+    call_add(c, a->request_id);
+    call_add(c, a->fingerprint);
+    call_add(c, a->model);
+    call_add(c, a->model_is_default ? "1" : "0");
+    call_add(c, a->image_sha256);
+    call_add_bytes(c, a->spec);
+    call_add_bytes(c, a->content);
+    call_add_number(c, a->deadline_unix_us);
+    call_add_number(c, a->ttl_ms);
+    call_add_number(c, a->priority);
+    call_add_number(c, t->weight > 0 ? t->weight : 1);
+    call_add_number(c, t->max_jobs);
+    call_add_number(c, t->max_bytes);
+    call_add_number(c, t->rate);
+    call_add_number(c, t->burst > 0 ? t->burst : 1);
+}
+
+static void redis_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done,
+                         void *ud)
+{
     call c;
 
     item_begin(&c);
-    call_add(&c, a->tenant);
-    call_add(&c, a->id);
-    call_add(&c, a->request_id);
-    call_add(&c, a->fingerprint);
-    call_add(&c, a->model);
-    call_add(&c, a->model_is_default ? "1" : "0");
-    call_add(&c, a->image_sha256);
-    call_add_bytes(&c, a->spec);
-    call_add_bytes(&c, a->content);
-    call_add_number(&c, a->deadline_unix_us);
-    call_add_number(&c, a->ttl_ms);
-    call_add_number(&c, a->priority);
-    call_add_number(&c, t->weight > 0 ? t->weight : 1);
-    call_add_number(&c, t->max_jobs);
-    call_add_number(&c, t->max_bytes);
-    call_add_number(&c, t->rate);
-    call_add_number(&c, t->burst > 0 ? t->burst : 1);
+    queue_add_submit(&c, a);
     item_send(&c, q, &submit_kind, queue_parse_submit, done, ud);
 }
 
@@ -352,4 +357,11 @@ const queue_ops queue_redis_ops = {
     .publish = redis_publish,
     .fail = redis_fail,
     .release = redis_release,
+    .create_batch = redis_create_batch,
+    .get_batch = redis_get_batch,
+    .list_batches = redis_list_batches,
+    .seal_batch = redis_seal_batch,
+    .cancel_batch = redis_cancel_batch,
+    .batch_ends = redis_batch_ends,
+    .submit_item = redis_submit_item,
 };

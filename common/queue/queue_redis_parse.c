@@ -64,7 +64,7 @@ static int64_t us_at(const redisReply *from, size_t i)
 
 enum { N_FIELDS = 19 }; /* the id and FIELDS of lua/base.lua */
 
-static bool parse_job(pseg_job *j, pseg_queue_reply *r, const redisReply *v, size_t at)
+bool queue_job_of(pseg_job *j, pseg_queue_reply *r, const redisReply *v, size_t at)
 {
     if (!queue_is_array(v, at + N_FIELDS))
         return false;
@@ -98,7 +98,7 @@ static bool parse_jobs(pseg_queue_reply *r, const redisReply *from, size_t first
     }
     for (size_t i = 0; i < r->n_jobs; i++) {
         const redisReply *v = from->element[first + i];
-        if (queue_is_array(v, 1) && !parse_job(&r->jobs[i], r, v, 0))
+        if (queue_is_array(v, 1) && !queue_job_of(&r->jobs[i], r, v, 0))
             return false;
     }
     return true;
@@ -108,7 +108,7 @@ static bool one_job(pseg_queue_reply *r, const redisReply *v, size_t at)
 {
     r->jobs = pseg_arena_calloc(r->arena, 1, sizeof *r->jobs);
     r->n_jobs = 1;
-    return r->jobs && parse_job(r->jobs, r, v, at);
+    return r->jobs && queue_job_of(r->jobs, r, v, at);
 }
 
 void queue_parse_submit(pseg_queue_reply *r, const redisReply *from, const command *c)
@@ -368,10 +368,11 @@ void queue_parse_nothing(pseg_queue_reply *r, const redisReply *from, const comm
 }
 
 const reply_parser queue_reply_parsers[] = {
-    queue_parse_submit,   queue_parse_view,    queue_parse_get,    queue_parse_list,
-    queue_parse_masks,    queue_parse_image,   queue_parse_put,    queue_parse_has,
-    queue_parse_workers,  queue_parse_claims,  queue_parse_leases, queue_parse_state,
-    queue_parse_stats,    queue_parse_cases,   queue_parse_case,   queue_parse_dropped,
-    queue_parse_requeued, queue_parse_nothing, queue_parse_events, queue_parse_states,
-    queue_parse_backlog};
+    queue_parse_submit,   queue_parse_view,   queue_parse_get,     queue_parse_list,
+    queue_parse_masks,    queue_parse_image,  queue_parse_put,     queue_parse_has,
+    queue_parse_workers,  queue_parse_claims, queue_parse_leases,  queue_parse_state,
+    queue_parse_stats,    queue_parse_cases,  queue_parse_case,    queue_parse_dropped,
+    queue_parse_requeued, queue_parse_item,   queue_parse_batch,   queue_parse_created,
+    queue_parse_batches,  queue_parse_ends,   queue_parse_backlog, queue_parse_events,
+    queue_parse_states,   queue_parse_nothing};
 const size_t queue_n_reply_parsers = sizeof queue_reply_parsers / sizeof *queue_reply_parsers;

@@ -452,6 +452,71 @@ static void what_a_torn_log_left_is_mended(void **state)
     assert_string_equal(case_claim(q, "w")->id, id.s);
 }
 
+static long long count(const char *command, const char *key)
+{
+    return test_redis_number(&server, "%s pseg:{%s}:%s", command, queue_name, key);
+}
+
+static void make_batch(pseg_queue *q, int64_t ttl_ms)
+{
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_create_batch, q, T, "b", ttl_ms, case_bytes(""));
+    case_keep(r);
+    assert_true(r->created);
+}
+
+static id_text put_item(pseg_queue *q, int64_t seq)
+{
+    id_text id;
+    pseg_queue_item_args a = {.job = case_args(&id), .batch = "b", .seq = seq, .custom_id = "c"};
+    pseg_queue_reply *r;
+
+    a.job.ttl_ms = 50;
+    CALL(r, pseg_queue_submit_item, q, &a);
+    case_keep(r);
+    assert_int_equal(r->err.code, PSEG_OK);
+    assert_int_equal(r->next_seq, seq + 1);
+    return id;
+}
+
+/* An item that was promised is done and told of; one that was not is sent again by its client. */
+static void a_torn_log_leaves_batches_whole(void **state)
+{
+    char text[160];
+
+    (void)state;
+    start(NULL);
+    pseg_queue *q = open_queue();
+    case_register(q, "w");
+    make_batch(q, 60000);
+    id_text id = put_item(q, 1);
+    for (int k = 0; k < 4; k++)
+        lose(
+            ((const char *const[]){"line:m:default", "fair:m", "live", "batch_live:default:b"})[k]);
+    SWEEP_UNTIL(q, count("SCARD", "batch_live:default:b") == 1);
+    const pseg_queue_claim *c = case_claim(q, "w");
+    assert_string_equal(c->id, id.s);
+    /* The end was written but for the batch's part of it. */
+    case_publish(q, "w", c, NULL);
+    lose("batch_done:default:b");
+    snprintf(text, sizeof text, "live 99999999999999 %s", id.s);
+    count("ZADD", text);
+    assert_int_equal(count("PERSIST", (snprintf(text, sizeof text, "job:%s", id.s), text)), 1);
+    SWEEP_UNTIL(q, count("LLEN", "batch_done:default:b") == 1);
+    case_sweep(q);
+    assert_int_equal(count("LLEN", "batch_done:default:b"), 1);
+    /* A job whose batch never got so far. */
+    id = put_item(q, 2);
+    count("HSET", "batch:default:b next 2");
+    lose("line:m:default");
+    lose("fair:m");
+    SWEEP_UNTIL(q, queue_state_of(q, id.s) == PSEG_JOB_UNKNOWN);
+    id_text again = put_item(q, 2);
+    assert_string_equal(case_claim(q, "w")->id, again.s);
+    assert_int_equal(case_claim_count(q, "w"), 0);
+}
+
 static id_text submit_for(pseg_queue *q, int64_t ttl_ms)
 {
     pseg_queue_reply *r;
@@ -609,6 +674,11 @@ static void every_key_has_an_end(void **state)
         if (i <= 2)
             case_keep(r);
     }
+    make_batch(q, 50);
+    put_item(q, 1);
+    CALL(r, pseg_queue_cancel_batch, q, T, "b");
+    case_keep(r);
+    SWEEP_UNTIL(q, count("ZCARD", "batch_cancels") == 0);
     /* One waits, one runs with a dead worker, one is cancelled there, the others have ended. */
     assert_int_equal(case_stats(q).live, 3);
     for (int i = 0; i < 3; i++)
@@ -865,6 +935,7 @@ int main(int argc, char **argv)
         OWN(users_and_databases),
         OWN(the_dead_leave_no_places_behind),
         OWN(what_a_torn_log_left_is_mended),
+        OWN(a_torn_log_leaves_batches_whole),
         OWN(a_record_that_is_lost_is_found),
         OWN(an_ended_record_that_is_lost_goes),
         OWN(a_pass_begins_anew_in_another_redis),

@@ -214,6 +214,11 @@ static size_t look_at(const pseg_queue_reply *r)
         n += strlen(r->workers[i].id) + strlen(r->workers[i].version);
     for (size_t i = 0; i < r->n_claims; i++)
         n += strlen(r->claims[i].id) + strlen(r->claims[i].image) + r->claims[i].spec.len;
+    for (size_t i = 0; i < r->n_batches; i++)
+        n += strlen(r->batches[i].id) + r->batches[i].labels.len;
+    for (size_t i = 0; i < r->n_items; i++)
+        n += strlen(r->items[i].custom_id) + strlen(r->items[i].message) +
+             strlen(r->items[i].job_id);
     for (size_t i = 0; i < r->n_leases; i++)
         n += (size_t)r->leases[i];
     for (size_t i = 0; i < r->n_events; i++)
@@ -288,6 +293,12 @@ static void any_answer_is_survived(void **state)
         pseg_err_set(&e, PSEG_R_INTERNAL, 0, PSEG_HERE, "why");
         ASK(pseg_queue_fail, q, "w", l[0], &e, 0);
         ASK(pseg_queue_release, q, "w", l[0]);
+        pseg_queue_item_args item = {.job = args, .batch = "b", .seq = 1, .custom_id = ""};
+        ASK(pseg_queue_create_batch, q, T, "b", 1000, case_bytes(""));
+        ASK(pseg_queue_get_batch, q, T, "b");
+        ASK(pseg_queue_list_batches, q, T, "", 5);
+        ASK(pseg_queue_batch_ends, q, T, "b", 0, 5, true);
+        ASK(pseg_queue_submit_item, q, &item);
     }
     pseg_queue_close(q);
     atomic_store(&over, true);

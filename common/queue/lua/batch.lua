@@ -1,7 +1,8 @@
 ---- what a function writes when it ends ----
 
 local function batch(p)
-    return { p = p, add = {}, rem = {}, incr = {}, entries = {}, ready = {}, wake = {}, memo = {}, bytes = 0, uses = {} }
+    return { p = p, add = {}, rem = {}, incr = {}, entries = {}, ready = {}, wake = {}, memo = {}, bytes = 0, uses = {},
+        ends = {} }
 end
 
 -- One more job of a model, or one fewer, waits or runs.
@@ -42,6 +43,26 @@ local function later_incr(b, key, field, by)
         b.incr[key] = l
     end
     l[field] = (l[field] or 0) + by
+end
+
+-- An item of the batch `name` (TENANT:BATCH) has ended; id: of its job, nil if it was refused.
+local function later_end(b, name, field, entry, id)
+    local e = b.ends[name]
+    if not e then
+        e = { entries = {}, ids = {}, counts = {} }
+        b.ends[name] = e
+    end
+    e.entries[#e.entries + 1] = entry
+    e.ids[#e.ids + 1] = id
+    e.counts[field] = (e.counts[field] or 0) + 1
+end
+
+-- Nothing for a batch whose record is gone: nothing would end it.
+local function write_ends(p, name, e)
+    if redis.call('HEXISTS', p .. 'batch:' .. name, 'created') == 0 then return end
+    redis.call('RPUSH', p .. 'batch_done:' .. name, unpack(e.entries))
+    for field, n in pairs(e.counts) do redis.call('HINCRBY', p .. 'batch:' .. name, field, n) end
+    if #e.ids > 0 then redis.call('SREM', p .. 'batch_live:' .. name, unpack(e.ids)) end
 end
 
 -- What many have in common is told once: tenant and batch hold for all that follow in the entry. `state` ends what is
@@ -114,6 +135,7 @@ local function write(b)
         end
     end
     for model in pairs(b.wake) do redis.call('XADD', p .. 'wake:' .. model, 'MAXLEN', 1, '*', 'w', '') end
+    for name, e in pairs(b.ends) do write_ends(p, name, e) end
     for _, e in ipairs(b.entries) do
         redis.call('XADD', p .. 'events', 'MAXLEN', '~', EVENTS_MAX, '*', unpack(e))
     end

@@ -19,13 +19,13 @@ local function history(p, id, attempt, reason, message, worker, now)
 end
 
 -- Ends a job; v: HMGET of END_FIELDS. `...`: further fields.
-local END_FIELDS = { 'model', 'image', 'ttl', 'tenant', 'request_id', 'state', 'batch' }
+local END_FIELDS = { 'model', 'image', 'ttl', 'tenant', 'request_id', 'state', 'batch', 'item' }
 local function finish_with(b, id, state, now, v, ...)
     local p = b.p
     local m = b.memo[v[3]] -- numbers that many jobs have in common: a format is as dear as a command
     if not m then
         local expire = now + tonumber(v[3]) * 1000
-        m = { text(now), text(expire), ms_up(expire) }
+        m = { text(now), text(expire), ms_up(expire), ms(now) }
         b.memo[v[3]] = m
     end
     redis.call('HSET', p .. 'job:' .. id, 'state', state, 'finished', m[1], 'expire', m[2], 'cancel', '', ...)
@@ -41,6 +41,7 @@ local function finish_with(b, id, state, now, v, ...)
     later_incr(b, 'tenant_jobs', v[4], -1)
     later_zadd(b, 'ended', m[3], v[4] .. ':' .. id .. ':' .. v[5])
     later_incr(b, 'count', state, 1)
+    if v[7] then later_end(b, v[4] .. ':' .. v[7], state, state .. ' ' .. m[4] .. ' ' .. id .. ' ' .. v[8], id) end
     event(b, id, state, v[4], v[7])
 end
 

@@ -43,3 +43,10 @@ redis.register_function { function_name = 'pseg1_cases', callback = cases, flags
 redis.register_function { function_name = 'pseg1_case', callback = case, flags = reads }
 redis.register_function { function_name = 'pseg1_case_drop', callback = case_drop, flags = always }
 redis.register_function('pseg1_case_requeue', case_requeue)
+redis.register_function('pseg1_submit_items', submit_items)
+redis.register_function('pseg1_batch_create', batch_create)
+redis.register_function { function_name = 'pseg1_batch_get', callback = batch_get, flags = reads }
+redis.register_function { function_name = 'pseg1_batch_list', callback = batch_list, flags = reads }
+redis.register_function { function_name = 'pseg1_batch_done', callback = batch_done, flags = reads }
+redis.register_function { function_name = 'pseg1_batch_seal', callback = batch_seal, flags = always }
+redis.register_function { function_name = 'pseg1_batch_cancel', callback = batch_cancel, flags = always }

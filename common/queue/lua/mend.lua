@@ -3,18 +3,52 @@
 -- disk fills in the middle of a write, and runs it at the start after next. So a waiting job may be in no line, an image
 -- may count a user that is not there, and a record may lie where nothing leads to it.
 
+-- A job that has ended, but not all of its end was written.
+local function mend_end(p, id, now)
+    local v = redis.call('HMGET', p .. 'job:' .. id, 'tenant', 'request_id', 'ttl', 'state', 'finished', 'batch', 'item')
+    if not v[1] or not v[2] or not v[3] then
+        redis.call('UNLINK', p .. 'job:' .. id)
+        return
+    end
+    if redis.call('PTTL', p .. 'job:' .. id) < 0 then redis.call('PEXPIRE', p .. 'job:' .. id, v[3]) end
+    redis.call('ZADD', p .. 'ended', 'NX', ms_up(now + tonumber(v[3]) * 1000), v[1] .. ':' .. id .. ':' .. v[2])
+    if v[4] and v[5] and v[6] and v[7] then
+        mend_batch_end(p, id, { tenant = v[1], state = v[4], finished = v[5], batch = v[6], item = v[7] })
+    end
+end
+
+-- The item's number was never promised: its client will send it again.
+local function is_unpromised(p, tenant, batch, item)
+    local next = tonumber(redis.call('HGET', p .. 'batch:' .. tenant .. ':' .. batch, 'next') or '0')
+    return tonumber(string.match(item or '', '^%d+') or '0') >= next
+end
+
 -- A job that waits gets every place that it must have; whether it is one of the live ones is known to
 -- be so, or looked at. False: it is no such job, or its record is not whole.
 local function mend(b, id, is_live)
     local p = b.p
-    local v = redis.call('HMGET', p .. 'job:' .. id, 'state', 'model', 'tenant', 'place', 'deadline', 'ttl')
+    local v = redis.call('HMGET', p .. 'job:' .. id, 'state', 'model', 'tenant', 'place', 'deadline', 'ttl',
+        'batch', 'item')
+    if TERMINAL[v[1]] then
+        if redis.call('ZREM', p .. 'live', id) == 1 then mend_end(p, id, now_us()) end
+        return false
+    end
     if v[1] ~= 'QUEUED' or not v[2] or not v[3] or not v[4] or not v[5] or not v[6] then return false end
+    local waits = redis.call('ZSCORE', p .. 'line:' .. v[2] .. ':' .. v[3], id) or redis.call('ZSCORE', p .. 'delayed', id)
+    if v[7] and not waits then
+        if is_unpromised(p, v[3], v[7], v[8]) then
+            redis.call('UNLINK', p .. 'job:' .. id)
+            redis.call('ZREM', p .. 'live', id)
+            redis.call('ZREM', p .. 'index:' .. v[3], id)
+            return true
+        end
+        redis.call('SADD', p .. 'batch_live:' .. v[3] .. ':' .. v[7], id)
+    end
     if not is_live and redis.call('ZADD', p .. 'live', 'NX', ms_up(tonumber(v[5])), id) == 1 then
         later_ready(b, v[2], 1)
         later_incr(b, 'tenant_jobs', v[3], 1)
     end
-    if not redis.call('ZSCORE', p .. 'line:' .. v[2] .. ':' .. v[3], id) and
-        not redis.call('ZSCORE', p .. 'delayed', id) then
+    if not waits then
         redis.call('ZADD', p .. 'index:' .. v[3], 0, id)
         enter_line(b, v[2], v[3], v[4], id)
     end
@@ -46,17 +80,6 @@ local function check_images(p, pass, now)
         end
         redis.call('HDEL', p .. 'image_check', image)
     end
-end
-
--- A job that has ended, but not all of its end was written.
-local function mend_end(p, id, now)
-    local v = redis.call('HMGET', p .. 'job:' .. id, 'tenant', 'request_id', 'ttl')
-    if not v[1] or not v[2] or not v[3] then
-        redis.call('UNLINK', p .. 'job:' .. id)
-        return
-    end
-    if redis.call('PTTL', p .. 'job:' .. id) < 0 then redis.call('PEXPIRE', p .. 'job:' .. id, v[3]) end
-    redis.call('ZADD', p .. 'ended', 'NX', ms_up(now + tonumber(v[3]) * 1000), v[1] .. ':' .. id .. ':' .. v[2])
 end
 
 -- A few of all keys at each sweep, in turn: records without an end that are not among the live jobs.

@@ -14,24 +14,23 @@ local function learn_cost(p, costs)
     end
 end
 
-local PUBLISH_FIELDS = { 'model', 'image', 'ttl', 'tenant', 'request_id', 'state', 'batch', 'worker', 'fence',
-    'by', 'cancel', 'deadline', 'charge', 'weight', 'reason' }
-
+local PUBLISH_FIELDS = { 'model', 'image', 'ttl', 'tenant', 'request_id', 'state', 'batch', 'item', 'worker',
+    'fence', 'by', 'cancel', 'deadline', 'charge', 'weight', 'reason' } -- END_FIELDS, and more
 local function publish_one(b, costs, now, worker, id, fence, cost, result, masks)
     local v = redis.call('HMGET', b.p .. 'job:' .. id, unpack(PUBLISH_FIELDS))
     local me = worker .. ' ' .. fence
-    if v[6] ~= 'RUNNING' or v[8] ~= worker or v[9] ~= fence then
-        if v[10] == me and TERMINAL[v[6]] then return v[6] end
+    if v[6] ~= 'RUNNING' or v[9] ~= worker or v[10] ~= fence then
+        if v[11] == me and TERMINAL[v[6]] then return v[6] end
         return lost(id, worker)
     end
-    if v[11] == '1' then
+    if v[12] == '1' then
         finish_with(b, id, 'CANCELLED', now, v, 'by', me)
         return 'CANCELLED'
-    elseif tonumber(v[12]) <= now then
+    elseif tonumber(v[13]) <= now then
         finish_with(b, id, 'EXPIRED', now, v, 'by', me)
         return 'EXPIRED'
     end
-    if v[15] and v[15] ~= '' then
+    if v[16] and v[16] ~= '' then
         masks[#masks + 1] = 'reason'
         masks[#masks + 1] = ''
         masks[#masks + 1] = 'message'
@@ -42,7 +41,7 @@ local function publish_one(b, costs, now, worker, id, fence, cost, result, masks
         local of = costs[v[1]] or { sum = 0, n = 0, tenants = {} }
         costs[v[1]] = of
         of.sum, of.n = of.sum + cost, of.n + 1
-        of.tenants[v[4]] = (of.tenants[v[4]] or 0) + (cost - tonumber(v[13] or '0')) / tonumber(v[14] or '1')
+        of.tenants[v[4]] = (of.tenants[v[4]] or 0) + (cost - tonumber(v[14] or '0')) / tonumber(v[15] or '1')
     end
     return 'SUCCEEDED'
 end

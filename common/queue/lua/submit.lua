@@ -51,10 +51,11 @@ local function check_model(p, j)
         (#known > 0 and table.concat(known, ', ') or 'none'))
 end
 
+-- nil if the job is new and stored; else what is there already, or an error reply.
 -- s: of this call: now, place (the last one given), live, and the bounds.
 local function submit_one(b, s, j)
     local p, now = b.p, s.now
-    local known = repeated(b, j)
+    local known = not j.batch and repeated(b, j)
     if known then return known end
     if not s.models[j.model] then
         local unknown = check_model(p, j)
@@ -75,7 +76,7 @@ local function submit_one(b, s, j)
         end
     end
     local image = j.tenant .. ':' .. j.sha256
-    local is_held = redis.call('EXISTS', p .. 'image:' .. image) == 1
+    local is_held = s.images[image] or redis.call('EXISTS', p .. 'image:' .. image) == 1
     if not is_held and j.content == '' then
         return fail('IMAGE_NOT_HELD', 'image ' .. j.sha256 .. ' is not held; upload it and repeat')
     end
@@ -83,12 +84,13 @@ local function submit_one(b, s, j)
         local fast = check_rate(p, j.tenant, j.rate, j.burst, now)
         if fast then return fast end
     end
-    if is_held then
+    if is_held and not s.images[image] then
         redis.call('ZADD', p .. 'images', 'GT', s.image_expire, image)
-    else
+    elseif not is_held then
         local full = store_image(b, j.tenant, image, j.content, s.max_bytes, j.max_bytes, s.image_ttl_ms, now)
         if full then return full end
     end
+    s.images[image] = true
     use_image(b, image)
     if s.has_marks then redis.call('HDEL', p .. 'image_check', image) end
     local latest = now + s.max_age_ms * 1000
@@ -98,8 +100,13 @@ local function submit_one(b, s, j)
     s.live = s.live + 1
     local place = text(s.place - j.priority * HEAD_START_US)
     local created, until_ = s.created, deadline == latest and s.latest or text(deadline)
+    j.image, j.until_ = image, until_
     local more = {}
     if j.weight ~= 1 then more = { 'weight', text(j.weight) } end
+    if j.batch then
+        local n = #more
+        more[n + 1], more[n + 2], more[n + 3], more[n + 4] = 'batch', j.batch, 'item', j.item
+    end
     redis.call('HSET', p .. 'job:' .. j.id, 'tenant', j.tenant, 'request_id', j.request_id, 'state', 'QUEUED',
         'spec', j.spec, 'model', j.model, 'image', image, 'created', created, 'deadline', until_, 'ttl', j.ttl,
         'attempts', '0', 'fence', '0', 'place', place, unpack(more))
@@ -114,8 +121,34 @@ local function submit_one(b, s, j)
     end
     later_incr(b, 'tenant_jobs', j.tenant, 1)
     later_incr(b, 'count', 'submitted', 1)
-    return { 1, j.id, j.tenant, j.request_id, 'QUEUED', j.spec, '', '', '', '0', '', created, '', '', until_, '',
-        j.ttl, j.model, image, '' }
+    return nil
+end
+
+-- What a call of many jobs has in common.
+local function submit_begin(p, a)
+    local s = { now = now_us(), max_age_ms = tonumber(a[1]), max_jobs = tonumber(a[2]), max_bytes = tonumber(a[3]),
+        image_ttl_ms = tonumber(a[4]), has_marks = redis.call('EXISTS', p .. 'image_check') == 1,
+        live = redis.call('ZCARD', p .. 'live'), models = {}, lines = {}, images = {},
+        place = tonumber(redis.call('HGET', p .. 'count', 'place') or '0') }
+    local latest = s.now + s.max_age_ms * 1000
+    s.created, s.latest, s.latest_ms = text(s.now), text(latest), ms_up(latest)
+    s.image_expire = ms_up(s.now + s.image_ttl_ms * 1000)
+    return s
+end
+
+local function submit_end(b, s)
+    -- Also when nothing is new: a repeat must write, or WAIT would not wait for what it repeats.
+    redis.call('HSET', b.p .. 'count', 'place', text(s.place))
+    write(b)
+    for _, line in pairs(s.lines) do activate(b.p, line[1], line[2]) end
+end
+
+local function submit_args(a, i)
+    return { tenant = a[i], id = a[i + 1], request_id = a[i + 2], fingerprint = a[i + 3], model = a[i + 4],
+        is_default = a[i + 5] == '1', sha256 = a[i + 6], spec = a[i + 7], content = a[i + 8],
+        deadline = tonumber(a[i + 9]), ttl = a[i + 10], priority = tonumber(a[i + 11]),
+        weight = tonumber(a[i + 12]), max_jobs = tonumber(a[i + 13]), max_bytes = tonumber(a[i + 14]),
+        rate = tonumber(a[i + 15]), burst = tonumber(a[i + 16]) }
 end
 
 -- max_age_ms max_jobs max_bytes image_ttl_ms {tenant id request_id fingerprint model is_default sha256 spec
@@ -123,24 +156,12 @@ end
 -- ->  per job {1 if new, job view...} or an error
 local SUBMIT_ARGS = 17
 local function submit(keys, a)
-    local p, b, out = keys[1], batch(keys[1]), {}
-    local s = { now = now_us(), max_age_ms = tonumber(a[1]), max_jobs = tonumber(a[2]), max_bytes = tonumber(a[3]),
-        image_ttl_ms = tonumber(a[4]), has_marks = redis.call('EXISTS', p .. 'image_check') == 1,
-        live = redis.call('ZCARD', p .. 'live'), models = {}, lines = {}, place = tonumber(redis.call('HGET', p .. 'count', 'place') or '0') }
-    local latest = s.now + s.max_age_ms * 1000
-    s.created, s.latest, s.latest_ms = text(s.now), text(latest), ms_up(latest)
-    s.image_expire = ms_up(s.now + s.image_ttl_ms * 1000)
+    local b, s, out = batch(keys[1]), submit_begin(keys[1], a), {}
     for i = 5, #a, SUBMIT_ARGS do
-        local j = { tenant = a[i], id = a[i + 1], request_id = a[i + 2], fingerprint = a[i + 3], model = a[i + 4],
-            is_default = a[i + 5] == '1', sha256 = a[i + 6], spec = a[i + 7], content = a[i + 8],
-            deadline = tonumber(a[i + 9]), ttl = a[i + 10], priority = tonumber(a[i + 11]),
-            weight = tonumber(a[i + 12]), max_jobs = tonumber(a[i + 13]), max_bytes = tonumber(a[i + 14]),
-            rate = tonumber(a[i + 15]), burst = tonumber(a[i + 16]) }
-        out[#out + 1] = submit_one(b, s, j)
+        local j = submit_args(a, i)
+        out[#out + 1] = submit_one(b, s, j) or { 1, j.id, j.tenant, j.request_id, 'QUEUED', j.spec, '', '', '', '0', '',
+            s.created, '', '', j.until_, '', j.ttl, j.model, j.image, '' }
     end
-    -- Also when nothing is new: a repeat must write, or WAIT would not wait for what it repeats.
-    redis.call('HSET', p .. 'count', 'place', text(s.place))
-    write(b)
-    for _, line in pairs(s.lines) do activate(p, line[1], line[2]) end
+    submit_end(b, s)
     return out
 end

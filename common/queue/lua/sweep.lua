@@ -116,6 +116,43 @@ local function drop_case(p, id)
     return redis.call('ZREM', p .. 'quarantine', id)
 end
 
+-- What is left of batches that are to be cancelled, of one at a time: a job that waits is taken out, and one that runs
+-- is marked.
+local CANCELS = 500 -- a sweep
+local function sweep_cancels(p, now)
+    local b = batch(p)
+    for _, name in ipairs(redis.call('ZRANGE', p .. 'batch_cancels', 0, 0)) do
+        local ids = redis.call('SPOP', p .. 'batch_live:' .. name, CANCELS)
+        for _, id in ipairs(ids) do
+            local state = redis.call('HGET', p .. 'job:' .. id, 'state')
+            if state == 'QUEUED' then
+                finish(b, id, 'CANCELLED', now)
+            elseif state == 'RUNNING' then
+                redis.call('HSET', p .. 'job:' .. id, 'cancel', '1')
+            end
+        end
+        if #ids < CANCELS then redis.call('ZREM', p .. 'batch_cancels', name) end
+    end
+    write(b)
+end
+
+-- Batches that may be over: of most the last end was later than when this was last looked at.
+local function sweep_batches(p, now, limit)
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', p .. 'batch_ends', '-inf', ms(now), 'LIMIT', 0, limit)) do
+        local v = redis.call('HMGET', p .. 'batch:' .. name, 'created', 'ttl', 'next')
+        local expire = v[1] and batch_expire_us(p, name, v, redis.call('LLEN', p .. 'batch_done:' .. name), now) or 0
+        if expire > now then
+            redis.call('ZADD', p .. 'batch_ends', ms_up(expire), name)
+        else
+            local tenant, id = string.match(name, '^([^:]*):(.*)$')
+            redis.call('UNLINK', p .. 'batch:' .. name, p .. 'batch_done:' .. name, p .. 'batch_live:' .. name)
+            redis.call('ZREM', p .. 'batch_ends', name)
+            redis.call('ZREM', p .. 'batch_cancels', name)
+            redis.call('ZREM', p .. 'batches:' .. tenant, id)
+        end
+    end
+end
+
 -- max_attempts limit lease_ms image_ttl_ms  ->  {due retries, ended leases, expired jobs, purged images}
 local function sweep(keys, a)
     local p, b, now, limit = keys[1], batch(keys[1]), now_us(), tonumber(a[2])
@@ -148,6 +185,8 @@ local function sweep(keys, a)
     mend_lost(b, math.max(10, math.floor(limit / 10)), now)
     write(b)
     sweep_ended(p, now, limit)
+    sweep_cancels(p, now)
+    sweep_batches(p, now, limit)
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', p .. 'quarantine', '-inf', ms(now), 'LIMIT', 0, limit)) do
         drop_case(p, id)
     end

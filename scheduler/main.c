@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define SERVICE "pseg.v1.SegmentationService"
+#define BATCHES "pseg.v1.BatchService"
 
 typedef struct config {
     const char *config, *listen, *redis, *queue, *default_model, *ready_file, *log_level;
@@ -254,10 +255,12 @@ static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_serv
     }
     PSEG_TRY(pseg_rpc_server_new(out, &o, err));
     PSEG_TRY(pseg_rpc_server_add(*out, pseg_service_methods, s, err));
+    PSEG_TRY(pseg_rpc_server_add(*out, pseg_batch_methods, s, err));
     PSEG_TRY(pseg_rpc_server_listen(*out, c->listen, &port, err));
     PSEG_TRY(pseg_rpc_server_start(*out, err));
     pseg_rpc_server_set_serving(*out, "", true);
     pseg_rpc_server_set_serving(*out, SERVICE, false); /* until Redis has answered */
+    pseg_rpc_server_set_serving(*out, BATCHES, false);
     pseg_side_address(address, c->listen, port);
     PSEG_INFO(log, "scheduler", "ready listen=%s version=%s tls=%s", address, PSEG_VERSION,
               c->tls_cert ? "on" : "off");
@@ -323,6 +326,7 @@ static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, p
             return;
         bool answers = pseg_queue_silence_ms(queue) < 2 * c->redis_timeout_ms + 1000;
         pseg_rpc_server_set_serving(server, SERVICE, answers);
+        pseg_rpc_server_set_serving(server, BATCHES, answers);
         if (metrics && (n == 0 || !answers))
             pseg_scheduler_metrics_tick(metrics, queue, server, answers);
         if (keys)

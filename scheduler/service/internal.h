@@ -7,6 +7,7 @@
 #include "pseg/internal/v1/record.pb-c.h"
 #include "pseg/v1/pseg.pb-c.h"
 #include "scheduler/service/service.h"
+#include "scheduler/service/watch.h"
 
 #include <pthread.h>
 
@@ -24,6 +25,9 @@ typedef struct op {
 
 /* NULL: memory is short, and the call has been failed. */
 op *op_new(pseg_rpc_call *c, void (*then)(pseg_rpc_call *c, pseg_queue_reply *r));
+/* The same in memory of the caller, zeroed before first use, that lives as long as the call: for
+ * calls that ask again and again, one request at a time. */
+op *op_begin(op *o, pseg_rpc_call *c, void (*then)(pseg_rpc_call *c, pseg_queue_reply *r));
 void op_done(void *op, pseg_queue_reply *r); /* a pseg_queue_done */
 
 /* Fails the call with the answer's error, which gets the field and the resource that the call's
@@ -72,6 +76,7 @@ struct pseg_service {
     pseg_service_options opt;
     pseg_queue *queue;
     waiter_table waiters;
+    watch_table watches;
     _Atomic int64_t upload_bytes, mask_bytes;
     /* the thread that encodes masks */
     pthread_t encoder;
@@ -91,6 +96,7 @@ static inline pseg_service *service_of(const pseg_rpc_call *c)
 typedef struct call_state {
     pseg_rpc_timer stall; /* streams: set while it is the client's turn */
     waiter *waiter;
+    watch *watch;
     struct upload *upload;
     struct fetch *fetch;
     const Pseg__V1__MaskFormat *format; /* Segment */

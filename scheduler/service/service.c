@@ -79,9 +79,17 @@ op *op_new(pseg_rpc_call *c, void (*then)(pseg_rpc_call *, pseg_queue_reply *))
 {
     op *o = pseg_arena_calloc(pseg_rpc_arena(c), 1, sizeof *o);
 
-    if (o)
-        o->ticket = pseg_rpc_hold(c);
-    if (!o || !o->ticket) {
+    if (!o) {
+        fail_no_memory(c);
+        return NULL;
+    }
+    return op_begin(o, c, then);
+}
+
+op *op_begin(op *o, pseg_rpc_call *c, void (*then)(pseg_rpc_call *, pseg_queue_reply *))
+{
+    o->ticket = pseg_rpc_hold(c);
+    if (!o->ticket) {
         fail_no_memory(c);
         return NULL;
     }
@@ -97,15 +105,16 @@ op *op_new(pseg_rpc_call *c, void (*then)(pseg_rpc_call *, pseg_queue_reply *))
 static void op_resume(pseg_rpc_call *c, void *arg)
 {
     op *o = arg;
+    pseg_queue_reply *r = o->reply; /* `then` may use o for the next request */
 
     pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &o->guard);
     if (!pseg_rpc_is_over(c))
-        o->then(c, o->reply);
+        o->then(c, r);
     call_state *state = pseg_rpc_state(c);
-    if (state && state->kept == o->reply)
+    if (state && state->kept == r)
         state->kept = NULL;
     else
-        pseg_queue_reply_free(o->reply);
+        pseg_queue_reply_free(r);
 }
 
 void op_done(void *ud, pseg_queue_reply *r)
@@ -139,6 +148,7 @@ pseg_status pseg_service_new(pseg_service **out, const pseg_service_options *o, 
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the service");
     s->opt = *o;
     pthread_mutex_init(&s->waiters.mu, NULL);
+    watch_table_init(&s->watches);
     *out = s;
 out:
     return rc;
@@ -155,13 +165,17 @@ void pseg_service_free(pseg_service *s)
     if (!s)
         return;
     encoder_stop(s);
+    watch_table_deinit(&s->watches);
     pthread_mutex_destroy(&s->waiters.mu);
     pseg_free(s);
 }
 
 void pseg_service_on_event(void *ud, const pseg_queue_event *e)
 {
-    wait_on_event(ud, e);
+    pseg_service *s = ud;
+
+    wait_on_event(s, e);
+    watch_on_event(&s->watches, e);
 }
 
 pseg_reason pseg_service_text_reason(const ProtobufCMessageDescriptor *message,

@@ -1,5 +1,5 @@
-/* The methods of pseg.v1.SegmentationService and AdminService: decode, check, act on the queue,
- * encode.
+/* The methods of pseg.v1.SegmentationService, BatchService and AdminService: decode, check, act on
+ * the queue, encode.
  *
  * Handlers run on the loop of their call and never wait: what takes time (Redis, masks) happens on
  * another thread and comes back by a ticket. This folder knows neither gRPC nor Redis, and it keeps
@@ -10,6 +10,7 @@
  *     pseg_queue_open(&q, &queue_options, &err);
  *     pseg_service_start(s, q, &err);
  *     pseg_rpc_server_add(server, pseg_service_methods, s, &err);
+ *     pseg_rpc_server_add(server, pseg_batch_methods, s, &err);
  *     ... pseg_rpc_server_stop(server, ...); pseg_queue_close(q); pseg_service_free(s);
  */
 #ifndef PSEG_SERVICE_SERVICE_H
@@ -64,6 +65,8 @@ pseg_reason pseg_service_text_reason(const ProtobufCMessageDescriptor *message,
                                      const ProtobufCFieldDescriptor *field);
 
 extern const pseg_rpc_method pseg_service_methods[];
+/* Of pseg.v1.BatchService, on the same server; ud is the same service. */
+extern const pseg_rpc_method pseg_batch_methods[];
 /* Of pseg.v1.AdminService, for a server of its own; ud is the same service. */
 extern const pseg_rpc_method pseg_admin_methods[];
 /* Of externalscaler.ExternalScaler, likewise. */

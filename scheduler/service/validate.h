@@ -5,6 +5,8 @@
 #define PSEG_SERVICE_VALIDATE_H
 
 #include "common/base/err.h"
+#include "common/queue/queue.h"
+#include "pseg/v1/batch.pb-c.h"
 #include "pseg/v1/pseg.pb-c.h"
 
 #include <stdint.h>
@@ -18,6 +20,7 @@ enum {
     PSEG_MAX_CHECK_IMAGES = 1000,
     PSEG_MAX_PAGE_SIZE = 1000,
     PSEG_DEFAULT_PAGE_SIZE = 50,
+    PSEG_MAX_WATCH_NAMES = 1000,
     PSEG_IMAGE_MAGIC_BYTES = 12,
 };
 
@@ -39,6 +42,15 @@ pseg_status pseg_check_page(int32_t size, int32_t max, const char *token, pseg_e
 
 /* "jobs/" and 32 hexadecimal digits; *id points at the digits inside name. */
 pseg_status pseg_check_job_name(const char **id, const char *name, pseg_err *err);
+
+/* "batches/" and 1 to 64 of [A-Za-z0-9._-]; *id points at these inside name. */
+pseg_status pseg_check_batch_name(const char **id, const char *name, const char *field,
+                                  pseg_err *err);
+
+/* *batch: the id inside q, or ""; *from is set if there is a token. Errors: PSEG_R_NAME_INVALID,
+ * PSEG_R_PAGE_TOKEN_INVALID, PSEG_R_INVALID_ARGUMENT (too many names; names and a batch). */
+pseg_status pseg_check_watch(pseg_queue_place *from, const char **batch,
+                             const Pseg__V1__WatchJobsRequest *q, pseg_err *err);
 
 /* 64 lower-case hexadecimal digits. */
 pseg_status pseg_check_sha256(const char *sha256, const char *field, pseg_err *err);

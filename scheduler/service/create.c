@@ -18,8 +18,8 @@ static char *unconst(const char *s)
 
 /* Labels as the map that they are on the wire, sorted by key: of entries with the same key the last
  * one counts, and their order, which clients change at will, does not. */
-static pseg_status take_labels(Pseg__Internal__V1__JobSpec *s, pseg_arena *a,
-                               const Pseg__V1__JobSpec *q, pseg_err *err)
+pseg_status labels_take(Pseg__Internal__V1__JobSpec *s, pseg_arena *a, const Pseg__V1__JobSpec *q,
+                        pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
@@ -86,15 +86,50 @@ static pseg_status pack_spec(pseg_bytes *out, char fingerprint[33], pseg_arena *
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
     for (; s.n_prompts < q->n_prompts; s.n_prompts++)
         s.prompts[s.n_prompts] = q->prompts[s.n_prompts]->text;
-    PSEG_TRY(take_labels(&s, a, q, err));
+    PSEG_TRY(labels_take(&s, a, q, err));
     size_t room = pseg__internal__v1__job_spec__get_packed_size(&s) + sizeof PSEG_VERSION + 16;
     uint8_t *data = pseg_arena_alloc(a, room);
     if (!data)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
-    fingerprint_of(fingerprint, q,
-                   (pseg_bytes){data, pseg__internal__v1__job_spec__pack(&s, data)});
+    fingerprint[0] = '\0';
+    if (*request_id)
+        fingerprint_of(fingerprint, q,
+                       (pseg_bytes){data, pseg__internal__v1__job_spec__pack(&s, data)});
     s.scheduler_version = unconst(PSEG_VERSION);
     *out = (pseg_bytes){data, pseg__internal__v1__job_spec__pack(&s, data)};
+out:
+    return rc;
+}
+
+pseg_status job_make(made_job *out, pseg_service *s, pseg_arena *a, const Pseg__V1__JobSpec *q,
+                     const char *field, const char *request_id, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_queue_submit_args *args = &out->args;
+
+    *args = (pseg_queue_submit_args){.request_id = request_id};
+    PSEG_TRY(pseg_check_spec(q, field, pseg_clock_unix_us(), err));
+    if (q->image_case == PSEG__V1__JOB_SPEC__IMAGE_CONTENT) {
+        uint8_t digest[PSEG_SHA256_BYTES];
+        pseg_sha256_of(digest, q->content.data, q->content.len);
+        pseg_hex(out->sha256, digest, sizeof digest);
+        args->content = (pseg_bytes){q->content.data, q->content.len};
+    } else {
+        memcpy(out->sha256, q->sha256, sizeof out->sha256);
+    }
+    args->model = *q->model ? q->model : s->opt.default_model;
+    args->model_is_default = strcmp(args->model, s->opt.default_model) == 0;
+    args->image_sha256 = out->sha256;
+    PSEG_TRY(
+        pack_spec(&args->spec, out->fingerprint, a, q, request_id, args->model, out->sha256, err));
+    args->fingerprint = out->fingerprint;
+    PSEG_TRY(pseg_job_new_id(out->id, err));
+    args->id = out->id;
+    if (q->deadline)
+        args->deadline_unix_us = q->deadline->seconds * 1000000 + q->deadline->nanos / 1000;
+    args->ttl_ms = q->result_ttl ? q->result_ttl->seconds * 1000 + q->result_ttl->nanos / 1000000
+                                 : s->opt.default_result_ttl_ms;
+    args->priority = q->priority;
 out:
     return rc;
 }
@@ -106,46 +141,26 @@ static void submit(pseg_rpc_call *c, const char *request_id, const Pseg__V1__Job
     pseg_arena *a = pseg_rpc_arena(c);
     pseg_status rc = PSEG_OK;
     pseg_err e = PSEG_ERR_INIT, *err = &e;
-    pseg_queue_submit_args args = {.tenant = pseg_rpc_tenant(c), .request_id = request_id};
-    char sha256[PSEG_SHA256_HEX + 1], fingerprint[33], id[PSEG_JOB_ID_LEN + 1];
+    made_job made;
 
     PSEG_TRY(pseg_check_request_id(request_id, err));
-    PSEG_TRY(pseg_check_spec(q, "job", pseg_clock_unix_us(), err));
-    if (q->image_case == PSEG__V1__JOB_SPEC__IMAGE_CONTENT) {
-        uint8_t digest[PSEG_SHA256_BYTES];
-        pseg_sha256_of(digest, q->content.data, q->content.len);
-        pseg_hex(sha256, digest, sizeof digest);
-        args.content = (pseg_bytes){q->content.data, q->content.len};
-    } else {
-        memcpy(sha256, q->sha256, sizeof sha256);
-    }
+    PSEG_TRY(job_make(&made, s, a, q, "job", request_id, err));
+    made.args.tenant = pseg_rpc_tenant(c);
     call_state *state = state_of(c);
-    char *kept = pseg_arena_strndup(a, sha256, PSEG_SHA256_HEX);
+    char *kept = pseg_arena_strndup(a, made.sha256, PSEG_SHA256_HEX);
     if (!state || !kept)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
-    args.model = *q->model ? q->model : s->opt.default_model;
     state->request_id = request_id;
-    state->model = args.model;
+    state->model = made.args.model;
     state->image_sha256 = kept;
-    args.model_is_default = strcmp(args.model, s->opt.default_model) == 0;
-    args.image_sha256 = sha256;
-    PSEG_TRY(pack_spec(&args.spec, fingerprint, a, q, request_id, args.model, sha256, err));
-    args.fingerprint = fingerprint;
-    PSEG_TRY(pseg_job_new_id(id, err));
-    args.id = id;
-    if (q->deadline)
-        args.deadline_unix_us = q->deadline->seconds * 1000000 + q->deadline->nanos / 1000;
-    args.ttl_ms = q->result_ttl ? q->result_ttl->seconds * 1000 + q->result_ttl->nanos / 1000000
-                                : s->opt.default_result_ttl_ms;
-    args.priority = q->priority;
     pseg_queue_tenant limits = {0};
     if (s->opt.limits_of) {
-        s->opt.limits_of(s->opt.limits_ud, args.tenant, &limits);
-        args.limits = &limits;
+        s->opt.limits_of(s->opt.limits_ud, made.args.tenant, &limits);
+        made.args.limits = &limits;
     }
     op *o = op_new(c, then);
     if (o)
-        pseg_queue_submit(s->queue, &args, op_done, o);
+        pseg_queue_submit(s->queue, &made.args, op_done, o);
     return;
 out:
     pseg_rpc_fail(c, &e);

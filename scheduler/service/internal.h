@@ -5,6 +5,7 @@
 #include "common/queue/queue.h"
 #include "common/rpc/rpc.h"
 #include "pseg/internal/v1/record.pb-c.h"
+#include "pseg/v1/batch.pb-c.h"
 #include "pseg/v1/pseg.pb-c.h"
 #include "scheduler/service/service.h"
 #include "scheduler/service/watch.h"
@@ -106,8 +107,10 @@ typedef struct call_state {
     const Pseg__V1__ListJobsRequest *list;
     int page_size; /* of a list of cases */
     const Pseg__V1__BatchCheckImagesRequest *check;
-    pseg_queue_reply *kept;           /* an answer that outlives its op: encode_masks took it */
-    char job_id[PSEG_JOB_ID_LEN + 1]; /* that the call is about, or "" */
+    pseg_queue_reply *kept; /* an answer that outlives its op: encode_masks took it */
+    struct submit_stream *submit;
+    const char *batch;                             /* that the call is about, or NULL */
+    char job_id[PSEG_JOB_ID_LEN + 1];              /* that the call is about, or "" */
     const char *request_id, *model, *image_sha256; /* of the job to be made, or NULL */
 } call_state;
 /* Made on first use; NULL: memory is short. */
@@ -156,6 +159,29 @@ void mask_free(pseg_service *s, Pseg__V1__Mask *m);
 pseg_status encoder_start(pseg_service *s, pseg_err *err);
 void encoder_stop(pseg_service *s);
 
+/* ---- making jobs ---- */
+
+/* What a job is submitted as; what it points to lies here, in the arena and in the message. */
+typedef struct made_job {
+    pseg_queue_submit_args args; /* tenant and limits are the caller's to set */
+    char sha256[65], fingerprint[33], id[PSEG_JOB_ID_LEN + 1];
+} made_job;
+/* Checks the spec, whose path in the request is `field`, and makes a job of it. A job without a
+ * request_id ("") gets no fingerprint. Errors: as pseg_check_spec. */
+pseg_status job_make(made_job *out, pseg_service *s, pseg_arena *a, const Pseg__V1__JobSpec *q,
+                     const char *field, const char *request_id, pseg_err *err);
+
+/* Labels as the map that they are on the wire, sorted by key. Pointers into q. */
+pseg_status labels_take(Pseg__Internal__V1__JobSpec *s, pseg_arena *a, const Pseg__V1__JobSpec *q,
+                        pseg_err *err);
+
+/* ---- batches ---- */
+
+/* The public form of a batch, in the arena; NULL and *err set if its record does not parse. */
+Pseg__V1__Batch *batch_view(pseg_arena *a, const pseg_queue_batch *b, pseg_err *err);
+/* Fails the call: there is no batch of this id. */
+void fail_batch_not_found(pseg_rpc_call *c, const char *id);
+
 /* ---- handlers, by file ---- */
 
 void create_job(pseg_rpc_call *c, const void *msg);
@@ -173,5 +199,13 @@ void fetch_masks(pseg_rpc_call *c, const void *msg);
 void fetch_writable(pseg_rpc_call *c);
 void fetch_end(pseg_rpc_call *c);
 void list_models(pseg_rpc_call *c, const void *msg);
+void create_batch(pseg_rpc_call *c, const void *msg);
+void get_batch(pseg_rpc_call *c, const void *msg);
+void list_batches(pseg_rpc_call *c, const void *msg);
+void cancel_batch(pseg_rpc_call *c, const void *msg);
+void submit_jobs(pseg_rpc_call *c, const void *msg);
+void submit_writable(pseg_rpc_call *c);
+void submit_drain(pseg_rpc_call *c);
+void submit_end(pseg_rpc_call *c);
 
 #endif

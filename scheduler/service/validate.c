@@ -274,12 +274,12 @@ out:
     return rc;
 }
 
-static pseg_status check_labels(const Pseg__V1__JobSpec *s, const char *prefix, pseg_err *err)
+pseg_status pseg_check_labels(const Pseg__V1__JobSpec *s, const char *prefix, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     char field[64], text[48];
 
-    snprintf(field, sizeof field, "%s.labels", prefix);
+    snprintf(field, sizeof field, "%s%slabels", prefix, *prefix ? "." : "");
     if (s->n_labels > PSEG_MAX_LABELS)
         FAIL_FIELD(field, PSEG_R_INVALID_ARGUMENT, VALUE("%zu", s->n_labels),
                    LIMIT("%d", PSEG_MAX_LABELS), "%zu labels are over the limit of %d", s->n_labels,
@@ -369,7 +369,7 @@ pseg_status pseg_check_spec(const Pseg__V1__JobSpec *s, const char *prefix, int6
     if (s->priority < -10 || s->priority > 10)
         FAIL_FIELD(field, PSEG_R_INVALID_ARGUMENT, VALUE("%d", (int)s->priority), LIMIT("-10..10"),
                    "priority %d is not between -10 and 10", (int)s->priority);
-    PSEG_TRY(check_labels(s, prefix, err));
+    PSEG_TRY(pseg_check_labels(s, prefix, err));
     PSEG_TRY(check_times(s, prefix, now_unix_us, err));
 out:
     return rc;

@@ -21,6 +21,8 @@ enum {
     PSEG_MAX_PAGE_SIZE = 1000,
     PSEG_DEFAULT_PAGE_SIZE = 50,
     PSEG_MAX_WATCH_NAMES = 1000,
+    PSEG_MAX_BATCH_PAGE_SIZE = 100,
+    PSEG_MAX_CUSTOM_ID_BYTES = 255,
     PSEG_IMAGE_MAGIC_BYTES = 12,
 };
 
@@ -34,8 +36,17 @@ pseg_status pseg_check_spec(const Pseg__V1__JobSpec *spec, const char *prefix, i
 /* 1 to 63 of [A-Za-z0-9._-]. */
 pseg_status pseg_check_model(const char *model, const char *field, pseg_err *err);
 
+/* The labels alone; prefix: "" if they are the request's own. */
+pseg_status pseg_check_labels(const Pseg__V1__JobSpec *spec, const char *prefix, pseg_err *err);
+
 /* Empty, or 1 to 64 of [A-Za-z0-9._-]. */
 pseg_status pseg_check_request_id(const char *id, pseg_err *err);
+
+/* The id, empty or 1 to 64 of [A-Za-z0-9._-], and the time to live, 1 minute to 7 days or NULL. */
+pseg_status pseg_check_new_batch(const Pseg__V1__CreateBatchRequest *q, pseg_err *err);
+
+/* A page of batches: its token is empty, or a number. */
+pseg_status pseg_check_batch_page(int32_t size, const char *token, pseg_err *err);
 
 /* A page's size, 1 to max, and its token: empty, or a job's id. */
 pseg_status pseg_check_page(int32_t size, int32_t max, const char *token, pseg_err *err);

@@ -1,0 +1,292 @@
+#!/usr/bin/env python3
+"""BatchService: items through one stream, their results through another, and both broken off in the middle."""
+import queue
+import threading
+
+import grpc
+
+import lib_pseg as lib
+from lib_pseg import pb
+
+SERVICE = "pseg.v1.BatchService"
+
+
+def item(seq, **kw):
+    job = kw.pop("job", None)
+    custom = kw.pop("custom_id", f"line {seq}")
+    return pb.SubmitJobsRequest(item=pb.BatchItem(seq=seq, custom_id=custom,
+                                                  job=job or lib.spec(IMAGE, (f"thing {seq}",), **kw)))
+
+
+IMAGE = lib.png(8, 8)
+SEAL = pb.SubmitJobsRequest(seal=pb.SubmitSeal())
+
+
+class Submitter:
+    """A SubmitJobs stream: what is put goes out, what comes is in `last`."""
+
+    def __init__(self, stub, batch, opens=True):
+        self.out, self.answers = queue.SimpleQueue(), queue.SimpleQueue()
+        self.next_seq = self.window_end = 0
+        self.put(pb.SubmitJobsRequest(header=pb.SubmitHeader(batch=batch)))
+        self.call = stub.SubmitJobs(iter(self.out.get, None), timeout=4 * lib.CALL_S)
+        threading.Thread(target=self.read, daemon=True).start()
+        if opens:
+            self.receive()
+
+    def put(self, request):
+        self.out.put(request)
+
+    def read(self):
+        try:
+            for answer in self.call:
+                self.answers.put(answer)
+            self.answers.put(None)
+        except grpc.RpcError as e:
+            self.answers.put(e)
+
+    def receive(self):
+        """The next answer; raises what the stream failed with, None at its end."""
+        answer = self.answers.get(timeout=3 * lib.CALL_S)
+        if isinstance(answer, grpc.RpcError):
+            raise answer
+        if answer:
+            assert answer.next_seq >= self.next_seq, "it goes back"
+            self.next_seq, self.window_end = answer.next_seq, answer.window_end
+        return answer
+
+    def send_to(self, end, make=item):
+        """Sends items up to `end` as the window allows, until all are safe."""
+        seq = self.next_seq
+        while self.next_seq <= end:
+            while seq <= min(end, self.window_end):
+                self.put(make(seq))
+                seq += 1
+            self.receive()
+
+    def seal(self):
+        """The last answer of a stream that ends well."""
+        self.put(SEAL)
+        last = self.receive()
+        while not last.sealed:
+            last = self.receive()
+        assert self.receive() is None
+        self.out.put(None)
+        return last
+
+    def close(self):
+        self.call.cancel()
+        self.out.put(None)
+
+    def error(self):
+        """What the stream fails with."""
+        try:
+            while self.receive():
+                pass
+        except grpc.RpcError as e:
+            self.out.put(None)
+            return e
+        raise AssertionError("the stream ended well")
+
+    def failure(self):
+        return lib.Failure(self.error())
+
+
+class Batches(lib.Test):
+    @classmethod
+    def setup(cls, cluster):
+        cls.scheduler = cluster.scheduler("--default-model", "empty")
+        cls.jobs, cls.stub = cluster.stub(cls.scheduler), cluster.stub(cls.scheduler, SERVICE)
+
+    def create(self, batch_id="", **kw):
+        return self.stub.CreateBatch(pb.CreateBatchRequest(batch_id=batch_id, **kw), timeout=lib.CALL_S)
+
+    def get(self, name):
+        return self.stub.GetBatch(pb.GetBatchRequest(name=name), timeout=lib.CALL_S)
+
+    # ---- the resource ----
+
+    def test_a_batch_is_made_once(self):
+        made = self.create("once", labels={"b": "2", "a": "1"})
+        self.assertEqual((made.name, made.next_seq, made.sealed), ("batches/once", 1, False))
+        self.assertEqual(dict(made.labels), {"a": "1", "b": "2"})
+        again = self.create("once", labels={"c": "3"})
+        self.assertEqual((again.create_time, dict(again.labels)), (made.create_time, {"a": "1", "b": "2"}))
+        self.assertEqual(self.get("batches/once").create_time, made.create_time)
+        self.assertEqual(made.expire_time.seconds - made.create_time.seconds, 86400)
+        self.assertNotEqual(self.create().name, self.create().name)
+
+    def test_batches_are_listed(self):
+        names = [self.create(f"listed-{i}").name for i in range(3)]
+        found, token = [], ""
+        while True:
+            page = self.stub.ListBatches(pb.ListBatchesRequest(page_size=2, page_token=token), timeout=lib.CALL_S)
+            found += [b.name for b in page.batches]
+            token = page.next_page_token
+            if not token:
+                break
+        self.assertEqual([n for n in found if n in names], names[::-1])
+
+    def test_mistakes_are_named(self):
+        for request, reason, field in (
+                (pb.CreateBatchRequest(batch_id="a b"), "NAME_INVALID", "batch_id"),
+                (pb.CreateBatchRequest(batch_id="x" * 65), "NAME_INVALID", "batch_id"),
+                (pb.CreateBatchRequest(ttl={"seconds": 59}), "INVALID_ARGUMENT", "ttl"),
+                (pb.CreateBatchRequest(labels={"A": "1"}), "NAME_INVALID", "labels")):
+            self.assertFails(lib.failure(self.stub.CreateBatch, request), "INVALID_ARGUMENT", reason, field)
+        self.assertFails(lib.failure(self.stub.ListBatches, pb.ListBatchesRequest(page_size=101)),
+                         "INVALID_ARGUMENT", "INVALID_ARGUMENT", "page_size")
+        self.assertFails(lib.failure(self.stub.ListBatches, pb.ListBatchesRequest(page_token="x")),
+                         "INVALID_ARGUMENT", "PAGE_TOKEN_INVALID", "page_token")
+        for call, request in ((self.stub.GetBatch, pb.GetBatchRequest), (self.stub.CancelBatch, pb.CancelBatchRequest)):
+            self.assertFails(lib.failure(call, request(name="jobs/x")), "INVALID_ARGUMENT", "NAME_INVALID", "name")
+            found = lib.failure(call, request(name="batches/none"))
+            self.assertFails(found, "NOT_FOUND", "BATCH_NOT_FOUND")
+            self.assertEqual(found.resource.resource_name, "batches/none")
+
+    # ---- submitting ----
+
+    def test_items_are_taken_in_order(self):
+        name = self.create().name
+        s = Submitter(self.stub, name)
+        self.assertEqual(s.next_seq, 1)
+        self.assertGreaterEqual(s.window_end, 100)
+        s.send_to(50)
+        last = s.seal()
+        self.assertEqual((last.next_seq, last.window_end), (51, 50))
+        batch = self.get(name)
+        self.assertEqual((batch.next_seq, batch.sealed, batch.counts.queued), (51, True, 50))
+        # Sealing it again does no harm, and neither does sending again what it has.
+        s = Submitter(self.stub, name)
+        self.assertEqual((s.next_seq, s.window_end), (51, 50))
+        s.put(item(50))
+        self.assertEqual(s.seal().next_seq, 51)
+        s = Submitter(self.stub, name)
+        s.put(item(51))
+        self.assertFails(s.failure(), "FAILED_PRECONDITION", "BATCH_SEALED", "item.seq")
+
+    def test_the_stream_may_end_without_a_seal(self):
+        name = self.create().name
+        s = Submitter(self.stub, name)
+        for seq in range(1, 4):
+            s.put(item(seq))
+        s.put(None)
+        while s.receive():
+            pass
+        self.assertEqual((s.next_seq, self.get(name).sealed), (4, False))
+
+    def test_what_is_out_of_order_fails(self):
+        name = self.create().name
+        s = Submitter(self.stub, name, opens=False)
+        for request, reason in ((item(2), "BATCH_OUT_OF_ORDER"), (item(0), "BATCH_OUT_OF_ORDER"),
+                                (item(10 ** 9), "BATCH_WINDOW")):
+            s = Submitter(self.stub, name)
+            s.put(request)
+            self.assertFails(s.failure(), "INVALID_ARGUMENT", reason, "item.seq")
+        s = Submitter(self.stub, name)
+        s.put(pb.SubmitJobsRequest(header=pb.SubmitHeader(batch=name)))
+        self.assertFails(s.failure(), "INVALID_ARGUMENT", "INVALID_ARGUMENT", "part")
+        found = lib.failure(self.stub.SubmitJobs, iter([item(1)]))
+        self.assertFails(found, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "part")
+        header = pb.SubmitJobsRequest(header=pb.SubmitHeader(batch="batches/none"))
+        self.assertFails(lib.failure(self.stub.SubmitJobs, iter([header])), "NOT_FOUND", "BATCH_NOT_FOUND")
+        header.header.batch = "none"
+        self.assertFails(lib.failure(self.stub.SubmitJobs, iter([header])), "INVALID_ARGUMENT", "NAME_INVALID",
+                         "header.batch")
+
+    def test_bad_items_are_refused_by_themselves(self):
+        name = self.create().name
+        s = Submitter(self.stub, name)
+        bad = {2: pb.JobSpec(), 3: lib.spec("0" * 64), 4: lib.spec(IMAGE, model="unknown"), 5: lib.spec(IMAGE, ()),
+               6: lib.spec(b"no image at all")}
+        s.send_to(9, lambda seq: item(seq, job=bad.get(seq), custom_id="x" * 256 if seq == 7 else "y"))
+        s.put(pb.SubmitJobsRequest(item=pb.BatchItem(seq=10)))
+        self.assertEqual(s.seal().next_seq, 11)
+        counts = self.get(name).counts
+        self.assertEqual((counts.refused, counts.failed, counts.queued), (7, 7, 3))
+
+    def test_a_broken_stream_goes_on(self):
+        name, n = self.create().name, 400
+        for part in (1, 150, 151, 399):
+            s = Submitter(self.stub, name)
+            s.send_to(part)
+            for seq in range(part + 1, min(part + 60, n)):  # under way when it breaks
+                s.put(item(seq))
+            s.close()
+        s = Submitter(self.stub, name)
+        self.assertGreater(s.next_seq, 399)
+        s.send_to(n)
+        s.seal()
+        self.assertEqual(self.get(name).counts.queued, n)
+        self.assertEqual(self.cluster.redis_cli("SCARD", f"pseg:{{default}}:batch_live:default:{name[8:]}"), str(n))
+
+    def test_two_streams_into_one_batch(self):
+        name, n = self.create().name, 300
+        both = [Submitter(self.stub, name) for _ in range(2)]
+        threads = [threading.Thread(target=s.send_to, args=(n,)) for s in both]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual([s.next_seq for s in both], [n + 1] * 2)
+        self.assertEqual(self.get(name).counts.queued, n)
+        for s in both:
+            s.close()
+
+    def test_another_scheduler_goes_on(self):
+        name, n = self.create().name, 600
+        second = self.cluster.scheduler("--default-model", "empty")
+        s = Submitter(self.cluster.stub(second, SERVICE), name)
+        s.send_to(200)
+        for seq in range(201, 401):
+            s.put(item(seq))
+        second.kill()
+        self.assertEqual(s.error().code(), grpc.StatusCode.UNAVAILABLE)
+        s = Submitter(self.stub, name)
+        self.assertGreater(s.next_seq, 200)
+        s.send_to(n)
+        self.assertEqual(s.seal().next_seq, n + 1)
+        self.assertEqual(self.get(name).counts.queued, n)
+
+    def test_a_scheduler_that_stops_acknowledges(self):
+        name = self.create().name
+        second = self.cluster.scheduler("--default-model", "empty", "--grace-ms", "30s")
+        s = Submitter(self.cluster.stub(second, SERVICE), name)
+        s.send_to(20)
+        second.signal(15)
+        self.assertFails(s.failure(), "UNAVAILABLE", "DRAINING")
+        self.assertEqual(s.next_seq, self.get(name).next_seq, "all that was stored has been told")
+        self.assertEqual(second.wait(), 0)
+
+
+class FullQueue(lib.Test):
+    @classmethod
+    def setup(cls, cluster):
+        cls.scheduler = cluster.scheduler("--default-model", "empty", "--max-jobs", "20", "--stall-ms", "60s")
+        cls.stub = cluster.stub(cls.scheduler, SERVICE)
+
+    def test_the_window_stands_still_until_there_is_room(self):
+        name = self.stub.CreateBatch(pb.CreateBatchRequest(batch_id="full"), timeout=lib.CALL_S).name
+        s = Submitter(self.stub, name)
+        for seq in range(1, 301):
+            s.put(item(seq))
+        while s.next_seq < 21:
+            s.receive()
+        self.assertEqual(s.next_seq, 21)
+        with self.assertRaises(queue.Empty):
+            s.answers.get(timeout=1)
+        self.cluster.worker("empty")
+        s.put(SEAL)
+        while not s.receive().sealed:
+            pass
+        self.assertEqual(s.next_seq, 301)
+        self.assertIsNone(s.receive())
+
+        def counts():
+            return self.stub.GetBatch(pb.GetBatchRequest(name=name), timeout=lib.CALL_S).counts
+        lib.until("all done", lambda: counts().succeeded == 300)
+        self.assertEqual(counts().queued, 0)
+
+
+if __name__ == "__main__":
+    lib.main()

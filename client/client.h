@@ -19,24 +19,23 @@ typedef struct cli {
     pseg_rpc_channel *channel;
     bool has_printed; /* JSON stands on standard output: an error may not add a second document */
 } cli;
+#define CLI_CONNECTION                                                                        \
+    {"server",         PSEG_CONF_STRING, offsetof(cli, server),                               \
+     "127.0.0.1:7433", .unit = "ADDR",   .help = "host:port or unix:/path of the scheduler"}, \
+        {"tls", PSEG_CONF_BOOL, offsetof(cli, tls), "false",                                  \
+         .help = "encrypt, by the system's authorities"},                                     \
+        {"ca", PSEG_CONF_STRING, offsetof(cli, ca),                                           \
+         NULL, .unit = "FILE",   .help = "encrypt, by these authorities (PEM)"},              \
+        {"cert", PSEG_CONF_STRING, offsetof(cli, cert),                                       \
+         NULL,   .unit = "FILE",   .help = "our certificate (PEM)"},                          \
+        {"cert_key", PSEG_CONF_STRING, offsetof(cli, cert_key),                               \
+         NULL,       .unit = "FILE",   .help = "its private key (PEM)"},                      \
+    {                                                                                         \
+        "key", PSEG_CONF_STRING, offsetof(cli, key), NULL,                                    \
+            .unit = "TEXT", .is_secret = true, .help = "bearer key; better as PSEG_KEY"       \
+    }
 #define CLI_OPTIONS                                                                                \
-    {"server",         PSEG_CONF_STRING, offsetof(cli, server),                                    \
-     "127.0.0.1:7433", .unit = "ADDR",   .help = "host:port or unix:/path of the scheduler"},      \
-        {"tls", PSEG_CONF_BOOL, offsetof(cli, tls), "false",                                       \
-         .help = "encrypt, by the system's authorities"},                                          \
-        {"ca", PSEG_CONF_STRING, offsetof(cli, ca),                                                \
-         NULL, .unit = "FILE",   .help = "encrypt, by these authorities (PEM)"},                   \
-        {"cert", PSEG_CONF_STRING, offsetof(cli, cert),                                            \
-         NULL,   .unit = "FILE",   .help = "our certificate (PEM)"},                               \
-        {"cert_key", PSEG_CONF_STRING, offsetof(cli, cert_key),                                    \
-         NULL,       .unit = "FILE",   .help = "its private key (PEM)"},                           \
-        {"key",                                                                                    \
-         PSEG_CONF_STRING,                                                                         \
-         offsetof(cli, key),                                                                       \
-         NULL,                                                                                     \
-         .unit = "TEXT",                                                                           \
-         .is_secret = true,                                                                        \
-         .help = "bearer key; better as PSEG_KEY"},                                                \
+    CLI_CONNECTION,                                                                                \
         {"timeout_ms", PSEG_CONF_INT, offsetof(cli, timeout_ms), "5m",                             \
          .unit = "ms", .min = 1,      .max = 86400000,           .help = "for the whole command"}, \
     {                                                                                              \
@@ -98,8 +97,8 @@ typedef struct command {
     size_t n_args; /* positional arguments it takes at most */
     int (*run)(const struct command *self, int argc, char **argv);
 } command;
-extern const command segment_command, submit_command, get_command, wait_command, cancel_command,
-    list_command, models_command, quarantine_command, key_command;
+extern const command segment_command, batch_command, submit_command, get_command, wait_command,
+    cancel_command, list_command, models_command, quarantine_command, key_command;
 
 /* Behind the options of every command. */
 #define CLI_AFTER                                                                               \
@@ -122,6 +121,12 @@ pseg_status cli_call(ProtobufCMessage **reply, cli *c, const char *method,
 /* Sends image (inline or by upload) and prompts. Caller frees *job with pseg_rpc_message_free. */
 pseg_status cli_create_job(Pseg__V1__Job **job, cli *c, const job_args *a, const uint8_t *image,
                            size_t len, pseg_err *err);
+/* Larger images go by upload; the server's own limit is a little higher. */
+#define CLI_INLINE_BYTES ((size_t)3 << 20)
+/* Stores an image under its SHA-256 (64 digits and a NUL); one that is held is not sent again. With
+ * shows, progress on standard error once it takes more than a second. Any thread. */
+pseg_status cli_upload(cli *c, const char *sha256, const uint8_t *image, size_t len, bool shows,
+                       pseg_err *err);
 /* Until the job is terminal or the command's time is up (PSEG_R_DEADLINE_EXCEEDED); shows progress
  * on standard error once it takes more than a second. */
 pseg_status cli_wait_job(Pseg__V1__Job **job, cli *c, const char *name, pseg_err *err);

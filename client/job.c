@@ -11,9 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Larger images go by upload; the server's own limit is a little higher. */
-#define INLINE_BYTES ((size_t)3 << 20)
-#define CHUNK_BYTES  ((size_t)256 << 10)
+#define CHUNK_BYTES ((size_t)256 << 10)
 
 static char *unconst(const char *s)
 {
@@ -32,8 +30,8 @@ static void show_upload(int64_t *shown_ms, int64_t begin_ms, size_t done, size_t
             (double)len / (1 << 20));
 }
 
-static pseg_status upload(cli *c, const char *sha256, const uint8_t *image, size_t len,
-                          pseg_err *err)
+pseg_status cli_upload(cli *c, const char *sha256, const uint8_t *image, size_t len, bool shows,
+                       pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_rpc_stream *s = NULL;
@@ -50,7 +48,8 @@ static pseg_status upload(cli *c, const char *sha256, const uint8_t *image, size
     bool more = pseg_rpc_stream_send(s, &q.base);
     q.part_case = PSEG__V1__UPLOAD_IMAGE_REQUEST__PART_CHUNK;
     for (size_t at = 0; more && at < len; at += q.chunk.len) {
-        show_upload(&shown, begin, at, len);
+        if (shows)
+            show_upload(&shown, begin, at, len);
         q.chunk.data = (uint8_t *)(uintptr_t)image + at;
         q.chunk.len = len - at < CHUNK_BYTES ? len - at : CHUNK_BYTES;
         more = pseg_rpc_stream_send(s, &q.base); /* false: held already, or refused */
@@ -124,14 +123,14 @@ pseg_status cli_create_job(Pseg__V1__Job **job, cli *c, const job_args *a, const
     ttl.seconds = a->ttl_ms / 1000;
     if (a->ttl_ms)
         spec.result_ttl = &ttl;
-    if (len <= INLINE_BYTES) {
+    if (len <= CLI_INLINE_BYTES) {
         spec.image_case = PSEG__V1__JOB_SPEC__IMAGE_CONTENT;
         spec.content.data = (uint8_t *)(uintptr_t)image;
         spec.content.len = len;
     } else {
         pseg_sha256_of(digest, image, len);
         pseg_hex(sha256, digest, sizeof digest);
-        PSEG_TRY(upload(c, sha256, image, len, err));
+        PSEG_TRY(cli_upload(c, sha256, image, len, true, err));
         spec.image_case = PSEG__V1__JOB_SPEC__IMAGE_SHA256;
         spec.sha256 = sha256;
     }

@@ -123,6 +123,11 @@ static char *reopen_part(const char *final_path)
     return part;
 }
 
+char *batch_output_path(const char *dir, batch_format format)
+{
+    return pseg_path_join(dir, format == BATCH_COCO_RESULTS ? "results.json" : "results.jsonl");
+}
+
 pseg_status batch_output_open(batch_output **out, const char *dir, batch_format format,
                               const batch_position *at, pseg_err *err)
 {
@@ -137,8 +142,7 @@ pseg_status batch_output_open(batch_output **out, const char *dir, batch_format 
     pseg_buf_init(&o->results.buffer, RECORD_BYTES);
     pseg_buf_init(&o->failures.buffer, RECORD_BYTES);
     o->dir = pseg_strdup(dir);
-    o->final_path =
-        pseg_path_join(dir, format == BATCH_COCO_RESULTS ? "results.json" : "results.jsonl");
+    o->final_path = batch_output_path(dir, format);
     if (!o->dir || !o->final_path)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
     PSEG_TRY(sink_open(&o->results,
@@ -163,16 +167,6 @@ void batch_output_close(batch_output *o)
     pseg_free(o->dir);
     pseg_free(o->final_path);
     pseg_free(o);
-}
-
-const char *batch_output_results(const batch_output *o)
-{
-    return o->final_path;
-}
-
-const char *batch_output_failures(const batch_output *o)
-{
-    return o->failures.path;
 }
 
 pseg_status batch_output_sync(batch_position *at, batch_output *o, pseg_err *err)

@@ -41,8 +41,9 @@ typedef struct batch_output batch_output;
 pseg_status batch_output_open(batch_output **out, const char *dir, batch_format format,
                               const batch_position *at, pseg_err *err);
 void batch_output_close(batch_output *o); /* NULL is accepted; what was not synced may be lost */
-const char *batch_output_results(const batch_output *o); /* path of the results, once finished */
-const char *batch_output_failures(const batch_output *o);
+/* The path that the results have in the end; caller frees with pseg_free; NULL when memory is
+ * short. */
+char *batch_output_path(const char *dir, batch_format format);
 
 /* A job that succeeded: masks[i] is that of prompt i, in the format's encoding; item as the plan
  * has it, borrowed. Errors: PSEG_R_FILE_IO, PSEG_R_OUT_OF_MEMORY, PSEG_R_INTERNAL (masks and

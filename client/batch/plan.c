@@ -156,7 +156,7 @@ static const char *ending_of(const char *path)
     return dot && !strchr(dot, '/') ? dot : "";
 }
 
-static batch_form form_of(const batch_source *s)
+batch_form batch_source_form(const batch_source *s)
 {
     static const struct {
         const char *ending;
@@ -188,7 +188,7 @@ static pseg_status read_source(batch_planner *w, pseg_err *err)
     if (s->n_names == 0)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
                   "name a manifest, a folder or images (--help tells more)");
-    batch_form form = form_of(s);
+    batch_form form = batch_source_form(s);
     if (form == BATCH_IMAGES) {
         if (s->prompts.n == 0)
             PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,

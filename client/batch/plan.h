@@ -48,6 +48,9 @@ typedef struct batch_source {
     pseg_conf_list prompts; /* for items that name none */
 } batch_source;
 
+/* The form that AUTO stands for; n_names is at least 1. */
+batch_form batch_source_form(const batch_source *s);
+
 /* Writes the plan's files into dir, which exists; they are there whole or not at all. In a folder,
  * files are taken by their endings (.jpg .jpeg .png .webp .tif .tiff .heic .heif), in no order. A
  * plan of no item is an error. Memory does not grow with the manifest. Errors:

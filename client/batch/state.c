@@ -63,6 +63,7 @@ static pseg_status read_state(batch_state *s, pseg_err *err)
     s->succeeded = number(j, "succeeded");
     s->failed = number(j, "failed");
     s->begun_unix_us = (int64_t)number(j, "begun_unix_us");
+    s->is_made = json_is_true(json_object_get(j, "made"));
     s->is_finished = json_is_true(json_object_get(j, "finished"));
     s->exists = true;
     if (!s->batch)
@@ -160,13 +161,13 @@ pseg_status batch_state_save(batch_state *s, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_buf text;
-    json_t *j =
-        json_pack("{s:i, s:O, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:O, s:I, s:b}", "version",
-                  VERSION, "of", s->of, "batch", s->batch, "token", s->token, "results_bytes",
-                  (json_int_t)s->at.results_bytes, "failures_bytes",
-                  (json_int_t)s->at.failures_bytes, "items", (json_int_t)s->items, "succeeded",
-                  (json_int_t)s->succeeded, "failed", (json_int_t)s->failed, "reasons", s->reasons,
-                  "begun_unix_us", (json_int_t)s->begun_unix_us, "finished", (int)s->is_finished);
+    json_t *j = json_pack("{s:i, s:O, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:O, s:I, s:b, s:b}",
+                          "version", VERSION, "of", s->of, "batch", s->batch, "token", s->token,
+                          "results_bytes", (json_int_t)s->at.results_bytes, "failures_bytes",
+                          (json_int_t)s->at.failures_bytes, "items", (json_int_t)s->items,
+                          "succeeded", (json_int_t)s->succeeded, "failed", (json_int_t)s->failed,
+                          "reasons", s->reasons, "begun_unix_us", (json_int_t)s->begun_unix_us,
+                          "made", (int)s->is_made, "finished", (int)s->is_finished);
 
     pseg_buf_init(&text, STATE_BYTES);
     if (!j)

@@ -17,6 +17,7 @@
 
 typedef struct batch_state {
     bool exists;      /* an earlier run has begun it */
+    bool is_made;     /* the server knows the batch */
     bool is_finished; /* all is written */
     json_t *of;       /* the facts of the command that began it: an object of texts and numbers */
     char *batch;      /* "batches/ID" */

@@ -8,7 +8,8 @@
  *                             &q.base, &pseg__v1__job__descriptor, 5000, err));
  *     pseg_rpc_message_free(&job->base);
  *
- * A channel may be used by many threads; a stream by one, but for cancelling. pseg_rpc_init first.
+ * A channel may be used by many threads. A stream is one thread's, but for cancelling, and but for
+ * streams of both ways: there one thread may send while another receives. pseg_rpc_init first.
  *
  * Errors of a call: the reason that the server gave in google.rpc.Status, its field, and in
  * err->detail the gRPC code. Without details: SERVER_UNAVAILABLE ("cannot reach HOST: ..."),
@@ -59,8 +60,9 @@ pseg_status pseg_rpc_unary(ProtobufCMessage **reply, pseg_rpc_channel *ch, const
                            pseg_err *err);
 void pseg_rpc_message_free(ProtobufCMessage *m); /* NULL is accepted */
 
-/* Streams of any kind: open, send*, half_close, recv*, close. `method` and `reply_type` are
- * borrowed until close. */
+/* Streams of any kind: open, send*, half_close, recv*, close. One that goes both ways at once has a
+ * thread that does nothing but recv, to its NULL; the other one sends, half_closes, waits for that
+ * thread's end and closes. `method` and `reply_type` are borrowed until close. */
 pseg_status pseg_rpc_open(pseg_rpc_stream **out, pseg_rpc_channel *ch, const char *method,
                           const ProtobufCMessageDescriptor *reply_type, int64_t timeout_ms,
                           pseg_err *err);

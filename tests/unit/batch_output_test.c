@@ -3,6 +3,7 @@
 #include "batch_support.h"
 
 #include "client/batch/output.h"
+#include "client/batch/progress.h"
 #include "client/batch/state.h"
 
 static json_t *item_of(int line)
@@ -240,6 +241,36 @@ static void reasons_are_bounded(void **state)
     batch_state_close(s);
 }
 
+static void assert_progress(batch_progress *p, int64_t ms, uint64_t done, uint64_t failed,
+                            const char *trouble, const char *expected)
+{
+    char text[300];
+
+    batch_progress_text(text, sizeof text, p, ms, done, failed, trouble);
+    assert_string_equal(text, expected);
+}
+
+static void progress_tells_rate_and_rest(void **state)
+{
+    batch_progress p = {.items = 1234567};
+    char small[10];
+
+    (void)state;
+    assert_progress(&p, 1000, 0, 0, "", "0 of 1,234,567 (0.0 %)");
+    assert_progress(&p, 2000, 50, 0, "", "50 of 1,234,567 (0.0 %), 50.0/s, 7 h left");
+    assert_progress(&p, 3000, 200000, 1001, "no server",
+                    "200,000 of 1,234,567 (16.2 %), 100000/s, 10 s left, 1,001 failed; trying "
+                    "again: no server");
+    /* What was long ago does not count: it stands still. */
+    for (int64_t ms = 4000; ms < 40000; ms += 500)
+        batch_progress_text(small, sizeof small, &p, ms, 200000, 0, "x");
+    assert_progress(&p, 40000, 200000, 0, "", "200,000 of 1,234,567 (16.2 %)");
+    /* Gone on with: what an earlier run has done is no rate of this one. */
+    p = (batch_progress){.items = 100};
+    assert_progress(&p, 0, 90, 0, "", "90 of 100 (90.0 %)");
+    assert_progress(&p, 1000, 95, 0, "", "95 of 100 (95.0 %), 5.0/s, 1 s left");
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make_folder, drop_folder)
@@ -251,6 +282,7 @@ int main(void)
         TEST(a_result_that_does_not_fit_is_told),
         TEST(the_state_comes_back),
         TEST(reasons_are_bounded),
+        cmocka_unit_test(progress_tells_rate_and_rest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

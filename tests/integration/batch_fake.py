@@ -46,6 +46,7 @@ class Fake:
         self.batches, self.images = {}, {}
         self.counts = {"content": 0, "sha256": 0, "uploads": 0, "uploaded": 0, "checks": 0, "submits": 0, "streams": 0}
         self.errors = []  # breaches of the contract by the client
+        self.last_grant = 1 << 62  # no window goes past this item
         self.refuse = None  # (code, reason, text) for every call
         self.hold_results = threading.Event()  # cleared: no result is told
         self.hold_results.set()
@@ -100,7 +101,7 @@ class Fake:
         first = next(requests)
         b = self._find(first.header.batch, context)
         self.counts["submits"] += 1
-        granted = b.next - 1 + self.window
+        granted = min(b.next - 1 + self.window, self.last_grant)
         yield pb.SubmitJobsResponse(next_seq=b.next, window_end=granted, sealed=b.is_sealed)
         if b.is_sealed:
             return
@@ -128,7 +129,7 @@ class Fake:
             if n == self.break_submit:
                 abort(context, grpc.StatusCode.UNAVAILABLE, "DRAINING", "the server stops")
             if seq % 16 == 0 or seq == granted:
-                granted = b.next - 1 + self.window
+                granted = min(b.next - 1 + self.window, self.last_grant)
                 yield pb.SubmitJobsResponse(next_seq=b.next, window_end=granted)
 
     def _outcome(self, job):

@@ -16,6 +16,9 @@ const pseg_rpc_method pseg_batch_methods[] = {
     METHOD("SubmitJobs", PSEG_RPC_CLIENT_STREAM | PSEG_RPC_SERVER_STREAM, submit_jobs_request,
            .on_message = submit_jobs, .on_writable = submit_writable, .on_drain = submit_drain,
            .on_end = submit_end),
+    METHOD("StreamBatchResults", PSEG_RPC_SERVER_STREAM, stream_batch_results_request,
+           .on_message = stream_results, .on_writable = results_writable, .on_drain = results_drain,
+           .on_end = results_end),
     METHOD("WatchJobs", PSEG_RPC_SERVER_STREAM, watch_jobs_request, .on_message = watch_jobs,
            .on_writable = watch_writable, .on_drain = watch_drain, .on_end = watch_end),
     {0}};

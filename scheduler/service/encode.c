@@ -109,6 +109,7 @@ static void encoded(pseg_rpc_call *c, void *arg)
         mask_free(service_of(c), &t->masks[i]);
     pseg_queue_reply_free(t->reply);
     t->reply = NULL;
+    pseg_arena_free(t->arena); /* the task lies in it */
 }
 
 void encode_end(pseg_rpc_call *c)
@@ -169,11 +170,10 @@ void encoder_stop(pseg_service *s)
     pthread_mutex_destroy(&s->encode_mu);
 }
 
-static pseg_status prepare(encode_task *t, pseg_rpc_call *c, const Pseg__V1__MaskFormat *format,
+static pseg_status prepare(encode_task *t, pseg_arena *a, const Pseg__V1__MaskFormat *format,
                            pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    pseg_arena *a = pseg_rpc_arena(c);
     const pseg_job *j = &t->reply->jobs[0];
     ProtobufCAllocator alloc = arena_allocator(a);
 
@@ -196,34 +196,15 @@ out:
     return rc;
 }
 
-void encode_masks(pseg_rpc_call *c, pseg_queue_reply *r, const uint32_t *indexes, size_t n,
-                  const Pseg__V1__MaskFormat *format, size_t max_bytes,
-                  void (*then)(pseg_rpc_call *, encode_task *))
+static void nothing(pseg_rpc_call *c, void *arg)
 {
-    pseg_service *s = service_of(c);
-    encode_task *t = pseg_arena_calloc(pseg_rpc_arena(c), 1, sizeof *t);
-    pseg_err e = PSEG_ERR_INIT;
+    (void)c;
+    (void)arg;
+}
 
-    if (!t) {
-        fail_no_memory(c);
-        return;
-    }
-    t->reply = r;
-    t->indexes = indexes;
-    t->n = n;
-    t->max_bytes = max_bytes;
-    t->then = then;
-    if (prepare(t, c, format, &e) != PSEG_OK) {
-        pseg_rpc_fail(c, &e);
-        return;
-    }
-    t->ticket = pseg_rpc_hold(c);
-    if (!t->ticket) {
-        fail_no_memory(c);
-        return;
-    }
-    state_of(c)->kept = r;
-    state_of(c)->task = t;
+/* To the end of what waits to be encoded. */
+static pseg_status enqueue(pseg_service *s, encode_task *t, pseg_err *err)
+{
     pthread_mutex_lock(&s->encode_mu);
     bool room = s->n_encode < s->opt.max_encode_queue && !s->stopping;
     if (room) {
@@ -237,10 +218,47 @@ void encode_masks(pseg_rpc_call *c, pseg_queue_reply *r, const uint32_t *indexes
     }
     pthread_mutex_unlock(&s->encode_mu);
     if (room)
-        return;
-    pseg_err_set(&t->err, PSEG_R_SERVER_BUSY, 0, PSEG_HERE,
-                 "%lld requests for masks wait already; try again later",
-                 (long long)s->opt.max_encode_queue);
-    pseg_rpc_fail(c, &t->err);
-    pseg_rpc_post(t->ticket, encoded, t);
+        return PSEG_OK;
+    pseg_rpc_post(t->ticket, nothing, NULL);
+    return pseg_err_set(err, PSEG_R_SERVER_BUSY, 0, PSEG_HERE,
+                        "%lld requests for masks wait already; try again later",
+                        (long long)s->opt.max_encode_queue);
+}
+
+pseg_status encode_begin(pseg_rpc_call *c, pseg_arena *a, const encode_order *order,
+                         void (*then)(pseg_rpc_call *, encode_task *), pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    encode_task *t = pseg_arena_calloc(a, 1, sizeof *t);
+
+    if (!t)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %zu masks", order->n);
+    t->reply = order->reply;
+    t->indexes = order->indexes;
+    t->n = order->n;
+    t->max_bytes = order->max_bytes;
+    t->arena = order->takes_arena ? a : NULL;
+    t->then = then;
+    PSEG_TRY(prepare(t, a, order->format, err));
+    t->ticket = pseg_rpc_hold(c);
+    if (!t->ticket)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %zu masks", order->n);
+    PSEG_TRY(enqueue(service_of(c), t, err));
+    /* `encoded` comes by the loop, on which this runs. */
+    state_of(c)->kept = order->reply;
+    state_of(c)->task = t;
+out:
+    return rc;
+}
+
+void encode_masks(pseg_rpc_call *c, pseg_queue_reply *r, const uint32_t *indexes, size_t n,
+                  const Pseg__V1__MaskFormat *format, size_t max_bytes,
+                  void (*then)(pseg_rpc_call *, encode_task *))
+{
+    const encode_order order = {
+        .reply = r, .indexes = indexes, .n = n, .format = format, .max_bytes = max_bytes};
+    pseg_err e = PSEG_ERR_INIT;
+
+    if (encode_begin(c, pseg_rpc_arena(c), &order, then, &e) != PSEG_OK)
+        pseg_rpc_fail(c, &e);
 }

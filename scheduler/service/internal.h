@@ -8,6 +8,7 @@
 #include "pseg/v1/batch.pb-c.h"
 #include "pseg/v1/pseg.pb-c.h"
 #include "scheduler/service/service.h"
+#include "scheduler/service/results.h"
 #include "scheduler/service/watch.h"
 
 #include <pthread.h>
@@ -78,6 +79,7 @@ struct pseg_service {
     pseg_queue *queue;
     waiter_table waiters;
     watch_table watches;
+    result_table results;
     _Atomic int64_t upload_bytes, mask_bytes;
     /* the thread that encodes masks */
     pthread_t encoder;
@@ -109,6 +111,7 @@ typedef struct call_state {
     const Pseg__V1__BatchCheckImagesRequest *check;
     pseg_queue_reply *kept; /* an answer that outlives its op: encode_masks took it */
     struct submit_stream *submit;
+    result_stream *results;
     const char *batch;                             /* that the call is about, or NULL */
     char job_id[PSEG_JOB_ID_LEN + 1];              /* that the call is about, or "" */
     const char *request_id, *model, *image_sha256; /* of the job to be made, or NULL */
@@ -140,6 +143,7 @@ struct encode_task {
     int encoding;          /* Pseg__V1__MaskEncoding */
     Pseg__V1__Mask *masks; /* filled: data is freed with pseg_free after `then` */
     size_t n;
+    pseg_arena *arena;        /* NULL, or freed after `then`, with the task in it */
     size_t max_bytes;         /* of all masks; 0: no limit */
     bool is_cut;              /* they were more: not all masks are there */
     _Atomic bool is_unwanted; /* the call is over */
@@ -152,6 +156,17 @@ struct encode_task {
 void encode_masks(pseg_rpc_call *c, pseg_queue_reply *r, const uint32_t *indexes, size_t n,
                   const Pseg__V1__MaskFormat *format, size_t max_bytes,
                   void (*then)(pseg_rpc_call *, encode_task *));
+typedef struct encode_order {
+    pseg_queue_reply *reply; /* of pseg_queue_masks; kept until `then` has run */
+    const uint32_t *indexes; /* live as long as the arena */
+    size_t n, max_bytes;
+    const Pseg__V1__MaskFormat *format; /* NULL: as the job says */
+    bool takes_arena;                   /* the arena is freed after `then` has run */
+} encode_order;
+/* The same for a call of many tasks, with their memory in `a`. Errors: SERVER_BUSY and
+ * OUT_OF_MEMORY, then later; what else is wrong stays so. On failure nothing is kept or taken. */
+pseg_status encode_begin(pseg_rpc_call *c, pseg_arena *a, const encode_order *order,
+                         void (*then)(pseg_rpc_call *, encode_task *), pseg_err *err);
 /* Part of the on_end of calls that encode: what is still to be encoded need not be. */
 void encode_end(pseg_rpc_call *c);
 /* Frees a mask's data, which the task counted. */

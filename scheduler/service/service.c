@@ -149,6 +149,7 @@ pseg_status pseg_service_new(pseg_service **out, const pseg_service_options *o, 
     s->opt = *o;
     pthread_mutex_init(&s->waiters.mu, NULL);
     watch_table_init(&s->watches);
+    result_table_init(&s->results);
     *out = s;
 out:
     return rc;
@@ -165,6 +166,7 @@ void pseg_service_free(pseg_service *s)
     if (!s)
         return;
     encoder_stop(s);
+    result_table_deinit(&s->results);
     watch_table_deinit(&s->watches);
     pthread_mutex_destroy(&s->waiters.mu);
     pseg_free(s);
@@ -176,6 +178,7 @@ void pseg_service_on_event(void *ud, const pseg_queue_event *e)
 
     wait_on_event(s, e);
     watch_on_event(&s->watches, e);
+    results_on_event(&s->results, e);
 }
 
 pseg_reason pseg_service_text_reason(const ProtobufCMessageDescriptor *message,

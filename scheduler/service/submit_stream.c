@@ -178,6 +178,7 @@ static void sealed(pseg_rpc_call *c, pseg_queue_reply *r)
     }
     s->next_seq = r->batches[0].next_seq;
     s->is_sealed = s->owes_ack = true;
+    results_wake(&service_of(c)->results, pseg_rpc_tenant(c), s->batch);
     go_on(s);
 }
 

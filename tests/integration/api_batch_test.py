@@ -259,6 +259,178 @@ class Batches(lib.Test):
         self.assertEqual(second.wait(), 0)
 
 
+def submit_all(stub, name, n, make=item):
+    s = Submitter(stub, name)
+    s.send_to(n, make)
+    s.seal()
+
+
+def results(stub, name, token="", **kw):
+    """The stream of results, as (token, result) pairs; progress in between is checked and left out."""
+    for answer in stub.StreamBatchResults(pb.StreamBatchResultsRequest(name=name, resume_token=token, **kw),
+                                          timeout=4 * lib.CALL_S):
+        if answer.HasField("progress"):
+            assert answer.progress.name == name
+        else:
+            yield answer.resume_token, answer.result
+
+
+class Results(lib.Test):
+    @classmethod
+    def setup(cls, cluster):
+        cls.scheduler = cluster.scheduler("--default-model", "empty", "--stall-ms", "3s")
+        cls.stub, cls.jobs = cluster.stub(cls.scheduler, SERVICE), cluster.stub(cls.scheduler)
+        cls.worker = cluster.worker("empty")
+
+    def create(self):
+        return self.stub.CreateBatch(pb.CreateBatchRequest(), timeout=lib.CALL_S).name
+
+    def get(self, name):
+        return self.stub.GetBatch(pb.GetBatchRequest(name=name), timeout=lib.CALL_S)
+
+    def test_each_item_is_told_once(self):
+        name, n = self.create(), 300
+        bad = {7: pb.JobSpec(), 200: lib.spec("0" * 64)}
+        submit_all(self.stub, name, n, lambda seq: item(seq, job=bad.get(seq)))
+        found = [r for _, r in results(self.stub, name)]
+        self.assertEqual(sorted(r.seq for r in found), list(range(1, n + 1)))
+        for r in found:
+            self.assertEqual(r.custom_id, f"line {r.seq}")
+            if r.seq in bad:
+                self.assertEqual(r.state, pb.STATE_FAILED)
+                self.assertFalse(r.HasField("job"))
+                self.assertIn(r.error.code, (3, 9))
+                self.assertTrue(r.error.message)
+                info = lib.message("google.rpc.ErrorInfo").FromString(r.error.details[0].value)
+                self.assertEqual(info.reason, "IMAGE_MISSING" if r.seq == 7 else "IMAGE_NOT_HELD")
+            else:
+                self.assertEqual((r.state, r.job.state), (pb.STATE_SUCCEEDED,) * 2)
+                self.assertEqual([p.text for p in r.job.prompts], [f"thing {r.seq}"])
+                self.assertEqual(r.masks_omitted, False)
+        batch = self.get(name)
+        self.assertEqual((batch.counts.succeeded, batch.counts.refused, batch.counts.queued), (n - 2, 2, 0))
+        self.assertFalse(batch.HasField("estimated_finish_time"))
+        self.assertEqual([r.seq for _, r in results(self.stub, name)], [r.seq for r in found], "the order stays")
+
+    def test_a_broken_stream_goes_on_where_it_was(self):
+        name, n = self.create(), 200
+        submit_all(self.stub, name, n)
+        found, token = [], ""
+        for step in (1, 50, 64, 3, 1000):
+            stream = results(self.stub, name, token)
+            for _ in range(step):
+                token, result = next(stream, (token, None))
+                if not result:
+                    break
+                found.append(result.seq)
+            stream.close()
+        self.assertEqual(sorted(found), list(range(1, n + 1)))
+        self.assertEqual(list(results(self.stub, name, token)), [])
+
+    def test_results_come_while_items_are_sent(self):
+        name = self.create()
+        stream = results(self.stub, name)
+        s = Submitter(self.stub, name)
+        for seq in range(1, 6):
+            s.put(item(seq))
+            self.assertEqual(next(stream)[1].seq, seq)
+        s.seal()
+        self.assertEqual(list(stream), [])
+
+    def test_the_counts_are_told_while_nothing_ends(self):
+        name = self.create()
+        call = self.stub.StreamBatchResults(pb.StreamBatchResultsRequest(name=name), timeout=lib.CALL_S)
+        self.assertEqual((next(call).progress.next_seq, next(call).progress.next_seq), (1, 1))
+        call.cancel()
+
+    def test_mistakes_are_named(self):
+        name = self.create()
+        for request, code, reason, field in (
+                (dict(name="x"), "INVALID_ARGUMENT", "NAME_INVALID", "name"),
+                (dict(name="batches/none"), "NOT_FOUND", "BATCH_NOT_FOUND", None),
+                (dict(name=name, resume_token="x"), "INVALID_ARGUMENT", "PAGE_TOKEN_INVALID", "resume_token"),
+                (dict(name=name, resume_token="1"), "INVALID_ARGUMENT", "PAGE_TOKEN_INVALID", "resume_token"),
+                (dict(name=name, format=pb.MaskFormat(threshold=2)), "INVALID_ARGUMENT", "THRESHOLD_OUT_OF_RANGE",
+                 "format.threshold")):
+            found = lib.failure(self.stub.StreamBatchResults, pb.StreamBatchResultsRequest(**request))
+            self.assertFails(found, code, reason, field)
+
+    def test_cancelling_keeps_what_is_done(self):
+        name, n = self.create(), 200
+        self.worker.signal(19)  # SIGSTOP: what it holds is cancelled when its lease ends, or by itself
+        try:
+            submit_all(self.stub, name, n)
+            batch = self.stub.CancelBatch(pb.CancelBatchRequest(name=name), timeout=lib.CALL_S)
+            self.assertTrue(batch.sealed and batch.cancel_requested)
+        finally:
+            self.worker.signal(18)
+        states = [r.state for _, r in results(self.stub, name)]
+        self.assertEqual(len(states), n)
+        self.assertGreater(states.count(pb.STATE_CANCELLED), n // 2)
+        self.assertLessEqual(set(states), {pb.STATE_CANCELLED, pb.STATE_SUCCEEDED})
+        counts = self.get(name).counts
+        self.assertEqual((counts.cancelled, counts.succeeded, counts.queued),
+                         (states.count(pb.STATE_CANCELLED), states.count(pb.STATE_SUCCEEDED), 0))
+        s = Submitter(self.stub, name)
+        s.put(item(n + 1))
+        self.assertFails(s.failure(), "FAILED_PRECONDITION", "BATCH_SEALED", "item.seq")
+
+    def test_a_scheduler_killed_in_the_middle_loses_nothing(self):
+        name, n = self.create(), 1500
+        found, token, s, killed = [], "", None, 0
+        second = None
+        while len(found) < n:
+            second = second or self.cluster.scheduler("--default-model", "empty")
+            stub = self.cluster.stub(second, SERVICE)
+            try:
+                s = Submitter(stub, name)
+                thread = threading.Thread(target=lambda s=s: self.send_and_seal(s, n), daemon=True)
+                thread.start()
+                for token, result in results(stub, name, token):
+                    found.append(result.seq)
+                    if len(found) > 300 * (killed + 1) and killed < 3:
+                        killed += 1
+                        second.kill()
+                        second = None
+            except grpc.RpcError as e:
+                self.assertEqual(e.code(), grpc.StatusCode.UNAVAILABLE)
+        self.assertEqual(killed, 3)
+        self.assertEqual(sorted(found), list(range(1, n + 1)))
+        self.assertEqual(self.get(name).counts.succeeded, n)
+
+    @staticmethod
+    def send_and_seal(s, n):
+        try:
+            s.send_to(n)
+            s.seal()
+        except grpc.RpcError:
+            pass  # killed
+
+    def test_a_reader_that_reads_nothing_is_sent_away(self):
+        name = self.create()
+        submit_all(self.stub, name, 800, lambda seq: item(seq, job=lib.spec(IMAGE, ["x" * 1000] * 16)))
+        lib.until("done", lambda: self.get(name).counts.queued == 0)
+        call = self.stub.StreamBatchResults(pb.StreamBatchResultsRequest(name=name), timeout=4 * lib.CALL_S)
+        next(call)
+        lib.until("sent away", lambda: "has read no result" in self.scheduler.log())
+        with self.assertRaises(grpc.RpcError) as failed:
+            list(call)
+        self.assertEqual(failed.exception.code(), grpc.StatusCode.CANCELLED)
+
+    def test_masks_come_along(self):
+        self.cluster.worker("scenes")
+        name = self.create()
+        phrases = ("the small red circle", "the large blue square")
+        submit_all(self.stub, name, 4, lambda seq: item(seq, job=lib.spec(lib.SCENE, phrases, model="scenes")))
+        form = pb.MaskFormat(encoding=pb.MASK_ENCODING_COCO_RLE)
+        for _, r in results(self.stub, name, format=form):
+            self.assertEqual([m.prompt_index for m in r.masks], [0, 1])
+            self.assertEqual(len(r.job.results), 2)
+            apart = self.jobs.FetchMasks(pb.FetchMasksRequest(name=r.job.name, format=form), timeout=lib.CALL_S)
+            self.assertEqual([m.mask.data for m in apart], [m.data for m in r.masks])
+            self.assertTrue(all(m.data for m in r.masks))
+
+
 class FullQueue(lib.Test):
     @classmethod
     def setup(cls, cluster):

@@ -2,208 +2,10 @@
 #include "common/base/alloc.h"
 #include "worker/model/interpolate.h"
 #include "worker/model/layers.h"
+#include "worker/model/vit_parts.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
-
-/* Names of the tensors; those from norm1 on stand behind layer's prefix. Linear and norm layers
- * without .weight and .bias. qkv: one matrix for all three, or NULL. */
-typedef struct naming {
-    const char *cls, *mask, *pos, *regs, *patch, *norm, *layer;
-    const char *norm1, *qkv, *q, *k, *v, *out, *ls1, *norm2, *fc1, *fc2, *gate_in, *gate_out, *ls2;
-} naming;
-
-static const naming hf_dinov2 = {
-    .cls = "embeddings.cls_token",
-    .mask = "embeddings.mask_token",
-    .pos = "embeddings.position_embeddings",
-    .regs = "embeddings.register_tokens",
-    .patch = "embeddings.patch_embeddings.projection",
-    .norm = "layernorm",
-    .layer = "encoder.layer",
-    .norm1 = "norm1",
-    .q = "attention.attention.query",
-    .k = "attention.attention.key",
-    .v = "attention.attention.value",
-    .out = "attention.output.dense",
-    .ls1 = "layer_scale1.lambda1",
-    .norm2 = "norm2",
-    .fc1 = "mlp.fc1",
-    .fc2 = "mlp.fc2",
-    .gate_in = "mlp.weights_in",
-    .gate_out = "mlp.weights_out",
-    .ls2 = "layer_scale2.lambda1",
-};
-
-static const naming hf_vit = {
-    .cls = "embeddings.cls_token",
-    .mask = "embeddings.mask_token",
-    .pos = "embeddings.position_embeddings",
-    .regs = "embeddings.register_tokens",
-    .patch = "embeddings.patch_embeddings.projection",
-    .norm = "layernorm",
-    .layer = "encoder.layer",
-    .norm1 = "layernorm_before",
-    .q = "attention.attention.query",
-    .k = "attention.attention.key",
-    .v = "attention.attention.value",
-    .out = "attention.output.dense",
-    .ls1 = "layer_scale1.lambda1",
-    .norm2 = "layernorm_after",
-    .fc1 = "intermediate.dense",
-    .fc2 = "output.dense",
-    .gate_in = "mlp.weights_in",
-    .gate_out = "mlp.weights_out",
-    .ls2 = "layer_scale2.lambda1",
-};
-
-static const naming timm = {
-    .cls = "cls_token",
-    .mask = "mask_token",
-    .pos = "pos_embed",
-    .regs = "register_tokens",
-    .patch = "patch_embed.proj",
-    .norm = "norm",
-    .layer = "blocks",
-    .norm1 = "norm1",
-    .qkv = "attn.qkv",
-    .out = "attn.proj",
-    .ls1 = "ls1.gamma",
-    .norm2 = "norm2",
-    .fc1 = "mlp.fc1",
-    .fc2 = "mlp.fc2",
-    .gate_in = "mlp.w12",
-    .gate_out = "mlp.w3",
-    .ls2 = "ls2.gamma",
-};
-
-static const naming *naming_of(pseg_vit_names names, pseg_vit_kind kind)
-{
-    return names == PSEG_VIT_NAMES_TIMM ? &timm : kind == PSEG_VIT_PLAIN ? &hf_vit : &hf_dinov2;
-}
-
-typedef struct part_name {
-    char s[PSEG_SPEC_NAME - 8]; /* leaves room for ".weight" */
-} part_name;
-
-static part_name layer_part(const naming *n, uint32_t i, const char *part)
-{
-    part_name out;
-
-    snprintf(out.s, sizeof out.s, "%s.%u.%s", n->layer, i, part);
-    return out;
-}
-
-bool pseg_vit_part_name(char out[PSEG_SPEC_NAME], const pseg_vit_config *c, pseg_vit_names names,
-                        pseg_vit_part part, uint32_t i)
-{
-    const naming *n = naming_of(names, c->kind);
-    const char *const found[] = {n->cls,
-                                 n->pos,
-                                 n->regs,
-                                 n->patch,
-                                 n->norm,
-                                 n->norm1,
-                                 n->q,
-                                 n->k,
-                                 n->v,
-                                 n->out,
-                                 n->ls1,
-                                 n->norm2,
-                                 c->has_swiglu ? n->gate_in : n->fc1,
-                                 c->has_swiglu ? n->gate_out : n->fc2,
-                                 n->ls2};
-    const char *name = found[part];
-
-    if (!name)
-        out[0] = '\0';
-    else if (part >= PSEG_VIT_NORM1)
-        snprintf(out, PSEG_SPEC_NAME, "%s.%u.%s", n->layer, i, name);
-    else
-        snprintf(out, PSEG_SPEC_NAME, "%s", name);
-    return name;
-}
-
-static pseg_status layer_specs(pseg_specs *s, const pseg_vit_config *c, const naming *n, uint32_t i,
-                               pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    const uint64_t w = c->hidden;
-    const char *const qkv[] = {n->q, n->k, n->v};
-
-    PSEG_TRY(pseg_specs_norm(s, layer_part(n, i, n->norm1).s, w, err));
-    if (n->qkv)
-        PSEG_TRY(pseg_specs_linear(s, layer_part(n, i, n->qkv).s, 3 * w, w, c->has_qkv_bias, err));
-    for (size_t k = 0; !n->qkv && k < 3; k++)
-        PSEG_TRY(pseg_specs_linear(s, layer_part(n, i, qkv[k]).s, w, w, c->has_qkv_bias, err));
-    PSEG_TRY(pseg_specs_linear(s, layer_part(n, i, n->out).s, w, w, true, err));
-    if (c->has_layer_scale)
-        PSEG_TRY(pseg_specs_add(s, 1, &w, err, "%s", layer_part(n, i, n->ls1).s));
-    PSEG_TRY(pseg_specs_norm(s, layer_part(n, i, n->norm2).s, w, err));
-    PSEG_TRY(pseg_specs_linear(s, layer_part(n, i, c->has_swiglu ? n->gate_in : n->fc1).s,
-                               c->has_swiglu ? 2 * (uint64_t)c->mlp : c->mlp, w, true, err));
-    PSEG_TRY(pseg_specs_linear(s, layer_part(n, i, c->has_swiglu ? n->gate_out : n->fc2).s, w,
-                               c->mlp, true, err));
-    if (c->has_layer_scale)
-        PSEG_TRY(pseg_specs_add(s, 1, &w, err, "%s", layer_part(n, i, n->ls2).s));
-out:
-    return rc;
-}
-
-pseg_status pseg_vit_specs(pseg_specs *out, const pseg_vit_config *c, pseg_vit_names names,
-                           pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    const naming *n = naming_of(names, c->kind);
-    const uint64_t w = c->hidden;
-    uint64_t positions = 1 + (uint64_t)c->pos_h * c->pos_w;
-
-    PSEG_TRY(pseg_specs_add(out, 3, (uint64_t[]){1, 1, w}, err, "%s", n->cls));
-    if (c->has_mask_token) {
-        PSEG_TRY(pseg_specs_add(out, 2, (uint64_t[]){1, w}, err, "%s", n->mask));
-        out->items[out->n - 1].is_unused = true;
-    }
-    PSEG_TRY(pseg_specs_add(out, 3, (uint64_t[]){1, positions, w}, err, "%s", n->pos));
-    if (c->n_regs)
-        PSEG_TRY(pseg_specs_add(out, 3, (uint64_t[]){1, c->n_regs, w}, err, "%s", n->regs));
-    PSEG_TRY(
-        pseg_specs_add(out, 4, (uint64_t[]){w, 3, c->patch, c->patch}, err, "%s.weight", n->patch));
-    PSEG_TRY(pseg_specs_add(out, 1, &w, err, "%s.bias", n->patch));
-    for (uint32_t i = 0; i < c->layers; i++)
-        PSEG_TRY(layer_specs(out, c, n, i, err));
-    PSEG_TRY(pseg_specs_norm(out, n->norm, w, err));
-out:
-    return rc;
-}
-
-pseg_status pseg_vit_detect(const char **prefix, pseg_vit_names *names, const pseg_tensors *t,
-                            pseg_err *err)
-{
-    static const char *const prefixes[] = {"", "dinov2.", "dinov2_with_registers.", "vit.",
-                                           "backbone."};
-    pseg_status rc = PSEG_OK;
-    char name[96];
-
-    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
-        for (int k = 0; k < 2; k++) {
-            snprintf(name, sizeof name, "%s%s", prefixes[i], k ? timm.cls : hf_vit.cls);
-            if (pseg_tensors_find(t, name)) {
-                *prefix = prefixes[i];
-                *names = k ? PSEG_VIT_NAMES_TIMM : PSEG_VIT_NAMES_HF;
-                goto out;
-            }
-        }
-    PSEG_FAIL(
-        PSEG_R_MODEL_MISMATCH, 0,
-        "%s: no tensor %s (Hugging Face) or %s (timm), with or without dinov2. or vit. before "
-        "it: not the weights of an image encoder",
-        pseg_tensors_path(t), hf_vit.cls, timm.cls);
-out:
-    return rc;
-}
-
-/* ---- on the device --------------------------------------------------------------------------- */
 
 typedef struct block {
     pseg_norm norm1, norm2;
@@ -226,73 +28,88 @@ struct pseg_vit {
     pseg_view x, y, wide, gate, patches, tap[PSEG_MAX_TAPS];
 };
 
-static pseg_status load_positions(pseg_vit *v, pseg_store *store, pseg_weights *w, const naming *n,
-                                  pseg_err *err)
+pseg_status pseg_vit_positions(float **out, pseg_weights *w, pseg_vit_names names,
+                               const pseg_vit_config *c, uint32_t gh, uint32_t gw, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    const pseg_vit_config *c = &v->c;
     size_t stored = (1 + (size_t)c->pos_h * c->pos_w) * c->hidden;
-    size_t needed = (1 + (size_t)v->gh * v->gw) * c->hidden;
+    size_t needed = (1 + (size_t)gh * gw) * c->hidden;
     float *given = NULL, *made = NULL;
     pseg_values p;
 
-    PSEG_TRY(pseg_weights_get(&p, w, stored, err, "%s", n->pos));
+    *out = NULL;
+    PSEG_TRY(pseg_weights_get(&p, w, stored, err, "%s", vit_naming_of(names, c->kind)->pos));
     given = pseg_aligned_alloc(stored * sizeof *given);
     made = pseg_aligned_alloc(needed * sizeof *made);
     if (!given || !made)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for position embeddings");
     pseg_to_f32(given, p.data, p.type, stored);
     memcpy(made, given, c->hidden * sizeof *made);
-    PSEG_TRY(pseg_interpolate_bicubic(made + c->hidden, v->gh, v->gw, given + c->hidden, c->pos_h,
+    PSEG_TRY(pseg_interpolate_bicubic(made + c->hidden, gh, gw, given + c->hidden, c->pos_h,
                                       c->pos_w, c->hidden, c->kind == PSEG_VIT_DINOV2_REG, err));
-    float *take = made;
+    *out = made;
     made = NULL;
-    PSEG_TRY(pseg_store_floats(&v->pos, store, take, needed, err));
 out:
     pseg_free(given);
     pseg_free(made);
     return rc;
 }
 
-static pseg_status load_block(block *b, pseg_store *store, pseg_weights *w,
-                              const pseg_vit_config *c, const naming *n, uint32_t i, pseg_err *err)
+static pseg_status load_positions(pseg_vit *v, pseg_store *store, pseg_weights *w,
+                                  pseg_vit_names names, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    part_name q = layer_part(n, i, n->qkv ? n->qkv : n->q);
-    part_name k = layer_part(n, i, n->qkv ? "" : n->k), v = layer_part(n, i, n->qkv ? "" : n->v);
+    float *made;
+
+    PSEG_TRY(pseg_vit_positions(&made, w, names, &v->c, v->gh, v->gw, err));
+    PSEG_TRY(
+        pseg_store_floats(&v->pos, store, made, (1 + (size_t)v->gh * v->gw) * v->c.hidden, err));
+out:
+    return rc;
+}
+
+static pseg_status load_block(block *b, pseg_store *store, pseg_weights *w,
+                              const pseg_vit_config *c, const vit_naming *n, uint32_t i,
+                              pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    vit_part_name q = vit_layer_part(n, i, n->qkv ? n->qkv : n->q);
+    vit_part_name k = vit_layer_part(n, i, n->qkv ? "" : n->k),
+                  v = vit_layer_part(n, i, n->qkv ? "" : n->v);
     const char *const parts[] = {q.s, k.s, v.s};
     const size_t d = c->hidden;
 
-    PSEG_TRY(pseg_load_norm(&b->norm1, store, w, layer_part(n, i, n->norm1).s, d, err));
+    PSEG_TRY(pseg_load_norm(&b->norm1, store, w, vit_layer_part(n, i, n->norm1).s, d, err));
     if (n->qkv)
         PSEG_TRY(pseg_load_linear(&b->qkv, store, w, q.s, 3 * d, d, c->has_qkv_bias, err));
     else
         PSEG_TRY(pseg_load_stacked(&b->qkv, store, w, parts, 3, d, d, c->has_qkv_bias, err));
-    PSEG_TRY(pseg_load_linear(&b->out, store, w, layer_part(n, i, n->out).s, d, d, true, err));
-    PSEG_TRY(pseg_load_norm(&b->norm2, store, w, layer_part(n, i, n->norm2).s, d, err));
+    PSEG_TRY(pseg_load_linear(&b->out, store, w, vit_layer_part(n, i, n->out).s, d, d, true, err));
+    PSEG_TRY(pseg_load_norm(&b->norm2, store, w, vit_layer_part(n, i, n->norm2).s, d, err));
     PSEG_TRY(pseg_load_linear(&b->fc1, store, w,
-                              layer_part(n, i, c->has_swiglu ? n->gate_in : n->fc1).s,
+                              vit_layer_part(n, i, c->has_swiglu ? n->gate_in : n->fc1).s,
                               c->has_swiglu ? 2 * (size_t)c->mlp : c->mlp, d, true, err));
     PSEG_TRY(pseg_load_linear(&b->fc2, store, w,
-                              layer_part(n, i, c->has_swiglu ? n->gate_out : n->fc2).s, d, c->mlp,
-                              true, err));
+                              vit_layer_part(n, i, c->has_swiglu ? n->gate_out : n->fc2).s, d,
+                              c->mlp, true, err));
     if (c->has_layer_scale) {
-        PSEG_TRY(pseg_load_vector(&b->ls1, store, w, d, err, "%s", layer_part(n, i, n->ls1).s));
-        PSEG_TRY(pseg_load_vector(&b->ls2, store, w, d, err, "%s", layer_part(n, i, n->ls2).s));
+        PSEG_TRY(pseg_load_vector(&b->ls1, store, w, d, err, "%s", vit_layer_part(n, i, n->ls1).s));
+        PSEG_TRY(pseg_load_vector(&b->ls2, store, w, d, err, "%s", vit_layer_part(n, i, n->ls2).s));
     }
 out:
     return rc;
 }
 
-static pseg_status load_all(pseg_vit *v, pseg_store *store, pseg_weights *w, const naming *n,
+static pseg_status load_all(pseg_vit *v, pseg_store *store, pseg_weights *w, pseg_vit_names names,
                             pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
+    const vit_naming *n = vit_naming_of(names, v->c.kind);
     const pseg_vit_config *c = &v->c;
     size_t patch = 3 * (size_t)c->patch * c->patch;
 
     PSEG_TRY(pseg_load_vector(&v->cls, store, w, c->hidden, err, "%s", n->cls));
-    PSEG_TRY(load_positions(v, store, w, n, err));
+    PSEG_TRY(load_positions(v, store, w, names, err));
     if (c->n_regs)
         PSEG_TRY(pseg_load_vector(&v->regs, store, w, (size_t)c->n_regs * c->hidden, err, "%s",
                                   n->regs));
@@ -357,7 +174,7 @@ pseg_status pseg_vit_new(pseg_vit **out, pseg_store *store, pseg_weights *w, pse
     v->n_taps = n_taps;
     v->n_blocks = taps[n_taps - 1];
     memcpy(v->taps, taps, n_taps * sizeof *taps);
-    PSEG_TRY(load_all(v, store, w, naming_of(names, c->kind), err));
+    PSEG_TRY(load_all(v, store, w, names, err));
     PSEG_TRY(plan(v, store, err));
     *out = v;
     v = NULL;

@@ -49,6 +49,12 @@ bool pseg_vit_part_name(char out[PSEG_SPEC_NAME], const pseg_vit_config *c, pseg
 pseg_status pseg_vit_detect(const char **prefix, pseg_vit_names *names, const pseg_tensors *t,
                             pseg_err *err);
 
+/* Position embeddings [1 + gh*gw, hidden] for the grid gh x gw, out of w's. Caller frees with
+ * pseg_free, or gives them to pseg_store_floats. Errors: PSEG_R_OUT_OF_MEMORY, those of
+ * pseg_weights_get. */
+pseg_status pseg_vit_positions(float **out, pseg_weights *w, pseg_vit_names names,
+                               const pseg_vit_config *c, uint32_t gh, uint32_t gw, pseg_err *err);
+
 typedef struct pseg_vit pseg_vit;
 
 /* taps: completed blocks, ascending, each 1..c->layers. gh, gw: the grid to run at; max_batch

@@ -33,7 +33,6 @@ pseg_status pseg_encoders_towers(pseg_train_towers *out, const pseg_encoders *e,
 pseg_status pseg_encoders_fill(pseg_encoders *e, pseg_params *params, pseg_stream *s,
                                const pseg_train_towers *t, const pseg_head_config *head,
                                const pseg_specs *specs, uint64_t seed, pseg_err *err);
-const char *pseg_encoders_text_folder(const pseg_encoders *e); /* borrowed until close */
 
 /* Loads the weights for a head, max_images (0: none are encoded here) and max_phrases at once. s is
  * borrowed until close. */

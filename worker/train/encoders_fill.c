@@ -1,0 +1,126 @@
+/* Encoders that are parts of the graph: what their folders hold, as the graph wants it. */
+#include "common/base/alloc.h"
+#include "worker/model/text.h"
+#include "worker/train/encoders_parts.h"
+#include "worker/train/init.h"
+
+#include <stdio.h>
+#include <string.h>
+
+pseg_status pseg_encoders_towers(pseg_train_towers *out, const pseg_encoders *e, bool has_vision,
+                                 bool has_text, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    if (has_text && !e->text_prefix)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "%s is a table of phrases: there is no text encoder to train", e->text_folder);
+    if (has_vision && !e->vision_file)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "there is no image encoder to train");
+    out->vision = has_vision ? &e->vit_config : NULL;
+    out->vision_names = e->names;
+    out->text = has_text ? &e->clip : NULL;
+    out->text_prefix = e->text_prefix;
+out:
+    return rc;
+}
+
+/* What a folder does not have as it is needed: positions at another grid, LoRA's matrices. */
+typedef struct filler {
+    const pseg_encoders *e;
+    const pseg_head_config *head;
+    const char *under, *pos;
+    float *positions; /* at the head's grid */
+    pseg_init init;
+} filler;
+
+static bool ends(const char *s, const char *with)
+{
+    size_t n = strlen(s), k = strlen(with);
+
+    return n >= k && strcmp(s + n - k, with) == 0;
+}
+
+static bool fill_in(void *ud, float *out, uint64_t n, const char *name)
+{
+    filler *f = ud;
+    char full[PSEG_SPEC_NAME + 16];
+
+    if (f->positions && strcmp(name, f->pos) == 0) {
+        memcpy(out, f->positions, n * sizeof *out);
+        return true;
+    }
+    if (ends(name, ".lora_b.weight")) {
+        memset(out, 0, n * sizeof *out);
+        return true;
+    }
+    if (!ends(name, ".lora_a.weight"))
+        return false;
+    snprintf(full, sizeof full, "%s%s", f->under, name);
+    pseg_init_fill(&f->init, out, n, full);
+    return true;
+}
+
+static pseg_status fill_vision(filler *f, pseg_params *params, pseg_stream *s, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_encoders *e = f->e;
+    const pseg_vit_config *c = &e->vit_config;
+    pseg_specs specs = {0};
+    pseg_weights *w = NULL;
+    char pos[PSEG_SPEC_NAME];
+
+    f->under = "vision.";
+    f->pos = pos;
+    pseg_vit_part_name(pos, c, e->names, PSEG_VIT_POS, 0);
+    PSEG_TRY(pseg_vit_specs(&specs, c, e->names, err));
+    PSEG_TRY(pseg_weights_from_tensors(&w, e->vision_file, e->vision_prefix, err));
+    PSEG_TRY(pseg_weights_check(w, &specs, err));
+    if (f->head->gh != c->pos_h || f->head->gw != c->pos_w)
+        PSEG_TRY(pseg_vit_positions(&f->positions, w, e->names, c, f->head->gh, f->head->gw, err));
+    pseg_weights_overlay(w, fill_in, f);
+    PSEG_TRY(pseg_params_load(params, s, PSEG_PARAMS_VALUE, w, "", f->under, true, err));
+out:
+    pseg_free(f->positions);
+    f->positions = NULL;
+    pseg_specs_deinit(&specs);
+    pseg_weights_free(w);
+    return rc;
+}
+
+static pseg_status fill_text(filler *f, pseg_params *params, pseg_stream *s, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_encoders *e = f->e;
+    pseg_tensors *file = NULL;
+    pseg_specs specs = {0};
+    pseg_weights *w = NULL;
+
+    f->under = "text.";
+    PSEG_TRY(pseg_text_specs(&specs, &e->clip, e->text_prefix, err));
+    PSEG_TRY(pseg_tensors_open_folder(&file, e->text_folder, err));
+    PSEG_TRY(pseg_weights_from_tensors(&w, file, "", err));
+    PSEG_TRY(pseg_weights_check(w, &specs, err));
+    pseg_weights_overlay(w, fill_in, f);
+    PSEG_TRY(pseg_params_load(params, s, PSEG_PARAMS_VALUE, w, "", f->under, true, err));
+out:
+    pseg_specs_deinit(&specs);
+    pseg_weights_free(w);
+    pseg_tensors_close(file);
+    return rc;
+}
+
+pseg_status pseg_encoders_fill(pseg_encoders *e, pseg_params *params, pseg_stream *s,
+                               const pseg_train_towers *t, const pseg_head_config *head,
+                               const pseg_specs *specs, uint64_t seed, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    filler f = {.e = e, .head = head, .init = {seed, specs}};
+
+    if (t->vision)
+        PSEG_TRY(fill_vision(&f, params, s, err));
+    if (t->text)
+        PSEG_TRY(fill_text(&f, params, s, err));
+out:
+    return rc;
+}

@@ -57,18 +57,6 @@ static int64_t n_workers(pseg_queue *q)
     return n;
 }
 
-static void set_back_it_takes_a_dead_workers_job(void **state)
-{
-    pseg_queue *q = open_queue("lease");
-    id_text id = case_submit(q);
-
-    (void)state;
-    case_register(q, "w");
-    case_claim(q, "w");
-    clock_is_ahead_by(q, -HOUR_S);
-    SWEEP_UNTIL(q, queue_state_of(q, id.s) == PSEG_JOB_QUEUED);
-}
-
 /* `seen` of the dead one lies in the future. Its job must be charged all the same: a job that kills
  * its workers would otherwise be tried for an hour. */
 static void set_back_it_charges_a_dead_workers_job(void **state)
@@ -185,7 +173,6 @@ static void set_on_it_publishes_once(void **state)
 int main(void)
 {
     const struct CMUnitTest cases[] = {
-        cmocka_unit_test_teardown(set_back_it_takes_a_dead_workers_job, case_teardown),
         cmocka_unit_test_teardown(set_back_it_charges_a_dead_workers_job, case_teardown),
         cmocka_unit_test_teardown(set_back_it_forgets_a_dead_worker, case_teardown),
         cmocka_unit_test_teardown(set_back_it_retries_a_failed_job, case_teardown),

@@ -75,6 +75,25 @@ double bench_peak_rss_mib(void)
     return (double)u.ru_maxrss / 1024;
 }
 
+int bench_main(void *args, const bool *is_json, const bench_program *p, int argc, char **argv)
+{
+    pseg_conf *conf = NULL;
+    pseg_err err = PSEG_ERR_INIT;
+    int status = 0;
+
+    if (!program_begin(&conf, args, p->options, p->about, argc, argv, &status))
+        return status;
+    json_t *out = json_pack("{s:o}", "machine", bench_machine());
+    pseg_status rc = p->run(args, out, &err);
+    bool has_figures = rc == PSEG_OK || (p->figures && json_object_get(out, p->figures));
+    if (*is_json && has_figures)
+        program_print(json_incref(out));
+    status = program_end(rc, &err, *is_json && !has_figures);
+    json_decref(out);
+    pseg_conf_free(conf);
+    return status;
+}
+
 bench_roof bench_roof_of(const pseg_peaks *p, bench_kind kind, double flops, double bytes,
                          double ms)
 {

@@ -15,7 +15,19 @@ json_t *bench_machine(void);
 double bench_rss_mib(void);
 double bench_peak_rss_mib(void);
 
-/* Each parses with program_begin and returns the exit status. */
+/* One of pseg-bench's measurements. */
+typedef struct bench_program {
+    const pseg_conf_option *options;
+    const pseg_conf_about *about;
+    pseg_status (*run)(const void *args, json_t *out, pseg_err *err);
+    const char *figures; /* what run puts into out when its figures stand, though it may fail after
+                            that; they are told then. NULL: a run that fails has none */
+} bench_program;
+/* Parses, runs, and prints what run has put into out, with the machine, if *is_json; args has the
+ * options' values, and is_json points into it. Returns the exit status. */
+int bench_main(void *args, const bool *is_json, const bench_program *p, int argc, char **argv);
+
+/* Each returns the exit status. */
 int bench_engine(int argc, char **argv);
 int bench_ops(int argc, char **argv);
 int bench_service(int argc, char **argv);

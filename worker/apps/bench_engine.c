@@ -329,9 +329,10 @@ out:
     return rc;
 }
 
-static pseg_status run(const args *a, json_t *out, pseg_err *err)
+static pseg_status run(const void *given, json_t *out, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
+    const args *a = given;
     pseg_cl_options co = PSEG_CL_OPTIONS_DEFAULT;
     pseg_model_options mo = PSEG_MODEL_OPTIONS_DEFAULT;
     pseg_model_source source = {.folder = a->model};
@@ -415,19 +416,8 @@ int bench_engine(int argc, char **argv)
                 "repeated runs,\n"
                 "the first one not counted.",
         .example = "pseg bench engine --preset dinov2-base --batch 1 --batch 8 --json"};
+    static const bench_program p = {options, &about, run, NULL};
     args a = {0};
-    pseg_conf *conf = NULL;
-    pseg_err err = PSEG_ERR_INIT;
-    int status = 0;
 
-    if (!program_begin(&conf, &a, options, &about, argc, argv, &status))
-        return status;
-    json_t *out = json_pack("{s:o}", "machine", bench_machine());
-    pseg_status rc = run(&a, out, &err);
-    if (rc == PSEG_OK && a.json)
-        program_print(json_incref(out));
-    status = program_end(rc, &err, a.json);
-    json_decref(out);
-    pseg_conf_free(conf);
-    return status;
+    return bench_main(&a, &a.json, &p, argc, argv);
 }

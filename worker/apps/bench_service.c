@@ -165,6 +165,14 @@ out:
     return rc;
 }
 
+static pseg_status run_service(const void *given, json_t *out, pseg_err *err)
+{
+    pseg_rpc_init(NULL, NULL, NULL);
+    pseg_status rc = run(given, out, err);
+    pseg_rpc_shutdown();
+    return rc;
+}
+
 int bench_service(int argc, char **argv)
 {
     static const pseg_conf_about about = {
@@ -174,23 +182,8 @@ int bench_service(int argc, char **argv)
                 "waits for\n"
                 "its mask, and sends the next.",
         .example = "pseg bench service --image scene.png --jobs 1000 --clients 16 --json"};
+    static const bench_program p = {options, &about, run_service, "jobs"};
     args a = {0};
-    pseg_conf *conf = NULL;
-    pseg_err err = PSEG_ERR_INIT;
-    int status = 0;
 
-    if (!program_begin(&conf, &a, options, &about, argc, argv, &status))
-        return status;
-    json_t *out = json_pack("{s:o}", "machine", bench_machine());
-    pseg_rpc_init(NULL, NULL, NULL);
-    pseg_status rc = run(&a, out, &err);
-    pseg_rpc_shutdown();
-    /* Figures of a run in which some jobs failed are told too, and then stand alone. */
-    bool has_figures = json_object_get(out, "jobs") != NULL;
-    if (a.json && has_figures)
-        program_print(json_incref(out));
-    status = program_end(rc, &err, a.json && !has_figures);
-    json_decref(out);
-    pseg_conf_free(conf);
-    return status;
+    return bench_main(&a, &a.json, &p, argc, argv);
 }

@@ -237,13 +237,13 @@ static void tell(bench *b, const args *a, json_t *out)
            json_real_value(json_object_get(out, "graph_mib")), bench_peak_rss_mib());
 }
 
-static pseg_status run(const args *given, json_t *out, pseg_err *err)
+static pseg_status run(const void *given, json_t *out, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_cl_options co = PSEG_CL_OPTIONS_DEFAULT;
     pseg_head_config c;
     bench b = {0};
-    args a = *given;
+    args a = *(const args *)given;
 
     a.images = a.images ? a.images : a.batch;
     if (a.images > a.batch)
@@ -294,19 +294,8 @@ int bench_train(int argc, char **argv)
                 "16 x 16 patches),\nrandom features and weights: medians of copying the batch, "
                 "forward, backward and AdamW.",
         .example = "pseg bench train --json"};
+    static const bench_program p = {options, &about, run, NULL};
     args a = {0};
-    pseg_conf *conf = NULL;
-    pseg_err err = PSEG_ERR_INIT;
-    int status = 0;
 
-    if (!program_begin(&conf, &a, options, &about, argc, argv, &status))
-        return status;
-    json_t *out = json_pack("{s:o}", "machine", bench_machine());
-    pseg_status rc = run(&a, out, &err);
-    if (rc == PSEG_OK && a.json)
-        program_print(json_incref(out));
-    status = program_end(rc, &err, a.json);
-    json_decref(out);
-    pseg_conf_free(conf);
-    return status;
+    return bench_main(&a, &a.json, &p, argc, argv);
 }

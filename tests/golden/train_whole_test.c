@@ -34,7 +34,6 @@ static const pseg_vit_config gelu = {.kind = PSEG_VIT_DINOV2,
 static pseg_train_towers towers_of(const pseg_vit_config *vision)
 {
     return (pseg_train_towers){.vision = vision,
-                               .vision_names = PSEG_VIT_NAMES_HF,
                                .text = &text,
                                .text_prefix = "text_model.",
                                .max_tokens = 5,

@@ -5,63 +5,14 @@ any moment goes on with the very same losses.
 Usage: train_run_test.py BIN_DIR SOURCE_DIR PART"""
 import json
 import os
-import pathlib
 import random
 import re
-import shutil
 import signal
-import struct
 import subprocess
 import sys
-import tempfile
 import time
 
-BIN, SOURCE = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-MODEL = SOURCE / "deploy/models/scenes"
-TINY = ["--image-size", "112", "--dim", "32", "--heads", "2", "--depth", "1", "--mlp-dim", "64", "--upsample", "16,8"]
-
-
-def command(out, *more, data="scenes:8,fixed", val="scenes:0"):
-    return [str(BIN / "pseg-train"), "--data", data, "--val", val, "--vision", str(MODEL / "vision"),
-            "--text", str(MODEL / "text"), "--out", str(out), *TINY, *more]
-
-
-def run(args, **kw):
-    return subprocess.run(args, capture_output=True, text=True, timeout=240, **kw)
-
-
-def good(args):
-    r = run(args)
-    assert r.returncode == 0, (args, r.returncode, r.stderr[-2000:])
-    return r.stdout
-
-
-def refused(args, status, *texts):
-    r = run(args)
-    assert r.returncode == status, (args, r.returncode, r.stderr[-2000:])
-    line = [x for x in r.stderr.splitlines() if x.startswith("error:")]
-    assert len(line) == 1, r.stderr
-    for text in texts:
-        assert text in line[0], (text, line[0])
-
-
-def log(out):
-    with open(out / "log.jsonl") as f:
-        return [json.loads(x) for x in f]
-
-
-def figures(lines):
-    """What must be the same, whenever a run was interrupted."""
-    timed = ("seconds", "images_per_s")
-    return [{k: v for k, v in x.items() if k not in timed} for x in lines]
-
-
-def tensors(path):
-    data = path.read_bytes()
-    n = int.from_bytes(data[:8], "little")
-    head = json.loads(data[8:8 + n])
-    meta = head.pop("__metadata__")
-    return meta, {k: data[8 + n + v["data_offsets"][0]:8 + n + v["data_offsets"][1]] for k, v in head.items()}
+from lib_train import BIN, MODEL, SOURCE, command, figures, good, log, log_lines, main, refused, run, tensors
 
 
 # ---- it learns ----
@@ -116,184 +67,6 @@ def batch(tmp):
             assert abs(a - b) < 1e-4 * abs(b), (mirror, figure, a, b)
 
 
-# ---- encoders too ----
-
-def floats(path):
-    """Tensors of a file as lists of numbers, with their shapes."""
-    data = path.read_bytes()
-    n = int.from_bytes(data[:8], "little")
-    out = {}
-    for k, v in json.loads(data[8:8 + n]).items():
-        if k != "__metadata__":
-            b = data[8 + n + v["data_offsets"][0]:8 + n + v["data_offsets"][1]]
-            code = {"F32": "f", "F16": "e"}[v["dtype"]]
-            out[k] = v["shape"], struct.unpack(f"<{len(b) // struct.calcsize(code)}{code}", b), v["dtype"]
-    return out
-
-
-def opens(tmp, out, name):
-    r = json.loads(good([str(BIN / "pseg-run"), "--model", str(out), "--image", str(SOURCE / "docs/example/scene.png"),
-                         "--prompt", "the red circle", "--out", str(tmp / name), "--json"]))
-    return r["results"][0]["predicted_iou"]
-
-
-def table(folder):
-    folder.mkdir()
-    (folder / "names.json").write_text('["the red circle"]')
-    head = json.dumps({"embeddings": {"dtype": "F32", "shape": [1, 8], "data_offsets": [0, 32]}}).encode()
-    (folder / "embeddings.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + struct.pack("<8f", *range(8)))
-    return str(folder)
-
-
-def frozen_like(tmp, few, base):
-    out = tmp / "float"
-    good(few(out, *base))
-    return out
-
-
-def towers(tmp):
-    """Encoders in the graph: what is exported is what was trained, and inference opens it."""
-    def few(out, *more):
-        return command(out, *more, data="scenes:4,fixed")
-
-    base = ["--batch", "4", "--images", "2", "--epochs", "1", "--text-mode", "tokens", "--seed", "3", "--warm-epochs", "0"]
-    still = ["--lr-neck", "0", "--lr-decoder", "0", "--lr-vision", "0", "--lr-text", "0", "--weight-decay", "0"]
-    # Nothing moves: the encoders come out as they went in, positions at the grid that was trained.
-    out = tmp / "still"
-    good(few(out, *base, *still, "--train", "vision,text"))
-    for part in ("vision", "text"):
-        was, now = floats(MODEL / part / "model.safetensors"), floats(out / part / "model.safetensors")
-        assert sorted(was) == sorted(now)
-        for k in was:
-            if k == "embeddings.position_embeddings":
-                assert now[k][0] == [1, 65, 192], now[k][0]  # 112 px in patches of 14
-            else:
-                assert was[k][:2] == now[k][:2] and now[k][2] == "F32", k
-    assert json.loads((out / "vision/config.json").read_text())["image_size"] == 112
-    # The frozen run of the same seed predicts the same.
-    frozen = tmp / "frozen"
-    good(few(frozen, *base, *still))
-    a, b = opens(tmp, out, "a"), opens(tmp, frozen, "b")
-    assert abs(a - b) < 1e-5, (a, b)
-    # LoRA: the products are added up, in float16 on demand; everything else is as it was.
-    out = tmp / "lora"
-    moving = ["--lr-vision", "1e-2", "--lr-text", "1e-2", "--train", "vision,text"]
-    good(few(out, *base, *moving, "--epochs", "2", "--lora-rank", "2", "--train-layers", "1", "--half"))
-    best = floats(out / "best.safetensors")
-    was, now = floats(MODEL / "vision/model.safetensors"), floats(out / "vision/model.safetensors")
-    changed = sorted(k for k in was if was[k][1] != now[k][1])
-    stem = "encoder.layer.5.attention.attention."
-    assert changed == [stem + "query.weight", stem + "value.weight"], changed
-    assert all(v[2] == "F16" for v in now.values())
-    (n, k), w, _ = was[stem + "query.weight"]
-    _, a, _ = best["vision." + stem + "query.lora_a.weight"]
-    _, b, _ = best["vision." + stem + "query.lora_b.weight"]
-    assert max(map(abs, b)) > 1e-3
-    for i in range(0, n, 7):
-        for j in range(0, k, 5):
-            want = w[i * k + j] + sum(b[i * 2 + r] * a[r * k + j] for r in range(2))
-            got = now[stem + "query.weight"][1][i * k + j]
-            assert abs(got - want) <= 1e-6 + 1e-3 * abs(want), (i, j, got, want)
-    opens(tmp, out, "c")
-    # A killed run goes on: the last block of each, with an average.
-    args = [*base, *moving, "--epochs", "2", "--train-layers", "1", "--ema", "0.9", "--save-every", "1"]
-    whole, out = tmp / "whole", tmp / "killed"
-    good(few(whole, *args))
-    p = subprocess.Popen(few(out, *args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while p.poll() is None and len(log_lines(out)) < 3:
-        time.sleep(0.002)
-    p.send_signal(signal.SIGKILL)
-    p.wait()
-    good(few(out, *args, "--resume"))
-    assert figures(log(out)) == figures(log(whole))
-    for name in ("last.safetensors", "vision/model.safetensors", "text/model.safetensors", "pseg.safetensors"):
-        assert tensors(whole / name)[1] == tensors(out / name)[1], name
-    moved = [k for k, v in floats(out / "vision/model.safetensors").items()
-             if v[1] != floats(MODEL / "vision/model.safetensors")[k][1]]
-    assert len(moved) == 18 and all(".layer.5." in k for k in moved), moved
-    # What cannot be is said.
-    refused(few(tmp / "r", "--train", "audio"), 2, "--train", "vision, text, or vision,text")
-    refused(few(tmp / "r", "--lora-rank", "4"), 2, "--lora-rank 4", "--train")
-    refused(few(tmp / "r", "--train-layers", "1"), 2, "--train-layers 1", "--train vision")
-    # And before hours are spent on data.
-    for more, *texts in ((["--train", "text", "--max-tokens", "40"], "--max-tokens 40", "positions for 32", "--max-tokens 32"),
-                         (["--train", "text", "--text", table(tmp / "table")], "table of phrases"),
-                         (["--out", str(whole)], "holds a run already", "--resume")):
-        refused([*command(tmp / "r", data="no-such-set", val="none"), *more], 2, *texts)
-    # Without --train it is the head that is exported in float16.
-    out = tmp / "half"
-    good(few(out, *base, "--half"))
-    assert all(v[2] == "F16" for v in floats(out / "pseg.safetensors").values())
-    assert all(v[2] == "F32" for v in floats(out / "best.safetensors").values())
-    assert json.loads((out / "pseg.json").read_text())["decoder"] == "pseg.safetensors" and not (out / "vision").exists()
-    a, b = opens(tmp, out, "h"), opens(tmp, frozen_like(tmp, few, base), "f")
-    assert abs(a - b) < 5e-3, (a, b)
-
-
-# ---- an image encoder on a data set ----
-
-def spoil(data):
-    """A set of scenes with three more records: no file, a file of another size, half a file."""
-    path = data / "scenes.jsonl"
-    records = [json.loads(x) for x in path.read_text().splitlines()]
-    for name in ("missing", "small", "half"):
-        more = dict(records[0], image=f"images/{name}.png")
-        if name == "small":
-            shutil.copy(SOURCE / "docs/example/scene.png", data / more["image"])
-        elif name == "half":
-            whole = (data / records[0]["image"]).read_bytes()
-            (data / more["image"]).write_bytes(whole[:len(whole) // 2])
-        records.append(more)
-    path.write_text("".join(json.dumps(x) + "\n" for x in records))
-
-
-def pixels(tmp):
-    """An encoder that is trained reads the photos themselves: what it sees is what features are made of,
-    mirrored or not; and what cannot be decoded is left out, whenever that shows."""
-    data, found = tmp / "set", {}
-    good([str(BIN / "pseg-scenes"), "--seed", "3", "--count", "3", "--size", "160", "--out", str(data)])
-    still = ["--lr-neck", "0", "--lr-decoder", "0", "--lr-vision", "0", "--weight-decay", "0"]
-    for fit in ("squash", "letterbox"):
-        for mirror in ([], ["--mirror"]):
-            for name, more in (("kept", ["--features", str(tmp / "features")]), ("seen", ["--train", "vision"])):
-                out = tmp / "-".join([name, fit, *mirror])
-                good(command(out, *more, *still, *mirror, "--preprocess", fit, "--batch", "8", "--epochs", "1",
-                             data=str(data / "scenes.jsonl"), val="none"))
-                found[name] = [x for x in log(out) if x["type"] == "step"]
-            assert len(found["kept"]) == len(found["seen"]) > 1
-            for a, b in zip(found["kept"], found["seen"]):
-                for figure in ("loss", "bce", "dice", "iou_loss"):  # features are kept in float16
-                    assert abs(a[figure] - b[figure]) < 2e-3 * abs(a[figure]), (fit, mirror, figure, a, b)
-    n = sum(len(s["sentences"]) for x in (data / "scenes.jsonl").read_text().splitlines()
-            for s in json.loads(x)["samples"])
-    spoil(data)
-    out = tmp / "moved"
-    args = ["--train", "vision", "--lr-vision", "1e-3", "--warm-epochs", "0", "--batch", "4", "--epochs", "2", "--save-every", "1"]
-    r = run(command(out, *args, data=str(data), val="none"))
-    assert r.returncode == 0, r.stderr[-2000:]
-    for text in ("missing.png", "the image has 224 x 224 pixels, its masks 160 x 160", "image_missing", "image_broken"):
-        assert r.stderr.count(text) == 1, (text, r.stderr)
-    was, now = floats(MODEL / "vision/model.safetensors"), floats(out / "vision/model.safetensors")
-    assert was["encoder.layer.0.attention.attention.query.weight"][1] != now["encoder.layer.0.attention.attention.query.weight"][1]
-    opens(tmp, out, "p")
-    # A header tells nothing of half a file until it is decoded, so its phrases count among the steps.
-    steps = [x for x in log(out) if x["type"] == "step"]
-    per_epoch = len([x for x in steps if x["epoch"] == 0])
-    assert per_epoch >= -(-n // 4) and len(steps) == 2 * per_epoch, (n, per_epoch)
-    # Killed and gone on with, the same.
-    killed = tmp / "killed"
-    p = subprocess.Popen(command(killed, *args, data=str(data), val="none"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while p.poll() is None and len(log_lines(killed)) < 2:
-        time.sleep(0.002)
-    p.send_signal(signal.SIGKILL)
-    p.wait()
-    good(command(killed, *args, "--resume", data=str(data), val="none"))
-    assert figures(log(killed)) == figures(log(out))
-    # Nothing is left of a set without photos.
-    shutil.rmtree(data / "images")
-    refused(command(tmp / "none", *args, data=str(data), val="none"), 2, "none of 6 images can be used")
-
-
 # ---- it goes on ----
 
 MORE = ["--batch", "6", "--images", "3", "--epochs", "4", "--accumulate", "2", "--ema", "0.9", "--text-mode", "tokens",
@@ -339,13 +112,6 @@ def resume(tmp):
         print(f"{kills} kills: the same {len(want)} lines and the same weights")
 
 
-def log_lines(out):
-    try:
-        return (out / "log.jsonl").read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-
-
 def first_difference(got, want):
     for a, b in zip(got, want):
         if a != b:
@@ -361,7 +127,7 @@ def stop(tmp):
     while p.poll() is None and len(log_lines(out)) < 3:
         time.sleep(0.002)
     p.send_signal(signal.SIGINT)
-    stdout = p.communicate(timeout=120)[0].decode()
+    stdout = p.communicate(timeout=600)[0].decode()
     assert p.returncode == 0 and "stopped after" in stdout and "--resume" in stdout, (p.returncode, stdout)
     refused(command(out, *MORE, **DATA), 2, "holds a run already", "--resume")
     good(command(out, *MORE, "--resume", **DATA))
@@ -460,7 +226,7 @@ def full_disk(tmp):
                     f.flush()
         except OSError:
             pass
-        stderr = p.communicate(timeout=120)[1].decode()
+        stderr = p.communicate(timeout=600)[1].decode()
         assert p.returncode == 1, (p.returncode, stderr)
         assert "No space left on device" in stderr and stderr.count("error:") == 1, stderr
         (tmp / "filler").unlink()
@@ -472,14 +238,5 @@ def full_disk(tmp):
     return 0
 
 
-def main():
-    part = {"learn": learn, "batch": batch, "towers": towers, "pixels": pixels, "resume": resume, "stop": stop, "refuse": refuse,
-            "blow_up": blow_up, "full_disk": full_disk}[sys.argv[3]]
-    tmp = pathlib.Path(tempfile.mkdtemp(prefix="pseg-train-"))
-    try:
-        return part(tmp) or 0
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
-
-
-sys.exit(main())
+sys.exit(main({"learn": learn, "batch": batch, "resume": resume, "stop": stop, "refuse": refuse, "blow_up": blow_up,
+               "full_disk": full_disk}))

@@ -44,6 +44,12 @@ typedef enum pseg_vit_part {
 bool pseg_vit_part_name(char out[PSEG_SPEC_NAME], const pseg_vit_config *c, pseg_vit_names names,
                         pseg_vit_part part, uint32_t i);
 
+/* Under which of Hugging Face's names the numbers of timm's tensor `name` stand: one, or three for
+ * query, key and value, each an equal part of its rows. Returns how many; 0: no encoder has such a
+ * tensor. */
+uint32_t pseg_vit_names_of_timm(char out[3][PSEG_SPEC_NAME], const pseg_vit_config *c,
+                                const char *name);
+
 /* Finds out prefix and names of the tensors in t; c->has_swiglu etc. say what to look for.
  * prefix: static. Errors: PSEG_R_MODEL_MISMATCH. */
 pseg_status pseg_vit_detect(const char **prefix, pseg_vit_names *names, const pseg_tensors *t,

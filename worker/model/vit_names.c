@@ -2,6 +2,7 @@
 #include "worker/model/vit_parts.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static const vit_naming hf_dinov2 = {
     .cls = "embeddings.cls_token",
@@ -108,6 +109,53 @@ bool pseg_vit_part_name(char out[PSEG_SPEC_NAME], const pseg_vit_config *c, pseg
     else
         snprintf(out, PSEG_SPEC_NAME, "%s", name);
     return name;
+}
+
+/* name is part, or part.weight or part.bias: what stands behind it. NULL: another. */
+static const char *behind(const char *name, const char *part)
+{
+    size_t n = strlen(part);
+
+    if (strncmp(name, part, n) != 0)
+        return NULL;
+    name += n;
+    return !*name || strcmp(name, ".weight") == 0 || strcmp(name, ".bias") == 0 ? name : NULL;
+}
+
+uint32_t pseg_vit_names_of_timm(char out[3][PSEG_SPEC_NAME], const pseg_vit_config *c,
+                                const char *name)
+{
+    const vit_naming *from = &timm, *to = vit_naming_of(PSEG_VIT_NAMES_HF, c->kind);
+    const char *const whole[][2] = {{from->cls, to->cls},     {from->mask, to->mask},
+                                    {from->pos, to->pos},     {from->regs, to->regs},
+                                    {from->patch, to->patch}, {from->norm, to->norm}};
+    const char *const parts[][2] = {{from->norm1, to->norm1},     {from->out, to->out},
+                                    {from->ls1, to->ls1},         {from->norm2, to->norm2},
+                                    {from->fc1, to->fc1},         {from->fc2, to->fc2},
+                                    {from->gate_in, to->gate_in}, {from->gate_out, to->gate_out},
+                                    {from->ls2, to->ls2},         {from->qkv, to->q}};
+    const char *const qkv[] = {to->q, to->k, to->v};
+    const char *rest;
+    unsigned block;
+    int n = 0;
+
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
+        if ((rest = behind(name, whole[i][0]))) {
+            snprintf(out[0], PSEG_SPEC_NAME, "%s%s", whole[i][1], rest);
+            return 1;
+        }
+    if (sscanf(name, "blocks.%u.%n", &block, &n) != 1 || n == 0)
+        return 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (!(rest = behind(name + n, parts[i][0])))
+            continue;
+        bool is_qkv = parts[i][1] == to->q;
+        for (uint32_t k = 0; k < (is_qkv ? 3 : 1); k++)
+            snprintf(out[k], PSEG_SPEC_NAME, "%s.%u.%s%s", to->layer, block,
+                     is_qkv ? qkv[k] : parts[i][1], rest);
+        return is_qkv ? 3 : 1;
+    }
+    return 0;
 }
 
 static pseg_status layer_specs(pseg_specs *s, const pseg_vit_config *c, const vit_naming *n,

@@ -18,7 +18,6 @@ pseg_status pseg_encoders_towers(pseg_train_towers *out, const pseg_encoders *e,
     if (has_vision && !e->vision_file)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "there is no image encoder to train");
     out->vision = has_vision ? &e->vit_config : NULL;
-    out->vision_names = e->names;
     out->text = has_text ? &e->clip : NULL;
     out->text_prefix = e->text_prefix;
 out:
@@ -61,30 +60,70 @@ static bool fill_in(void *ud, float *out, uint64_t n, const char *name)
     return true;
 }
 
+/* timm's tensors under Hugging Face's names. */
+typedef struct renaming {
+    pseg_weights *w;
+    const pseg_vit_config *c;
+    const pseg_specs *specs; /* timm's, against which w was checked */
+} renaming;
+
+/* Part k of n_parts of a tensor of w. */
+static void take_part(const renaming *r, float *out, uint64_t n, const pseg_spec *s, uint32_t k,
+                      uint32_t n_parts)
+{
+    pseg_values v;
+
+    if (pseg_weights_get(&v, r->w, n * n_parts, NULL, "%s", s->name) != PSEG_OK)
+        return; /* not after the check */
+    pseg_to_f32(out, (const char *)v.data + k * n * (v.type == PSEG_F32 ? 4 : 2), v.type, n);
+}
+
+static void fill_renamed(void *ud, float *out, uint64_t n, const char *name)
+{
+    const renaming *r = ud;
+    char names[3][PSEG_SPEC_NAME];
+
+    memset(out, 0, n * sizeof *out);
+    for (size_t i = 0; i < r->specs->n; i++) {
+        const pseg_spec *s = &r->specs->items[i];
+        uint32_t n_parts = pseg_vit_names_of_timm(names, r->c, s->name);
+
+        for (uint32_t k = 0; k < n_parts; k++)
+            if (strcmp(names[k], name) == 0)
+                take_part(r, out, n, s, k, n_parts);
+    }
+}
+
 static pseg_status fill_vision(filler *f, pseg_params *params, pseg_stream *s, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     const pseg_encoders *e = f->e;
     const pseg_vit_config *c = &e->vit_config;
     pseg_specs specs = {0};
-    pseg_weights *w = NULL;
+    pseg_weights *w = NULL, *hf = NULL;
+    renaming r = {.c = c, .specs = &specs};
     char pos[PSEG_SPEC_NAME];
 
     f->under = "vision.";
     f->pos = pos;
-    pseg_vit_part_name(pos, c, e->names, PSEG_VIT_POS, 0);
+    pseg_vit_part_name(pos, c, PSEG_VIT_NAMES_HF, PSEG_VIT_POS, 0);
     PSEG_TRY(pseg_vit_specs(&specs, c, e->names, err));
     PSEG_TRY(pseg_weights_from_tensors(&w, e->vision_file, e->vision_prefix, err));
     PSEG_TRY(pseg_weights_check(w, &specs, err));
     if (f->head->gh != c->pos_h || f->head->gw != c->pos_w)
         PSEG_TRY(pseg_vit_positions(&f->positions, w, e->names, c, f->head->gh, f->head->gw, err));
-    pseg_weights_overlay(w, fill_in, f);
-    PSEG_TRY(pseg_params_load(params, s, PSEG_PARAMS_VALUE, w, "", f->under, true, err));
+    r.w = w;
+    if (e->names == PSEG_VIT_NAMES_TIMM)
+        PSEG_TRY(pseg_weights_from_fn(&hf, fill_renamed, &r, err));
+    pseg_weights *use = hf ? hf : w;
+    pseg_weights_overlay(use, fill_in, f);
+    PSEG_TRY(pseg_params_load(params, s, PSEG_PARAMS_VALUE, use, "", f->under, true, err));
 out:
     pseg_free(f->positions);
     f->positions = NULL;
-    pseg_specs_deinit(&specs);
+    pseg_weights_free(hf);
     pseg_weights_free(w);
+    pseg_specs_deinit(&specs);
     return rc;
 }
 

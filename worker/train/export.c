@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define MAX_FILE ((size_t)64 << 20) /* of what stands beside the weights */
+#define NAME     (PSEG_SPEC_NAME + 32)
 
 /* ---- numbers --------------------------------------------------------------------------------- */
 
@@ -34,26 +35,26 @@ out:
     return rc;
 }
 
-/* w [n, k] += b [n, rank] a [rank, k], where the checkpoint has the two. */
-static pseg_status add_lora(float *w, const pseg_tensor *t, const pseg_tensors *best,
-                            const char *name, pseg_err *err)
+/* w [n, k] += b [n, rank] a [rank, k], where the checkpoint has the two beside key. */
+static pseg_status add_lora(float *w, size_t n, size_t k, const pseg_tensors *best, const char *key,
+                            pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    char key[PSEG_SPEC_NAME + 32];
-    int stem = (int)strlen(name) - (int)strlen(".weight");
+    char name[NAME + 16];
+    int stem = (int)strlen(key) - (int)strlen(".weight");
     float *fa = NULL, *fb = NULL;
 
-    if (stem <= 0 || strcmp(name + stem, ".weight") != 0 || t->rank != 2)
+    if (stem <= 0 || strcmp(key + stem, ".weight") != 0)
         goto out;
-    snprintf(key, sizeof key, "%.*s.lora_a.weight", stem, name);
-    const pseg_tensor *a = pseg_tensors_find(best, key);
-    snprintf(key, sizeof key, "%.*s.lora_b.weight", stem, name);
-    const pseg_tensor *b = pseg_tensors_find(best, key);
+    snprintf(name, sizeof name, "%.*s.lora_a.weight", stem, key);
+    const pseg_tensor *a = pseg_tensors_find(best, name);
+    snprintf(name, sizeof name, "%.*s.lora_b.weight", stem, key);
+    const pseg_tensor *b = pseg_tensors_find(best, name);
     if (!a || !b)
         goto out;
     PSEG_TRY(floats_of(&fa, a, err));
     PSEG_TRY(floats_of(&fb, b, err));
-    size_t n = (size_t)t->dims[0], k = (size_t)t->dims[1], rank = (size_t)a->dims[0];
+    size_t rank = (size_t)a->dims[0];
     for (size_t i = 0; i < n; i++)
         for (size_t r = 0; r < rank; r++)
             for (size_t j = 0; j < k; j++)
@@ -66,51 +67,93 @@ out:
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
-/* The tensor of the checkpoint that belongs to one of an encoder's folder, or NULL. */
-static const pseg_tensor *trained(const pseg_tensors *best, const char *under, const char *prefix,
-                                  const pseg_tensor *t, char key[PSEG_SPEC_NAME + 32])
-{
-    size_t skip = strlen(prefix);
+/* An encoder's folder as it was, and the checkpoint that has what became of it. */
+typedef struct tower {
+    const pseg_tensors *from, *best;
+    const char *under, *prefix;  /* of the checkpoint's names; of the folder's */
+    const pseg_vit_config *timm; /* the folder's names are timm's; NULL: the checkpoint's */
+} tower;
 
-    snprintf(key, PSEG_SPEC_NAME + 32, "%s%s", under,
-             strncmp(t->name, prefix, skip) == 0 ? t->name + skip : t->name);
-    return pseg_tensors_find(best, key);
+/* Where the checkpoint would have t, in n parts one below the other. */
+static uint32_t keys_of(char keys[3][NAME], const tower *w, const pseg_tensor *t)
+{
+    size_t skip = strlen(w->prefix);
+    const char *name = strncmp(t->name, w->prefix, skip) == 0 ? t->name + skip : t->name;
+    char names[3][PSEG_SPEC_NAME];
+    uint32_t n = w->timm ? pseg_vit_names_of_timm(names, w->timm, name) : 0;
+
+    for (uint32_t k = 0; k < n; k++)
+        snprintf(keys[k], NAME, "%s%s", w->under, names[k]);
+    if (n == 0)
+        snprintf(keys[0], NAME, "%s%s", w->under, name);
+    return n ? n : 1;
+}
+
+/* t with those of its parts that were trained in their places, and LoRA's products added. */
+static pseg_status trained_parts(float *numbers, const tower *w, const pseg_tensor *t,
+                                 char keys[3][NAME], uint32_t n_keys, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    size_t part = t->n / n_keys;
+
+    for (uint32_t k = 0; k < n_keys; k++) {
+        const pseg_tensor *own = pseg_tensors_find(w->best, keys[k]);
+        if (own && own->n != part)
+            PSEG_FAIL(PSEG_R_INTERNAL, 0, "%s has another size than its part of %s", own->name,
+                      t->name);
+        if (own)
+            pseg_to_f32(numbers + k * part, own->data, type_of(own), part);
+        else if (t->rank == 2)
+            PSEG_TRY(add_lora(numbers + k * part, (size_t)t->dims[0] / n_keys, (size_t)t->dims[1],
+                              w->best, keys[k], err));
+    }
+out:
+    return rc;
+}
+
+/* In the second pass t's numbers, in the first its shape: positions may have another grid. */
+static pseg_status write_tensor(pseg_tensors_writer *out, const tower *w, const pseg_tensor *t,
+                                int pass, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    char keys[3][NAME];
+    uint32_t n_keys = keys_of(keys, w, t);
+    const pseg_tensor *own = n_keys == 1 ? pseg_tensors_find(w->best, keys[0]) : NULL;
+    const pseg_tensor *use = own ? own : t;
+    float *numbers = NULL;
+
+    if (pass == 0) {
+        rc = pseg_tensors_writer_declare(out, t->name, use->rank, use->dims, err);
+        goto out;
+    }
+    PSEG_TRY(floats_of(&numbers, use, err));
+    if (!own)
+        PSEG_TRY(trained_parts(numbers, w, t, keys, n_keys, err));
+    PSEG_TRY(pseg_tensors_writer_data(out, numbers, use->n, err));
+out:
+    pseg_free(numbers);
+    return rc;
 }
 
 /* All tensors of numbers of the encoder's folder, each as it was trained or as it was. */
-static pseg_status write_tower(const char *path, const pseg_tensors *from, const pseg_tensors *best,
-                               const char *under, const char *prefix, bool is_half, pseg_err *err)
+static pseg_status write_tower(const char *path, const tower *w, bool is_half, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    pseg_tensors_writer *w = NULL;
-    char key[PSEG_SPEC_NAME + 32];
-    float *numbers = NULL;
+    pseg_tensors_writer *out = NULL;
 
-    PSEG_TRY(pseg_tensors_writer_new(&w, path, err));
-    pseg_tensors_writer_set_type(w, is_half ? PSEG_F16 : PSEG_F32);
-    PSEG_TRY(pseg_tensors_writer_meta(w, "format", "pt", err));
+    PSEG_TRY(pseg_tensors_writer_new(&out, path, err));
+    pseg_tensors_writer_set_type(out, is_half ? PSEG_F16 : PSEG_F32);
+    PSEG_TRY(pseg_tensors_writer_meta(out, "format", "pt", err));
     for (int pass = 0; pass < 2; pass++)
-        for (size_t i = 0; i < pseg_tensors_count(from); i++) {
-            const pseg_tensor *t = pseg_tensors_at(from, i);
-            const pseg_tensor *own = trained(best, under, prefix, t, key), *use = own ? own : t;
+        for (size_t i = 0; i < pseg_tensors_count(w->from); i++) {
+            const pseg_tensor *t = pseg_tensors_at(w->from, i);
 
-            if (t->type == PSEG_TENSOR_I64 || t->type == PSEG_TENSOR_OTHER)
-                continue; /* position_ids */
-            if (pass == 0) {
-                PSEG_TRY(pseg_tensors_writer_declare(w, t->name, use->rank, use->dims, err));
-                continue;
-            }
-            pseg_free(numbers);
-            numbers = NULL;
-            PSEG_TRY(floats_of(&numbers, use, err));
-            if (!own)
-                PSEG_TRY(add_lora(numbers, t, best, key, err));
-            PSEG_TRY(pseg_tensors_writer_data(w, numbers, use->n, err));
+            if (t->type != PSEG_TENSOR_I64 && t->type != PSEG_TENSOR_OTHER) /* position_ids */
+                PSEG_TRY(write_tensor(out, w, t, pass, err));
         }
-    PSEG_TRY(pseg_tensors_writer_finish(w, err));
+    PSEG_TRY(pseg_tensors_writer_finish(out, err));
 out:
-    pseg_free(numbers);
-    pseg_tensors_writer_free(w);
+    pseg_tensors_writer_free(out);
     return rc;
 }
 
@@ -207,6 +250,26 @@ out:
     return rc;
 }
 
+/* How the image encoder's folder names its tensors; and its size, if positions were trained at the
+ * head's grid. */
+static pseg_status look_at_vision(tower *w, const pseg_train_export *x, const char *folder,
+                                  pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_vit_config *c = x->towers->vision;
+    char key[NAME], pos[PSEG_SPEC_NAME];
+    pseg_vit_names names;
+
+    PSEG_TRY(pseg_vit_detect(&w->prefix, &names, w->from, err));
+    w->timm = names == PSEG_VIT_NAMES_TIMM ? c : NULL;
+    pseg_vit_part_name(pos, c, PSEG_VIT_NAMES_HF, PSEG_VIT_POS, 0);
+    snprintf(key, sizeof key, "%s%s", w->under, pos);
+    if (pseg_tensors_find(w->best, key))
+        PSEG_TRY(pseg_vit_config_set_size(folder, x->head->height, x->head->width, err));
+out:
+    return rc;
+}
+
 static pseg_status export_tower(const pseg_train_export *x, const char *name, const char *from,
                                 const pseg_tensors *best, pseg_err *err)
 {
@@ -214,25 +277,17 @@ static pseg_status export_tower(const pseg_train_export *x, const char *name, co
     bool is_vision = from == x->vision;
     char *folder = pseg_path_join(x->folder, name), *path = NULL;
     pseg_tensors *file = NULL;
-    const char *prefix = "";
-    pseg_vit_names names;
+    tower w = {.best = best, .under = is_vision ? "vision." : "text.", .prefix = ""};
 
     if (!folder || !(path = pseg_path_join(folder, "model.safetensors")))
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to export");
     PSEG_TRY(pseg_dir_make(folder, err));
     PSEG_TRY(copy_beside(folder, from, err));
     PSEG_TRY(pseg_tensors_open_folder(&file, from, err));
-    if (is_vision) {
-        char key[PSEG_SPEC_NAME + 32], pos[PSEG_SPEC_NAME];
-
-        PSEG_TRY(pseg_vit_detect(&prefix, &names, file, err));
-        pseg_vit_part_name(pos, x->towers->vision, names, PSEG_VIT_POS, 0);
-        snprintf(key, sizeof key, "vision.%s", pos);
-        if (pseg_tensors_find(best, key)) /* positions were trained, at the head's grid */
-            PSEG_TRY(pseg_vit_config_set_size(folder, x->head->height, x->head->width, err));
-    }
-    PSEG_TRY(
-        write_tower(path, file, best, is_vision ? "vision." : "text.", prefix, x->is_half, err));
+    w.from = file;
+    if (is_vision)
+        PSEG_TRY(look_at_vision(&w, x, folder, err));
+    PSEG_TRY(write_tower(path, &w, x->is_half, err));
 out:
     pseg_tensors_close(file);
     pseg_free(folder);

@@ -126,14 +126,10 @@ static pseg_status vision_specs(list *l, const pseg_train_towers *t, const pseg_
     uint32_t n_blocks = head->taps[head->n_taps - 1];
     char norm[PSEG_SPEC_NAME];
 
-    if (!pseg_vit_part_name(norm, &c, t->vision_names, PSEG_VIT_Q, 0))
-        PSEG_FAIL(PSEG_R_UNSUPPORTED, 0,
-                  "the image encoder has query, key and value in one tensor (timm's names), which "
-                  "cannot be trained; convert it to Hugging Face's names");
     c.pos_h = head->gh; /* positions as they are used: interpolated to the head's grid */
     c.pos_w = head->gw;
-    PSEG_TRY(pseg_vit_specs(&all, &c, t->vision_names, err));
-    pseg_vit_part_name(norm, &c, t->vision_names, PSEG_VIT_NORM, 0);
+    PSEG_TRY(pseg_vit_specs(&all, &c, PSEG_VIT_NAMES_HF, err));
+    pseg_vit_part_name(norm, &c, PSEG_VIT_NAMES_HF, PSEG_VIT_NORM, 0);
     PSEG_TRY(append_tower(l, "vision.", &all, choose(n_blocks, t->vision_layers, t->lora_rank),
                           n_blocks, t->lora_rank, head->is_tap_normed ? NULL : norm, err));
 out:
@@ -232,7 +228,7 @@ static const char *name_of(vision *v, pseg_vit_part part)
 {
     char name[PSEG_SPEC_NAME];
 
-    pseg_vit_part_name(name, v->c, v->t->vision_names, part, v->block);
+    pseg_vit_part_name(name, v->c, PSEG_VIT_NAMES_HF, part, v->block);
     snprintf(v->name, sizeof v->name, "vision.%s", name);
     return v->name;
 }

@@ -1,12 +1,12 @@
 /* The encoders as parts of a training graph, where they are trained too: the mathematics of
  * worker/model/vit.c and text.c, whose weights are taken and given.
  *
- * Their tensors stand behind the head's in one list, under "vision." and "text." and their own
- * names. Frozen ones are values alone, and no gradient is computed for what lies below the lowest
- * that is trained. With a rank, LoRA (Hu et al. 2021): the encoders themselves are frozen, and each
- * of a block's query and value gets a product of two small matrices added, "NAME.lora_a.weight"
- * [rank, k] and "NAME.lora_b.weight" [n, rank], the second zero at first; what is exported has them
- * added up (towers_export.c). */
+ * Their tensors stand behind the head's in one list, under "vision." and "text." and Hugging Face's
+ * names, whatever their files' are. Frozen ones are values alone, and no gradient is computed for
+ * what lies below the lowest that is trained. With a rank, LoRA (Hu et al. 2021): the encoders
+ * themselves are frozen, and each of a block's query and value gets a product of two small matrices
+ * added, "NAME.lora_a.weight" [rank, k] and "NAME.lora_b.weight" [n, rank], the second zero at
+ * first; what is exported has them added up (export.h). */
 #ifndef PSEG_TRAIN_TOWERS_H
 #define PSEG_TRAIN_TOWERS_H
 
@@ -18,18 +18,16 @@
 
 typedef struct pseg_train_towers {
     const pseg_vit_config *vision; /* NULL: the graph's inputs are taps */
-    pseg_vit_names vision_names;
-    const pseg_clip_config *text; /* NULL: they are embeddings */
-    const char *text_prefix;      /* "text_model." or "" */
-    uint32_t max_tokens;          /* of a phrase */
+    const pseg_clip_config *text;  /* NULL: they are embeddings */
+    const char *text_prefix;       /* "text_model." or "" */
+    uint32_t max_tokens;           /* of a phrase */
     /* The last so many blocks are trained, and the norm behind them; PSEG_TRAIN_ALL: everything. */
     uint32_t vision_layers, text_layers;
     uint32_t lora_rank; /* 0: the blocks' own weights */
 } pseg_train_towers;
 
 /* Appends the towers' tensors, those that a graph of this head reads, to specs. *is_frozen: one for
- * each of specs, the head's included; to be freed with pseg_free. Errors: PSEG_R_UNSUPPORTED (names
- * with query, key and value in one tensor). */
+ * each of specs, the head's included; to be freed with pseg_free. Errors: PSEG_R_OUT_OF_MEMORY. */
 pseg_status pseg_train_towers_specs(pseg_specs *specs, bool **is_frozen, const pseg_train_towers *t,
                                     const pseg_head_config *head, pseg_err *err);
 

@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""`pseg train --train`: encoders that are trained too, what is exported of them, and what they read.
+
+Usage: train_towers_test.py BIN_DIR SOURCE_DIR PART"""
+import json
+import pathlib
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+from lib_train import BIN, MODEL, SOURCE, command, figures, floats, good, log, log_lines, main, refused, run, tensors
+
+sys.path.append(str(SOURCE / "tests/golden"))
+import timm_names  # noqa: E402
+
+
+def opens(tmp, out, name):
+    r = json.loads(good([str(BIN / "pseg-run"), "--model", str(out), "--image", str(SOURCE / "docs/example/scene.png"),
+                         "--prompt", "the red circle", "--out", str(tmp / name), "--json"]))
+    return r["results"][0]["predicted_iou"]
+
+
+def table(folder):
+    folder.mkdir()
+    (folder / "names.json").write_text('["the red circle"]')
+    head = json.dumps({"embeddings": {"dtype": "F32", "shape": [1, 8], "data_offsets": [0, 32]}}).encode()
+    (folder / "embeddings.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + struct.pack("<8f", *range(8)))
+    return str(folder)
+
+
+def frozen_like(tmp, few, base):
+    out = tmp / "float"
+    good(few(out, *base))
+    return out
+
+
+def towers(tmp):
+    """Encoders in the graph: what is exported is what was trained, and inference opens it."""
+    def few(out, *more):
+        return command(out, *more, data="scenes:4,fixed")
+
+    base = ["--batch", "4", "--images", "2", "--epochs", "1", "--text-mode", "tokens", "--seed", "3", "--warm-epochs", "0"]
+    still = ["--lr-neck", "0", "--lr-decoder", "0", "--lr-vision", "0", "--lr-text", "0", "--weight-decay", "0"]
+    # Nothing moves: the encoders come out as they went in, positions at the grid that was trained.
+    out = tmp / "still"
+    good(few(out, *base, *still, "--train", "vision,text"))
+    for part in ("vision", "text"):
+        was, now = floats(MODEL / part / "model.safetensors"), floats(out / part / "model.safetensors")
+        assert sorted(was) == sorted(now)
+        for k in was:
+            if k == "embeddings.position_embeddings":
+                assert now[k][0] == [1, 65, 192], now[k][0]  # 112 px in patches of 14
+            else:
+                assert was[k][:2] == now[k][:2] and now[k][2] == "F32", k
+    assert json.loads((out / "vision/config.json").read_text())["image_size"] == 112
+    # The frozen run of the same seed predicts the same.
+    frozen = tmp / "frozen"
+    good(few(frozen, *base, *still))
+    a, b = opens(tmp, out, "a"), opens(tmp, frozen, "b")
+    assert abs(a - b) < 1e-5, (a, b)
+    # LoRA: the products are added up, in float16 on demand; everything else is as it was.
+    out = tmp / "lora"
+    moving = ["--lr-vision", "1e-2", "--lr-text", "1e-2", "--train", "vision,text"]
+    good(few(out, *base, *moving, "--epochs", "2", "--lora-rank", "2", "--train-layers", "1", "--half"))
+    best = floats(out / "best.safetensors")
+    was, now = floats(MODEL / "vision/model.safetensors"), floats(out / "vision/model.safetensors")
+    changed = sorted(k for k in was if was[k][1] != now[k][1])
+    stem = "encoder.layer.5.attention.attention."
+    assert changed == [stem + "query.weight", stem + "value.weight"], changed
+    assert all(v[2] == "F16" for v in now.values())
+    (n, k), w, _ = was[stem + "query.weight"]
+    _, a, _ = best["vision." + stem + "query.lora_a.weight"]
+    _, b, _ = best["vision." + stem + "query.lora_b.weight"]
+    assert max(map(abs, b)) > 1e-3
+    for i in range(0, n, 7):
+        for j in range(0, k, 5):
+            want = w[i * k + j] + sum(b[i * 2 + r] * a[r * k + j] for r in range(2))
+            got = now[stem + "query.weight"][1][i * k + j]
+            assert abs(got - want) <= 1e-6 + 1e-3 * abs(want), (i, j, got, want)
+    opens(tmp, out, "c")
+    # A killed run goes on: the last block of each, with an average.
+    args = [*base, *moving, "--epochs", "2", "--train-layers", "1", "--ema", "0.9", "--save-every", "1"]
+    whole, out = tmp / "whole", tmp / "killed"
+    good(few(whole, *args))
+    p = subprocess.Popen(few(out, *args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while p.poll() is None and len(log_lines(out)) < 3:
+        time.sleep(0.002)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    good(few(out, *args, "--resume"))
+    assert figures(log(out)) == figures(log(whole))
+    for name in ("last.safetensors", "vision/model.safetensors", "text/model.safetensors", "pseg.safetensors"):
+        assert tensors(whole / name)[1] == tensors(out / name)[1], name
+    moved = [k for k, v in floats(out / "vision/model.safetensors").items()
+             if v[1] != floats(MODEL / "vision/model.safetensors")[k][1]]
+    assert len(moved) == 18 and all(".layer.5." in k for k in moved), moved
+    # What cannot be is said.
+    refused(few(tmp / "r", "--train", "audio"), 2, "--train", "vision, text, or vision,text")
+    refused(few(tmp / "r", "--lora-rank", "4"), 2, "--lora-rank 4", "--train")
+    refused(few(tmp / "r", "--train-layers", "1"), 2, "--train-layers 1", "--train vision")
+    # And before hours are spent on data.
+    for more, *texts in ((["--train", "text", "--max-tokens", "40"], "--max-tokens 40", "positions for 32", "--max-tokens 32"),
+                         (["--train", "text", "--text", table(tmp / "table")], "table of phrases"),
+                         (["--out", str(whole)], "holds a run already", "--resume")):
+        refused([*command(tmp / "r", data="no-such-set", val="none"), *more], 2, *texts)
+    # Without --train it is the head that is exported in float16.
+    out = tmp / "half"
+    good(few(out, *base, "--half"))
+    assert all(v[2] == "F16" for v in floats(out / "pseg.safetensors").values())
+    assert all(v[2] == "F32" for v in floats(out / "best.safetensors").values())
+    assert json.loads((out / "pseg.json").read_text())["decoder"] == "pseg.safetensors" and not (out / "vision").exists()
+    a, b = opens(tmp, out, "h"), opens(tmp, frozen_like(tmp, few, base), "f")
+    assert abs(a - b) < 5e-3, (a, b)
+
+
+# ---- an image encoder on a data set ----
+
+def spoil(data):
+    """A set of scenes with three more records: no file, a file of another size, half a file."""
+    path = data / "scenes.jsonl"
+    records = [json.loads(x) for x in path.read_text().splitlines()]
+    for name in ("missing", "small", "half"):
+        more = dict(records[0], image=f"images/{name}.png")
+        if name == "small":
+            shutil.copy(SOURCE / "docs/example/scene.png", data / more["image"])
+        elif name == "half":
+            whole = (data / records[0]["image"]).read_bytes()
+            (data / more["image"]).write_bytes(whole[:len(whole) // 2])
+        records.append(more)
+    path.write_text("".join(json.dumps(x) + "\n" for x in records))
+
+
+def pixels(tmp):
+    """An encoder that is trained reads the photos themselves: what it sees is what features are made of,
+    mirrored or not; and what cannot be decoded is left out, whenever that shows."""
+    data, found = tmp / "set", {}
+    good([str(BIN / "pseg-scenes"), "--seed", "3", "--count", "3", "--size", "160", "--out", str(data)])
+    still = ["--lr-neck", "0", "--lr-decoder", "0", "--lr-vision", "0", "--weight-decay", "0"]
+    for fit in ("squash", "letterbox"):
+        for mirror in ([], ["--mirror"]):
+            for name, more in (("kept", ["--features", str(tmp / "features")]), ("seen", ["--train", "vision"])):
+                out = tmp / "-".join([name, fit, *mirror])
+                good(command(out, *more, *still, *mirror, "--preprocess", fit, "--batch", "8", "--epochs", "1",
+                             data=str(data / "scenes.jsonl"), val="none"))
+                found[name] = [x for x in log(out) if x["type"] == "step"]
+            assert len(found["kept"]) == len(found["seen"]) > 1
+            for a, b in zip(found["kept"], found["seen"]):
+                for figure in ("loss", "bce", "dice", "iou_loss"):  # features are kept in float16
+                    assert abs(a[figure] - b[figure]) < 2e-3 * abs(a[figure]), (fit, mirror, figure, a, b)
+    n = sum(len(s["sentences"]) for x in (data / "scenes.jsonl").read_text().splitlines()
+            for s in json.loads(x)["samples"])
+    spoil(data)
+    out = tmp / "moved"
+    args = ["--train", "vision", "--lr-vision", "1e-3", "--warm-epochs", "0", "--batch", "4", "--epochs", "2", "--save-every", "1"]
+    r = run(command(out, *args, data=str(data), val="none"))
+    assert r.returncode == 0, r.stderr[-2000:]
+    for text in ("missing.png", "the image has 224 x 224 pixels, its masks 160 x 160", "image_missing", "image_broken"):
+        assert r.stderr.count(text) == 1, (text, r.stderr)
+    was, now = floats(MODEL / "vision/model.safetensors"), floats(out / "vision/model.safetensors")
+    assert was["encoder.layer.0.attention.attention.query.weight"][1] != now["encoder.layer.0.attention.attention.query.weight"][1]
+    opens(tmp, out, "p")
+    # A header tells nothing of half a file until it is decoded, so its phrases count among the steps.
+    steps = [x for x in log(out) if x["type"] == "step"]
+    per_epoch = len([x for x in steps if x["epoch"] == 0])
+    assert per_epoch >= -(-n // 4) and len(steps) == 2 * per_epoch, (n, per_epoch)
+    # Killed and gone on with, the same.
+    killed = tmp / "killed"
+    p = subprocess.Popen(command(killed, *args, data=str(data), val="none"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while p.poll() is None and len(log_lines(killed)) < 2:
+        time.sleep(0.002)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    good(command(killed, *args, "--resume", data=str(data), val="none"))
+    assert figures(log(killed)) == figures(log(out))
+    # Nothing is left of a set without photos.
+    shutil.rmtree(data / "images")
+    refused(command(tmp / "none", *args, data=str(data), val="none"), 2, "none of 6 images can be used")
+
+
+def timm(tmp):
+    """timm's names are trained as Hugging Face's are, to the last bit, and come out as they went in."""
+    hf, folder = MODEL / "vision", tmp / "timm"
+    timm_names.convert(str(hf), str(folder))
+    base = ["--batch", "4", "--images", "2", "--epochs", "2", "--seed", "3", "--warm-epochs", "0", "--train", "vision",
+            "--lr-vision", "1e-3"]
+    for name, more in (("all", []), ("lora", ["--lora-rank", "2", "--train-layers", "2", "--half"]), ("last", ["--train-layers", "1"])):
+        a, b = tmp / f"{name}-hf", tmp / f"{name}-timm"
+        good(command(a, *base, *more, data="scenes:4,fixed"))
+        good([*command(b, *base, *more, data="scenes:4,fixed"), "--vision", str(folder)])
+        assert figures(log(a)) == figures(log(b)), name
+        want = timm_names.renamed(timm_names.read(a / "vision/model.safetensors"))
+        got = timm_names.read(b / "vision/model.safetensors")
+        assert sorted(got) == sorted(timm_names.read(folder / "model.safetensors")), name
+        assert got == want, (name, [k for k in want if got[k] != want[k]])
+        assert got != timm_names.read(folder / "model.safetensors"), name
+        assert opens(tmp, a, "a") == opens(tmp, b, "b"), name
+
+
+sys.exit(main({"towers": towers, "pixels": pixels, "timm": timm}))

@@ -187,7 +187,7 @@ class Calls(unittest.TestCase):
             pool = descriptor_pool.DescriptorPool()  # as a generic client builds it
             for file in reversed(found.file_descriptor_response.file_descriptor_proto):
                 pool.AddSerializedFile(file)
-            self.assertEqual(len(pool.FindServiceByName("pseg.test.v1.Demo").methods), 6)
+            self.assertEqual(len(pool.FindServiceByName("pseg.test.v1.Demo").methods), 7)
 
     def test_bytes_that_are_no_grpc(self):
         preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -31,5 +31,6 @@ pseg_add_library(pseg_rpc_demo SOURCES "${CMAKE_CURRENT_LIST_DIR}/rpc_demo.c"
                  DEPS pseg_rpc pseg_rpc_demo_proto)
 
 pseg_add_test(NAME rpc SOURCES ${CMAKE_CURRENT_LIST_DIR}/rpc_test.c LIBS pseg_rpc_demo LABELS unit)
+pseg_add_test(NAME rpc_bidi SOURCES ${CMAKE_CURRENT_LIST_DIR}/rpc_bidi_test.c LIBS pseg_rpc_demo LABELS unit)
 pseg_add_test(NAME rpc_net SOURCES ${CMAKE_CURRENT_LIST_DIR}/rpc_net_test.c
               ${PROJECT_SOURCE_DIR}/scheduler/keys.c LIBS pseg_rpc_demo LABELS unit)

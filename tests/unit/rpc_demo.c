@@ -111,6 +111,18 @@ static void fail(pseg_rpc_call *c, const void *msg)
         pseg_rpc_fail(c, &err);
 }
 
+static void end_counted(pseg_rpc_call *c)
+{
+    demo *d = pseg_rpc_ud(c);
+
+    pthread_mutex_lock(&d->mu);
+    if (pseg_rpc_is_cancelled(c))
+        atomic_fetch_add(&d->cancelled, 1);
+    atomic_fetch_add(&d->ended, 1);
+    pthread_cond_broadcast(&d->cv);
+    pthread_mutex_unlock(&d->mu);
+}
+
 /* ---- Wait ---- */
 
 enum { MAX_TIMERS = 300 };
@@ -224,19 +236,88 @@ static void wait_drain(pseg_rpc_call *c)
 static void wait_end(pseg_rpc_call *c)
 {
     waiting *w = pseg_rpc_state(c);
-    demo *d = pseg_rpc_ud(c);
 
     if (!w)
         return;
     pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &w->timer);
     for (int i = 0; i < w->n; i++)
         pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &w->timers[i]);
-    pthread_mutex_lock(&d->mu);
-    if (pseg_rpc_is_cancelled(c))
-        atomic_fetch_add(&d->cancelled, 1);
-    atomic_fetch_add(&d->ended, 1);
-    pthread_cond_broadcast(&d->cv);
-    pthread_mutex_unlock(&d->mu);
+    end_counted(c);
+}
+
+/* ---- Talk ---- */
+
+typedef struct talking {
+    uint64_t sum, told;
+    bool is_sending, is_eof;
+} talking;
+
+static void talk_on(pseg_rpc_call *c, talking *t)
+{
+    echo_reply r = REPLY_INIT;
+
+    if (t->is_sending)
+        return;
+    if (t->told < t->sum) {
+        r.size = t->told = t->sum;
+        t->is_sending = true;
+        pseg_rpc_send(c, &r.base);
+    } else if (t->is_eof) {
+        pseg_rpc_finish(c);
+    }
+}
+
+static talking *talking_of(pseg_rpc_call *c)
+{
+    demo *d = pseg_rpc_ud(c);
+    talking *t = pseg_rpc_state(c);
+
+    if (t)
+        return t;
+    t = pseg_arena_calloc(pseg_rpc_arena(c), 1, sizeof *t);
+    if (!t)
+        abort();
+    pseg_rpc_set_state(c, t);
+    atomic_fetch_add(&d->begun, 1);
+    return t;
+}
+
+static void talk(pseg_rpc_call *c, const void *msg)
+{
+    const echo_request *q = msg;
+    talking *t = talking_of(c);
+
+    if (q) {
+        t->sum += q->data.len;
+        pseg_rpc_read(c);
+    } else {
+        t->is_eof = true;
+    }
+    talk_on(c, t);
+}
+
+static void talk_writable(pseg_rpc_call *c)
+{
+    talking *t = pseg_rpc_state(c);
+
+    t->is_sending = false;
+    talk_on(c, t);
+}
+
+static void talk_drain(pseg_rpc_call *c)
+{
+    demo *d = pseg_rpc_ud(c);
+    pseg_err err = PSEG_ERR_INIT;
+
+    atomic_fetch_add(&d->drained, 1);
+    pseg_err_set(&err, PSEG_R_DRAINING, 0, PSEG_HERE, "the server is stopping");
+    pseg_rpc_fail(c, &err);
+}
+
+static void talk_end(pseg_rpc_call *c)
+{
+    if (pseg_rpc_state(c))
+        end_counted(c);
 }
 
 static void *answer_thread(void *arg)
@@ -294,6 +375,8 @@ const pseg_rpc_method demo_methods[] = {
      .on_message = count, .on_writable = count_more},
     {"/pseg.test.v1.Demo/Chat", PSEG_RPC_CLIENT_STREAM | PSEG_RPC_SERVER_STREAM, REQUEST,
      .on_message = chat, .on_writable = pseg_rpc_read},
+    {"/pseg.test.v1.Demo/Talk", PSEG_RPC_CLIENT_STREAM | PSEG_RPC_SERVER_STREAM, REQUEST,
+     .on_message = talk, .on_writable = talk_writable, .on_drain = talk_drain, .on_end = talk_end},
     {"/pseg.test.v1.Demo/Fail", PSEG_RPC_UNARY, &pseg__test__v1__fail_request__descriptor,
      .on_message = fail},
     {"/pseg.test.v1.Demo/Wait", PSEG_RPC_UNARY, &pseg__test__v1__wait_request__descriptor,

@@ -9,7 +9,7 @@
 #include <pthread.h>
 
 typedef struct demo {
-    _Atomic int begun, ended, cancelled, drained; /* Wait calls */
+    _Atomic int begun, ended, cancelled, drained; /* Wait and Talk calls */
     /* The thread that answers Wait{THREAD}: takes tickets in order. */
     pthread_t thread;
     pthread_mutex_t mu;
@@ -24,7 +24,7 @@ extern const uint8_t demo_descriptors_begin[], demo_descriptors_end[];
 void demo_start(demo *d);
 void demo_hold(demo *d, bool hold);
 void demo_stop(demo *d);
-/* Waits until at least n Wait calls have ended at the server; aborts after 20 s. */
+/* Waits until at least n Wait and Talk calls have ended at the server; aborts after 20 s. */
 void demo_until_ended(demo *d, int n);
 
 /* A server with the demo service on a free loopback port, and a channel to it. */

@@ -256,6 +256,7 @@ static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_serv
     PSEG_TRY(pseg_rpc_server_new(out, &o, err));
     PSEG_TRY(pseg_rpc_server_add(*out, pseg_service_methods, s, err));
     PSEG_TRY(pseg_rpc_server_add(*out, pseg_batch_methods, s, err));
+    PSEG_TRY(pseg_rpc_server_add(*out, pseg_open_inference_methods, s, err));
     PSEG_TRY(pseg_rpc_server_listen(*out, c->listen, &port, err));
     PSEG_TRY(pseg_rpc_server_start(*out, err));
     pseg_rpc_server_set_serving(*out, "", true);

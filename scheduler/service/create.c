@@ -134,8 +134,8 @@ out:
     return rc;
 }
 
-static void submit(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpec *q,
-                   void (*then)(pseg_rpc_call *, pseg_queue_reply *))
+void submit_job(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpec *q,
+                void (*then)(pseg_rpc_call *, pseg_queue_reply *))
 {
     pseg_service *s = service_of(c);
     pseg_arena *a = pseg_rpc_arena(c);
@@ -153,6 +153,7 @@ static void submit(pseg_rpc_call *c, const char *request_id, const Pseg__V1__Job
     state->request_id = request_id;
     state->model = made.args.model;
     state->image_sha256 = kept;
+    memcpy(state->new_id, made.id, sizeof made.id);
     pseg_queue_tenant limits = {0};
     if (s->opt.limits_of) {
         s->opt.limits_of(s->opt.limits_ud, made.args.tenant, &limits);
@@ -170,7 +171,7 @@ void create_job(pseg_rpc_call *c, const void *msg)
 {
     const Pseg__V1__CreateJobRequest *q = msg;
 
-    submit(c, q->request_id, q->job, reply_with_job);
+    submit_job(c, q->request_id, q->job, reply_with_job);
 }
 
 /* ---- Segment ---- */
@@ -299,5 +300,5 @@ void segment(pseg_rpc_call *c, const void *msg)
         return;
     }
     state->format = q->format;
-    submit(c, q->request_id, q->job, segment_created);
+    submit_job(c, q->request_id, q->job, segment_created);
 }

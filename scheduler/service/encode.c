@@ -42,6 +42,9 @@ static pseg_status encode_one(Pseg__V1__Mask *out, const encode_task *t, size_t 
         out->threshold = t->threshold;
         PSEG_TRY(pseg_mask_make(&m, &g, t->threshold, err));
         switch (t->encoding) {
+        case MASK_ENCODING_RAW:
+            PSEG_TRY(pseg_buf_append(&b, m->data, (size_t)m->width * m->height, err));
+            break;
         case PSEG__V1__MASK_ENCODING__MASK_ENCODING_COCO_RLE:
             PSEG_TRY(pseg_mask_rle(&b, m, err));
             break;
@@ -67,8 +70,10 @@ out:
 static void encode_all(pseg_service *s, encode_task *t)
 {
     const Pseg__Internal__V1__JobResult *r = t->result;
-    bool is_raw = t->encoding == PSEG__V1__MASK_ENCODING__MASK_ENCODING_FLOAT16;
-    size_t raw_bytes = is_raw ? (size_t)r->image_width * r->image_height * 2 : 0, bytes = 0;
+    size_t pixel_bytes = t->encoding == PSEG__V1__MASK_ENCODING__MASK_ENCODING_FLOAT16 ? 2
+                         : t->encoding == MASK_ENCODING_RAW                            ? 1
+                                                                                       : 0;
+    size_t raw_bytes = (size_t)r->image_width * r->image_height * pixel_bytes, bytes = 0;
 
     for (size_t i = 0; i < t->n && t->err.code == PSEG_OK && !atomic_load(&t->is_unwanted); i++) {
         t->is_cut = t->max_bytes && bytes + raw_bytes > t->max_bytes;

@@ -102,6 +102,8 @@ typedef struct call_state {
     watch *watch;
     struct upload *upload;
     struct fetch *fetch;
+    struct infer *infer;
+    const void *own;                    /* of a handler whose file knows what it is */
     const Pseg__V1__MaskFormat *format; /* Segment */
     Pseg__V1__Job *done;                /* Segment: the job at its end, while its masks are made */
     pseg_rpc_timer late;                /* Segment: too late for the masks */
@@ -115,6 +117,7 @@ typedef struct call_state {
     const char *batch;                             /* that the call is about, or NULL */
     char job_id[PSEG_JOB_ID_LEN + 1];              /* that the call is about, or "" */
     const char *request_id, *model, *image_sha256; /* of the job to be made, or NULL */
+    char new_id[PSEG_JOB_ID_LEN + 1];              /* of the job being made, before it is there */
 } call_state;
 /* Made on first use; NULL: memory is short. */
 call_state *state_of(pseg_rpc_call *c);
@@ -130,6 +133,9 @@ ProtobufCAllocator arena_allocator(pseg_arena *a);
 void reply_with_job(pseg_rpc_call *c, pseg_queue_reply *r);
 
 /* ---- masks ---- */
+
+/* Beside those of the API: a byte a pixel, 1 inside, 0 outside. */
+enum { MASK_ENCODING_RAW = 1000 };
 
 /* Encodes masks of a SUCCEEDED job on the encoder's thread, then runs `then` on the loop.
  * result: unpacked record; grids: float16 logits per entry. */
@@ -199,6 +205,12 @@ void fail_batch_not_found(pseg_rpc_call *c, const char *id);
 
 /* ---- handlers, by file ---- */
 
+/* Checks q and submits it; `then` runs with the answer. Otherwise the call has failed, with fields
+ * of q below "job". */
+void submit_job(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpec *q,
+                void (*then)(pseg_rpc_call *, pseg_queue_reply *));
+/* Fails the call by what became of the job instead of success; NULL: there is none. */
+void fail_not_succeeded(pseg_rpc_call *c, const pseg_job *j);
 void create_job(pseg_rpc_call *c, const void *msg);
 void segment(pseg_rpc_call *c, const void *msg);
 void segment_end(pseg_rpc_call *c);

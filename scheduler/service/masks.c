@@ -82,7 +82,7 @@ static void one_encoded(pseg_rpc_call *c, encode_task *t)
     send_chunk(c, f);
 }
 
-static void refuse(pseg_rpc_call *c, const pseg_job *j)
+void fail_not_succeeded(pseg_rpc_call *c, const pseg_job *j)
 {
     pseg_err e = PSEG_ERR_INIT;
 
@@ -112,7 +112,7 @@ static bool is_ready(pseg_rpc_call *c, const pseg_queue_reply *r)
         return false;
     if (r->n_jobs == 1 && r->jobs[0].id && r->jobs[0].state == PSEG_JOB_SUCCEEDED)
         return true;
-    refuse(c, r->n_jobs ? &r->jobs[0] : NULL);
+    fail_not_succeeded(c, r->n_jobs ? &r->jobs[0] : NULL);
     return false;
 }
 

@@ -126,7 +126,7 @@ static void metrics_known(pseg_rpc_call *c, pseg_queue_reply *r)
 {
     Externalscaler__GetMetricsResponse out = EXTERNALSCALER__GET_METRICS_RESPONSE__INIT;
     Externalscaler__MetricValue value = EXTERNALSCALER__METRIC_VALUE__INIT, *values[] = {&value};
-    const aim *a = pseg_rpc_state(c);
+    const aim *a = state_of(c)->own;
 
     if (fail_if_error(c, r))
         return;
@@ -156,10 +156,13 @@ static void get_metrics(pseg_rpc_call *c, const void *msg)
         pseg_rpc_fail(c, &e);
         return;
     }
-    op *o = op_new(c, metrics_known);
-    if (!o)
+    call_state *state = state_of(c);
+    op *o = state ? op_new(c, metrics_known) : NULL;
+    if (!o) {
+        fail_no_memory(c);
         return;
-    pseg_rpc_set_state(c, a);
+    }
+    state->own = a;
     pseg_queue_get_backlog(service_of(c)->queue, a->model, PSEG_SCALE_DEADLINES, op_done, o);
 }
 

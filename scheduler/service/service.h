@@ -67,6 +67,8 @@ pseg_reason pseg_service_text_reason(const ProtobufCMessageDescriptor *message,
 extern const pseg_rpc_method pseg_service_methods[];
 /* Of pseg.v1.BatchService, on the same server; ud is the same service. */
 extern const pseg_rpc_method pseg_batch_methods[];
+/* Of inference.GRPCInferenceService, for the same server; ud is the same service. */
+extern const pseg_rpc_method pseg_open_inference_methods[];
 /* Of pseg.v1.AdminService, for a server of its own; ud is the same service. */
 extern const pseg_rpc_method pseg_admin_methods[];
 /* Of externalscaler.ExternalScaler, likewise. */

@@ -3,6 +3,8 @@ pseg_add_fuzz(NAME proto SOURCES ${here}/proto_fuzz.c LIBS pseg_service pseg_rpc
   CORPUS ${here}/proto_corpus MAX_BYTES 65536)
 pseg_add_fuzz(NAME job SOURCES ${here}/job_fuzz.c LIBS pseg_service pseg_proto pseg_base
   CORPUS ${here}/job_corpus MAX_BYTES 65536)
+pseg_add_fuzz(NAME open_inference SOURCES ${here}/open_inference_fuzz.c LIBS pseg_service pseg_proto pseg_base
+  CORPUS ${here}/open_inference_corpus MAX_BYTES 65536)
 pseg_add_fuzz(NAME rle SOURCES ${here}/rle_fuzz.c LIBS pseg_mask pseg_base CORPUS ${here}/rle_corpus MAX_BYTES 4096)
 pseg_add_fuzz(NAME safetensors SOURCES ${here}/safetensors_fuzz.c LIBS pseg_model pseg_base
   CORPUS ${here}/safetensors_corpus MAX_BYTES 65536)

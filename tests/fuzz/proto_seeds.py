@@ -11,7 +11,8 @@ PROTO = HERE.parent.parent / "proto"
 
 
 def encode(message, text):
-    file = "pseg/internal/v1/record.proto" if ".internal." in message else "pseg/v1/pseg.proto"
+    file = "pseg/internal/v1/record.proto" if ".internal." in message else \
+        "inference/open_inference.proto" if message.startswith("inference.") else "pseg/v1/pseg.proto"
     return subprocess.run(["protoc", f"--encode={message}", f"-I{PROTO}", "-I/usr/include", file],
                           input=text.encode(), stdout=subprocess.PIPE, check=True).stdout
 
@@ -25,6 +26,18 @@ JOB = '''job { %s prompts { text: "the small red circle" } prompts { text: "ster
   labels { key: "batch" value: "7" } labels { key: "x.y" value: "ü" } }'''
 SHA = "0123456789abcdef" * 4
 NAME = "jobs/" + "0123456789abcdef" * 2
+TENSORS = r"""model_name: "scenes" id: "7" parameters { key: "mask_encoding" value { string_param: "png" } }
+  parameters { key: "timeout" value { int64_param: 1000000 } } parameters { key: "mask_threshold" value { double_param: 0.4 } }
+  inputs { name: "IMAGE" datatype: "BYTES" shape: 1 %s } inputs { name: "PROMPTS" datatype: "BYTES" shape: 2 %s }
+  outputs { name: "MASKS" } outputs { name: "IOU" } %s"""
+IMAGE = r"\211PNG\r\n\032\n1234"
+put("open_inference_corpus/typed", encode("inference.ModelInferRequest", TENSORS % (
+    f'contents {{ bytes_contents: "{IMAGE}" }}', 'contents { bytes_contents: "a star" bytes_contents: "b" }', "")))
+put("open_inference_corpus/raw", encode("inference.ModelInferRequest", TENSORS % (
+    "", "", rf'raw_input_contents: "\014\000\000\000{IMAGE}" raw_input_contents: "\001\000\000\000a\006\000\000\000a star"')))
+put("open_inference_corpus/sha", encode("inference.ModelInferRequest",
+    f'parameters {{ key: "image_sha256" value {{ string_param: "{SHA}" }} }} inputs {{ name: "PROMPTS" datatype: "BYTES"'
+    ' shape: 1 shape: 1 contents { bytes_contents: "é" } } outputs { name: "BOXES" }'))
 put("proto_corpus/create", encode("pseg.v1.CreateJobRequest", 'request_id: "a-1" ' + JOB % r'content: "\211PNG\r\n\032\n1234"'))
 put("proto_corpus/create_sha", encode("pseg.v1.CreateJobRequest", JOB % f'sha256: "{SHA}"'))
 put("proto_corpus/segment", encode("pseg.v1.SegmentRequest", JOB % f'sha256: "{SHA}"' +

@@ -99,7 +99,7 @@ local function use_image(b, image)
     if b.uses[image] then
         b.uses[image] = b.uses[image] + 1
     else
-        redis.call('HINCRBY', b.p .. 'image_use', image, 1)
+        later_incr(b, 'image_use', image, 1)
     end
 end
 

@@ -111,11 +111,14 @@ local function submit_one(b, s, j)
         'spec', j.spec, 'model', j.model, 'image', image, 'created', created, 'deadline', until_, 'ttl', j.ttl,
         'attempts', '0', 'fence', '0', 'place', place, unpack(more))
     later_zadd(b, 'live', deadline == latest and s.latest_ms or ms_up(deadline), j.id)
+    local g = s.last
+    if g[1] ~= j.model or g[2] ~= j.tenant then -- names are put together once for those who have them in common
+        g = { j.model, j.tenant, 'line:' .. j.model .. ':' .. j.tenant, 'index:' .. j.tenant }
+        s.last, s.lines[g[3]], b.wake[j.model] = g, g, true
+    end
+    later_zadd(b, g[4], 0, j.id)
+    later_zadd(b, g[3], place, j.id)
     later_ready(b, j.model, 1)
-    b.wake[j.model] = true
-    later_zadd(b, 'index:' .. j.tenant, 0, j.id)
-    later_zadd(b, 'line:' .. j.model .. ':' .. j.tenant, place, j.id)
-    s.lines[j.model .. ':' .. j.tenant] = { j.model, j.tenant }
     if j.request_id ~= '' then
         redis.call('SET', p .. 'request:' .. j.tenant .. ':' .. j.request_id, j.id .. ' ' .. j.fingerprint)
     end
@@ -128,7 +131,7 @@ end
 local function submit_begin(p, a)
     local s = { now = now_us(), max_age_ms = tonumber(a[1]), max_jobs = tonumber(a[2]), max_bytes = tonumber(a[3]),
         image_ttl_ms = tonumber(a[4]), has_marks = redis.call('EXISTS', p .. 'image_check') == 1,
-        live = redis.call('ZCARD', p .. 'live'), models = {}, lines = {}, images = {},
+        live = redis.call('ZCARD', p .. 'live'), models = {}, lines = {}, last = {}, images = {},
         place = tonumber(redis.call('HGET', p .. 'count', 'place') or '0') }
     local latest = s.now + s.max_age_ms * 1000
     s.created, s.latest, s.latest_ms = text(s.now), text(latest), ms_up(latest)

@@ -69,6 +69,7 @@ pseg_status cli_dial(cli *c, pseg_err *err)
     o.cert_file = c->cert;
     o.key_file = c->cert_key;
     o.bearer = c->key;
+    o.traceparent = c->traceparent;
     return pseg_rpc_dial(&c->channel, &o, err);
 }
 

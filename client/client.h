@@ -13,26 +13,28 @@
 
 /* Every command's options begin with these. */
 typedef struct cli {
-    const char *server, *ca, *cert, *cert_key, *key;
+    const char *server, *ca, *cert, *cert_key, *key, *traceparent;
     bool tls, json;
     int64_t timeout_ms;
     pseg_rpc_channel *channel;
     bool has_printed; /* JSON stands on standard output: an error may not add a second document */
 } cli;
-#define CLI_CONNECTION                                                                        \
-    {"server",         PSEG_CONF_STRING, offsetof(cli, server),                               \
-     "127.0.0.1:7433", .unit = "ADDR",   .help = "host:port or unix:/path of the scheduler"}, \
-        {"tls", PSEG_CONF_BOOL, offsetof(cli, tls), "false",                                  \
-         .help = "encrypt, by the system's authorities"},                                     \
-        {"ca", PSEG_CONF_STRING, offsetof(cli, ca),                                           \
-         NULL, .unit = "FILE",   .help = "encrypt, by these authorities (PEM)"},              \
-        {"cert", PSEG_CONF_STRING, offsetof(cli, cert),                                       \
-         NULL,   .unit = "FILE",   .help = "our certificate (PEM)"},                          \
-        {"cert_key", PSEG_CONF_STRING, offsetof(cli, cert_key),                               \
-         NULL,       .unit = "FILE",   .help = "its private key (PEM)"},                      \
-    {                                                                                         \
-        "key", PSEG_CONF_STRING, offsetof(cli, key), NULL,                                    \
-            .unit = "TEXT", .is_secret = true, .help = "bearer key; better as PSEG_KEY"       \
+#define CLI_CONNECTION                                                                           \
+    {"server",         PSEG_CONF_STRING, offsetof(cli, server),                                  \
+     "127.0.0.1:7433", .unit = "ADDR",   .help = "host:port or unix:/path of the scheduler"},    \
+        {"tls", PSEG_CONF_BOOL, offsetof(cli, tls), "false",                                     \
+         .help = "encrypt, by the system's authorities"},                                        \
+        {"ca", PSEG_CONF_STRING, offsetof(cli, ca),                                              \
+         NULL, .unit = "FILE",   .help = "encrypt, by these authorities (PEM)"},                 \
+        {"cert", PSEG_CONF_STRING, offsetof(cli, cert),                                          \
+         NULL,   .unit = "FILE",   .help = "our certificate (PEM)"},                             \
+        {"cert_key", PSEG_CONF_STRING, offsetof(cli, cert_key),                                  \
+         NULL,       .unit = "FILE",   .help = "its private key (PEM)"},                         \
+        {"traceparent", PSEG_CONF_STRING, offsetof(cli, traceparent),                            \
+         NULL,          .unit = "TEXT",   .help = "W3C trace context that the calls belong to"}, \
+    {                                                                                            \
+        "key", PSEG_CONF_STRING, offsetof(cli, key), NULL,                                       \
+            .unit = "TEXT", .is_secret = true, .help = "bearer key; better as PSEG_KEY"          \
     }
 #define CLI_OPTIONS                                                                                \
     CLI_CONNECTION,                                                                                \

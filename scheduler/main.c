@@ -7,6 +7,7 @@
 #include "pseg/descriptors.h"
 #include "scheduler/keys.h"
 #include "scheduler/metrics.h"
+#include "scheduler/trace.h"
 #include "scheduler/service/service.h"
 #include "scheduler/side.h"
 #include "scheduler/tenants.h"
@@ -22,7 +23,9 @@
 
 typedef struct config {
     const char *config, *listen, *redis, *queue, *default_model, *ready_file, *log_level;
-    const char *tls_cert, *tls_key, *tls_client_ca, *keys, *tenants, *durability, *metrics_listen;
+    const char *tls_cert, *tls_key, *tls_client_ca, *keys, *tenants, *durability, *metrics_listen,
+        *otlp_endpoint;
+    double trace_ratio;
     const char *admin_listen, *admin_keys, *admin_ready_file;
     const char *scaler_listen, *scaler_ready_file;
     bool insecure;
@@ -110,6 +113,12 @@ static const pseg_conf_option options[] = {
     OPTION(metrics_listen, PSEG_CONF_STRING, NULL, .unit = "ADDR",
            .help =
                "host:port of /metrics, /livez and /readyz over HTTP, for those who may read them"),
+    OPTION(otlp_endpoint, PSEG_CONF_STRING, NULL, .unit = "URL",
+           .help = "http://host:port of a collector that takes spans by OTLP over gRPC; https:// "
+                   "encrypts"),
+    OPTION(trace_ratio, PSEG_CONF_REAL, "1", .min = 0, .max = 1,
+           .help = "share of calls traced whose caller does not say; a caller's traceparent "
+                   "decides for itself"),
     OPTION(ready_file, PSEG_CONF_STRING, NULL, .unit = "FILE",
            .help = "gets the address once calls are served"),
     OPTION(log_level, PSEG_CONF_STRING, "info", .unit = "LEVEL",
@@ -124,6 +133,36 @@ static const pseg_conf_about about = {
     .after =
         "Every option is also a variable (PSEG_LISTEN) and a line of --config (listen = ...).\n"
         "SIGTERM stops it in peace. docs/operations.md tells how to run it."};
+
+/* Who hears of calls that have ended. */
+typedef struct listeners {
+    pseg_scheduler_metrics *metrics;
+    pseg_trace *trace;
+} listeners;
+
+static void on_ended(void *ud, const pseg_rpc_ended *e)
+{
+    const listeners *l = ud;
+
+    if (l->metrics)
+        pseg_scheduler_metrics_on_ended(l->metrics, e);
+    pseg_scheduler_trace_on_ended(l->trace, e);
+}
+
+static pseg_status open_trace(pseg_trace **out, const config *c, const pseg_log *log, pseg_err *err)
+{
+    char host[64] = "host", instance[96];
+
+    gethostname(host, sizeof host - 1);
+    snprintf(instance, sizeof instance, "%s-%ld", host, (long)getpid());
+    return pseg_trace_open(out,
+                           &(pseg_trace_options){.endpoint = c->otlp_endpoint,
+                                                 .service = "pseg-scheduler",
+                                                 .instance = instance,
+                                                 .version = PSEG_VERSION,
+                                                 .log = log},
+                           err);
+}
 
 static _Atomic bool listener_lost, sweeping;
 
@@ -225,8 +264,7 @@ static pseg_status open_queue(pseg_queue **out, const config *c, pseg_service *s
 }
 
 static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_service *s,
-                               pseg_auth *auth, pseg_scheduler_metrics *metrics,
-                               const pseg_log *log, pseg_err *err)
+                               pseg_auth *auth, listeners *who, const pseg_log *log, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_rpc_server_options o = PSEG_RPC_SERVER_OPTIONS_DEFAULT;
@@ -249,10 +287,10 @@ static pseg_status open_server(pseg_rpc_server **out, const config *c, pseg_serv
         o.authorize = pseg_auth_check;
         o.authorize_ud = auth;
     }
-    if (metrics) {
-        o.on_ended = pseg_scheduler_metrics_on_ended;
-        o.on_ended_ud = metrics;
-    }
+    o.on_ended = on_ended;
+    o.on_ended_ud = who;
+    if (who->trace)
+        o.trace_ratio = c->trace_ratio;
     PSEG_TRY(pseg_rpc_server_new(out, &o, err));
     PSEG_TRY(pseg_rpc_server_add(*out, pseg_service_methods, s, err));
     PSEG_TRY(pseg_rpc_server_add(*out, pseg_batch_methods, s, err));
@@ -350,7 +388,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     pseg_queue *queue = NULL;
     pseg_rpc_server *server = NULL, *admin = NULL, *scaler = NULL;
     pseg_tenants *tenants = NULL;
-    pseg_scheduler_metrics *metrics = NULL;
+    listeners who = {0};
 
     pseg_rpc_init(log, on_listener_lost, NULL);
     PSEG_TRY(check(c, err));
@@ -359,7 +397,11 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     if (c->admin_keys)
         PSEG_TRY(pseg_keys_open(&admin_auth.keys, c->admin_keys, log, err));
     if (c->metrics_listen)
-        PSEG_TRY(pseg_scheduler_metrics_new(&metrics, c->metrics_listen, log, err));
+        PSEG_TRY(pseg_scheduler_metrics_new(&who.metrics, c->metrics_listen, log, err));
+    if (c->otlp_endpoint)
+        PSEG_TRY(open_trace(&who.trace, c, log, err));
+    if (who.metrics)
+        pseg_trace_count_in(who.trace, pseg_scheduler_metrics_registry(who.metrics));
     if (c->tenants) {
         PSEG_TRY(pseg_tenants_open(&tenants, c->tenants, log, err));
         so.limits_of = pseg_tenants_limits;
@@ -376,12 +418,12 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     PSEG_TRY(pseg_service_new(&service, &so, err));
     PSEG_TRY(open_queue(&queue, c, service, log, err));
     PSEG_TRY(pseg_service_start(service, queue, err));
-    PSEG_TRY(open_server(&server, c, service, &auth, metrics, log, err));
+    PSEG_TRY(open_server(&server, c, service, &auth, &who, log, err));
     if (c->admin_listen)
         PSEG_TRY(open_admin(&admin, c, service, &admin_auth, log, err));
     if (c->scaler_listen)
         PSEG_TRY(open_scaler(&scaler, c, service, log, err));
-    serve(c, server, queue, auth.keys, admin_auth.keys, tenants, metrics, signals);
+    serve(c, server, queue, auth.keys, admin_auth.keys, tenants, who.metrics, signals);
     PSEG_INFO(log, "scheduler", "stopping");
     if (admin)
         pseg_rpc_server_stop(admin, c->grace_ms);
@@ -398,7 +440,8 @@ out:
     pseg_rpc_server_free(server);
     pseg_queue_close(queue);
     pseg_service_free(service);
-    pseg_scheduler_metrics_free(metrics);
+    pseg_trace_close(who.trace);
+    pseg_scheduler_metrics_free(who.metrics);
     pseg_keys_free(auth.keys);
     pseg_keys_free(admin_auth.keys);
     pseg_tenants_free(tenants);

@@ -96,6 +96,11 @@ out:
     return rc;
 }
 
+pseg_metrics *pseg_scheduler_metrics_registry(pseg_scheduler_metrics *m)
+{
+    return m->registry;
+}
+
 void pseg_scheduler_metrics_free(pseg_scheduler_metrics *m)
 {
     if (!m)

@@ -3,6 +3,7 @@
 #define PSEG_SCHEDULER_METRICS_H
 
 #include "common/base/log.h"
+#include "common/metrics/metrics.h"
 #include "common/queue/queue.h"
 #include "common/rpc/rpc.h"
 
@@ -16,6 +17,9 @@ void pseg_scheduler_metrics_free(pseg_scheduler_metrics *m);
 
 /* For pseg_rpc_server_options.on_ended; ud is the metrics. */
 void pseg_scheduler_metrics_on_ended(void *ud, const pseg_rpc_ended *e);
+
+/* For whoever else counts in this process. */
+pseg_metrics *pseg_scheduler_metrics_registry(pseg_scheduler_metrics *m);
 
 /* To be called about once a second: is Redis there (is_ready), and asks the queue for its counts,
  * which the next readings show. */

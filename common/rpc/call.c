@@ -330,11 +330,16 @@ static void tell_ended(pseg_rpc_call *c)
 
     if (!o->on_ended || !c->row)
         return;
-    const pseg_rpc_ended e = {
-        .path = c->row->method->path,
-        .tenant = c->tenant[0] ? c->tenant : "default",
-        .code = pseg_rpc_code_name(c->cancelled ? GRPC_STATUS_CANCELLED : c->code),
-        .us = pseg_clock_mono_us() - c->began_us};
+    pseg_rpc_ended e = {.path = c->row->method->path,
+                        .tenant = c->tenant[0] ? c->tenant : "default",
+                        .code = pseg_rpc_code_name(c->cancelled ? GRPC_STATUS_CANCELLED : c->code),
+                        .us = pseg_clock_mono_us() - c->began_us};
+    /* Probes come every few seconds, and nobody wants to see them unless he asks. */
+    bool is_wanted = o->trace_ratio >= 0 && pseg_rpc_trace(c) && c->has_trace;
+    if (is_wanted && (c->has_caller || !(c->row->method->flags & PSEG_RPC_PUBLIC))) {
+        e.trace = &c->trace;
+        e.trace_parent = c->has_caller ? c->caller.span_id : NULL;
+    }
     o->on_ended(o->on_ended_ud, &e);
 }
 

@@ -1,6 +1,7 @@
 #include "common/rpc/internal.h"
 #include "common/rpc/rpc_client.h"
 
+#include "common/base/trace_context.h"
 #include "common/base/alloc.h"
 #include "common/base/file.h"
 #include "common/rpc/status.h"
@@ -22,7 +23,7 @@ static const char retry_config[] =
 
 struct pseg_rpc_channel {
     grpc_channel *core;
-    char *target, *bearer; /* bearer: "Bearer KEY" or NULL */
+    char *target, *bearer, *traceparent; /* bearer: "Bearer KEY" or NULL */
     bool wait_for_ready;
     size_t max_message_bytes;
     pthread_mutex_t mu;
@@ -138,6 +139,11 @@ pseg_status pseg_rpc_dial(pseg_rpc_channel **out, const pseg_rpc_channel_options
         PSEG_FAIL(PSEG_R_INVALID_ARGUMENT, 0, "no server is named; give HOST:PORT");
     if (options->bearer && options->bearer[strcspn(options->bearer, "\r\n")])
         PSEG_FAIL(PSEG_R_INVALID_ARGUMENT, 0, "the bearer key holds a line break; remove it");
+    pseg_trace_context ignored;
+    if (options->traceparent && !pseg_trace_context_parse(&ignored, options->traceparent))
+        PSEG_FAIL(PSEG_R_INVALID_ARGUMENT, 0,
+                  "traceparent \"%s\" is not 00-TRACE-SPAN-FLAGS (W3C Trace Context)",
+                  options->traceparent);
     PSEG_TRY(credentials(&creds, options, err));
     ch = pseg_calloc(1, sizeof *ch);
     if (!ch)
@@ -147,7 +153,9 @@ pseg_status pseg_rpc_dial(pseg_rpc_channel **out, const pseg_rpc_channel_options
     ch->max_message_bytes = options->max_message_bytes;
     ch->target = pseg_strdup(options->target);
     ch->bearer = options->bearer ? pseg_asprintf("Bearer %s", options->bearer) : NULL;
-    if (!ch->target || (options->bearer && !ch->bearer))
+    ch->traceparent = options->traceparent ? pseg_strdup(options->traceparent) : NULL;
+    if (!ch->target || (options->bearer && !ch->bearer) ||
+        (options->traceparent && !ch->traceparent))
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
     ch->core = create_core(options, creds);
     *out = ch;
@@ -169,6 +177,7 @@ void pseg_rpc_hangup(pseg_rpc_channel *ch)
         explicit_bzero(ch->bearer, strlen(ch->bearer));
     pthread_mutex_destroy(&ch->mu);
     pseg_free(ch->bearer);
+    pseg_free(ch->traceparent);
     pseg_free(ch->target);
     pseg_free(ch);
 }
@@ -203,9 +212,10 @@ static bool run(pseg_rpc_stream *s, const grpc_op *ops, size_t n, void *tag)
 
 static void start(pseg_rpc_stream *s)
 {
-    const char *bearer = s->channel->bearer;
-    grpc_metadata authorization = {.key = grpc_slice_from_static_string("authorization"),
-                                   .value = grpc_empty_slice()};
+    const char *const values[] = {s->channel->bearer, s->channel->traceparent};
+    static const char *const keys[] = {"authorization", "traceparent"};
+    grpc_metadata all[2];
+    size_t n = 0;
     grpc_op send = {.op = GRPC_OP_SEND_INITIAL_METADATA};
     grpc_op receive[2] = {{.op = GRPC_OP_RECV_INITIAL_METADATA,
                            .data.recv_initial_metadata.recv_initial_metadata = &s->headers},
@@ -214,17 +224,19 @@ static void start(pseg_rpc_stream *s)
                                                           .status = &s->code,
                                                           .status_details = &s->text}}};
 
-    if (bearer) {
-        authorization.value = grpc_slice_from_copied_string(bearer);
-        send.data.send_initial_metadata.count = 1;
-        send.data.send_initial_metadata.metadata = &authorization;
-    }
+    for (int i = 0; i < 2; i++)
+        if (values[i])
+            all[n++] = (grpc_metadata){.key = grpc_slice_from_static_string(keys[i]),
+                                       .value = grpc_slice_from_copied_string(values[i])};
+    send.data.send_initial_metadata.count = n;
+    send.data.send_initial_metadata.metadata = all;
     if (s->channel->wait_for_ready)
         send.flags = GRPC_INITIAL_METADATA_WAIT_FOR_READY |
                      GRPC_INITIAL_METADATA_WAIT_FOR_READY_EXPLICITLY_SET;
     grpc_call_start_batch(s->call, receive, 2, &s->tag_status, NULL);
     (void)run(s, &send, 1, &s->tag_start);
-    grpc_slice_unref(authorization.value);
+    while (n)
+        grpc_slice_unref(all[--n].value);
 }
 
 pseg_status pseg_rpc_open(pseg_rpc_stream **out, pseg_rpc_channel *ch, const char *method,

@@ -62,7 +62,9 @@ struct pseg_rpc_call {
     grpc_byte_buffer *in, *out;
     pseg_arena *arena;
     void *state;
-    char *peer_address; /* in the arena */
+    char *peer_address;               /* in the arena */
+    pseg_trace_context trace, caller; /* see pseg_rpc_trace; the caller's, if has_caller */
+    bool has_trace, has_caller, looked_for_trace;
     char tenant[PSEG_RPC_TENANT_MAX];
     int64_t began_us;
     int refs;             /* batches in flight and tickets; loop thread only */

@@ -17,6 +17,20 @@ const char *pseg_rpc_peer_address(pseg_rpc_call *c)
     return c->peer_address ? c->peer_address : "";
 }
 
+const pseg_trace_context *pseg_rpc_trace(pseg_rpc_call *c)
+{
+    double ratio = c->loop->server->options.trace_ratio;
+
+    if (!c->looked_for_trace) {
+        c->looked_for_trace = true;
+        c->has_caller = pseg_trace_context_parse(&c->caller, pseg_rpc_header(c, "traceparent"));
+        if (ratio >= 0)
+            c->has_trace =
+                pseg_trace_context_begin(&c->trace, c->has_caller ? &c->caller : NULL, ratio);
+    }
+    return c->has_trace ? &c->trace : c->has_caller ? &c->caller : NULL;
+}
+
 const char *pseg_rpc_header(pseg_rpc_call *c, const char *name)
 {
     for (size_t i = 0; i < c->headers.count; i++) {

@@ -38,6 +38,7 @@
 #include "common/base/arena.h"
 #include "common/base/err.h"
 #include "common/base/log.h"
+#include "common/base/trace_context.h"
 
 #include <protobuf-c/protobuf-c.h>
 #include <stdint.h>
@@ -109,6 +110,10 @@ typedef struct pseg_rpc_ended {
     const char *tenant; /* "default" where the call was refused before it had one */
     const char *code;   /* static: "OK", "NOT_FOUND"; "CANCELLED" where the client went away */
     int64_t us;         /* since the call came in */
+    /* The call as a span of a trace, and 8 bytes of the span above it (NULL: it is the first). NULL
+     * where the server does not trace, or memory was short. */
+    const pseg_trace_context *trace;
+    const uint8_t *trace_parent;
 } pseg_rpc_ended;
 
 #define PSEG_RPC_TENANT_MAX 64 /* bytes, with the NUL */
@@ -149,6 +154,10 @@ typedef struct pseg_rpc_server_options {
     pseg_reason (*text_reason)(const ProtobufCMessageDescriptor *message,
                                const ProtobufCFieldDescriptor *field);
 
+    /* Calls are spans of the trace that their header `traceparent` names, or begin one that is kept
+     * with this probability. Negative: they are no spans. */
+    double trace_ratio;
+
     /* Told of every call of a known method when it is over, on its loop; for whoever counts. */
     void (*on_ended)(void *ud, const pseg_rpc_ended *e);
     void *on_ended_ud;
@@ -159,11 +168,12 @@ typedef struct pseg_rpc_server_options {
     size_t descriptors_len;
 } pseg_rpc_server_options;
 
-#define PSEG_RPC_SERVER_OPTIONS_DEFAULT                                                         \
-    {                                                                                           \
-        .n_loops = 1, .max_live_calls = 10000, .max_message_bytes = (size_t)4 << 20,            \
-        .max_reply_bytes = (size_t)20 << 20, .max_memory_bytes = (size_t)512 << 20,             \
-        .idle_ms = 600000, .max_connection_ms = (int64_t)3600 * 1000, .first_message_ms = 60000 \
+#define PSEG_RPC_SERVER_OPTIONS_DEFAULT                                                  \
+    {                                                                                    \
+        .n_loops = 1, .max_live_calls = 10000, .max_message_bytes = (size_t)4 << 20,     \
+        .max_reply_bytes = (size_t)20 << 20, .max_memory_bytes = (size_t)512 << 20,      \
+        .trace_ratio = -1, .idle_ms = 600000, .max_connection_ms = (int64_t)3600 * 1000, \
+        .first_message_ms = 60000                                                        \
     }
 
 /* Health and reflection (v1, v1alpha) are there from the start. Caller frees with
@@ -244,6 +254,10 @@ pseg_rpc_loop *pseg_rpc_loop_of(const pseg_rpc_call *c);
 /* Value of a request header (lower-case name), or NULL. Not checked to be UTF-8. Borrowed until the
  * call's memory goes. */
 const char *pseg_rpc_header(pseg_rpc_call *c, const char *name);
+
+/* Where in a trace this call is, for those it calls in turn: its own span where the server traces,
+ * else its caller's. NULL: in none. */
+const pseg_trace_context *pseg_rpc_trace(pseg_rpc_call *c);
 
 /* The handler's own state; NULL at first. */
 void pseg_rpc_set_state(pseg_rpc_call *c, void *state);

@@ -32,6 +32,7 @@ typedef struct pseg_rpc_channel_options {
     const char *cert_file, *key_file; /* PEM, both or neither: our own certificate */
     const char *authority;            /* name to expect in the server's certificate; NULL: host */
     const char *bearer;               /* sent as `authorization: Bearer ...`; NULL: none */
+    const char *traceparent;          /* W3C: the span that calls are made for; NULL: none */
     size_t max_message_bytes;         /* of a reply */
     bool retry;                       /* UNAVAILABLE is tried 4 times in about a second */
     bool wait_for_ready;              /* calls wait for the server to come up, to their deadline */

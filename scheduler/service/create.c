@@ -69,16 +69,20 @@ static void fingerprint_of(char out[33], const Pseg__V1__JobSpec *q, pseg_bytes 
 }
 
 /* The stored form of the request, packed into the arena, and the fingerprint of what the client
- * sent: our own version is no part of it, or repeats would fail while schedulers are replaced. */
-static pseg_status pack_spec(pseg_bytes *out, char fingerprint[33], pseg_arena *a,
-                             const Pseg__V1__JobSpec *q, const char *request_id, const char *model,
-                             const char *sha256, pseg_err *err)
+ * sent: our own version is no part of it, or repeats would fail while schedulers are replaced; nor
+ * is the trace, which may be another at a repeat. */
+static pseg_status pack_spec(made_job *out, pseg_rpc_call *c, pseg_arena *a,
+                             const Pseg__V1__JobSpec *q, const char *request_id, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     Pseg__Internal__V1__JobSpec s = PSEG__INTERNAL__V1__JOB_SPEC__INIT;
+    const pseg_trace_context *trace = pseg_rpc_trace(c);
+    char traceparent[PSEG_TRACEPARENT_LEN + 1] = "";
 
-    s.image_sha256 = unconst(sha256);
-    s.model = unconst(model);
+    if (trace)
+        pseg_trace_context_format(traceparent, trace);
+    s.image_sha256 = out->sha256;
+    s.model = unconst(out->args.model);
     s.mask_threshold = q->mask_threshold != 0 ? q->mask_threshold : 0.5f;
     s.request_id = unconst(request_id);
     s.prompts = pseg_arena_calloc(a, q->n_prompts, sizeof *s.prompts);
@@ -87,24 +91,27 @@ static pseg_status pack_spec(pseg_bytes *out, char fingerprint[33], pseg_arena *
     for (; s.n_prompts < q->n_prompts; s.n_prompts++)
         s.prompts[s.n_prompts] = q->prompts[s.n_prompts]->text;
     PSEG_TRY(labels_take(&s, a, q, err));
-    size_t room = pseg__internal__v1__job_spec__get_packed_size(&s) + sizeof PSEG_VERSION + 16;
+    size_t room = pseg__internal__v1__job_spec__get_packed_size(&s) + sizeof PSEG_VERSION +
+                  sizeof traceparent + 16;
     uint8_t *data = pseg_arena_alloc(a, room);
     if (!data)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
-    fingerprint[0] = '\0';
+    out->fingerprint[0] = '\0';
     if (*request_id)
-        fingerprint_of(fingerprint, q,
+        fingerprint_of(out->fingerprint, q,
                        (pseg_bytes){data, pseg__internal__v1__job_spec__pack(&s, data)});
     s.scheduler_version = unconst(PSEG_VERSION);
-    *out = (pseg_bytes){data, pseg__internal__v1__job_spec__pack(&s, data)};
+    s.traceparent = unconst(traceparent);
+    out->args.spec = (pseg_bytes){data, pseg__internal__v1__job_spec__pack(&s, data)};
 out:
     return rc;
 }
 
-pseg_status job_make(made_job *out, pseg_service *s, pseg_arena *a, const Pseg__V1__JobSpec *q,
+pseg_status job_make(made_job *out, pseg_rpc_call *c, pseg_arena *a, const Pseg__V1__JobSpec *q,
                      const char *field, const char *request_id, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
+    const pseg_service *s = service_of(c);
     pseg_queue_submit_args *args = &out->args;
 
     *args = (pseg_queue_submit_args){.request_id = request_id};
@@ -120,8 +127,7 @@ pseg_status job_make(made_job *out, pseg_service *s, pseg_arena *a, const Pseg__
     args->model = *q->model ? q->model : s->opt.default_model;
     args->model_is_default = strcmp(args->model, s->opt.default_model) == 0;
     args->image_sha256 = out->sha256;
-    PSEG_TRY(
-        pack_spec(&args->spec, out->fingerprint, a, q, request_id, args->model, out->sha256, err));
+    PSEG_TRY(pack_spec(out, c, a, q, request_id, err));
     args->fingerprint = out->fingerprint;
     PSEG_TRY(pseg_job_new_id(out->id, err));
     args->id = out->id;
@@ -144,7 +150,7 @@ void submit_job(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpe
     made_job made;
 
     PSEG_TRY(pseg_check_request_id(request_id, err));
-    PSEG_TRY(job_make(&made, s, a, q, "job", request_id, err));
+    PSEG_TRY(job_make(&made, c, a, q, "job", request_id, err));
     made.args.tenant = pseg_rpc_tenant(c);
     call_state *state = state_of(c);
     char *kept = pseg_arena_strndup(a, made.sha256, PSEG_SHA256_HEX);

@@ -188,8 +188,9 @@ typedef struct made_job {
     char sha256[65], fingerprint[33], id[PSEG_JOB_ID_LEN + 1];
 } made_job;
 /* Checks the spec, whose path in the request is `field`, and makes a job of it. A job without a
- * request_id ("") gets no fingerprint. Errors: as pseg_check_spec. */
-pseg_status job_make(made_job *out, pseg_service *s, pseg_arena *a, const Pseg__V1__JobSpec *q,
+ * request_id ("") gets no fingerprint; its trace is that of the call. Errors: as pseg_check_spec.
+ */
+pseg_status job_make(made_job *out, pseg_rpc_call *c, pseg_arena *a, const Pseg__V1__JobSpec *q,
                      const char *field, const char *request_id, pseg_err *err);
 
 /* Labels as the map that they are on the wire, sorted by key. Pointers into q. */

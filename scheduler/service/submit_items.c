@@ -51,7 +51,7 @@ static pseg_status make_job(made_job *out, submit_stream *s, pseg_arena *scratch
                           PSEG_MAX_CUSTOM_ID_BYTES);
         goto out;
     }
-    PSEG_TRY(job_make(out, service_of(s->call), scratch, q->job, "job", "", err));
+    PSEG_TRY(job_make(out, s->call, scratch, q->job, "job", "", err));
 out:
     return rc;
 }

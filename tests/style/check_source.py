@@ -29,7 +29,7 @@ THIRD_PARTY = {
 }
 # Our folder -> folders it may include besides itself. Data flows one way.
 BASE = ["common/base"]
-COMMON = BASE + ["common/job", "common/queue", "common/rpc", "common/metrics", "common/image", "common/mask", "common/show", "pseg", "google", "grpc"]
+COMMON = BASE + ["common/job", "common/queue", "common/rpc", "common/metrics", "common/trace", "common/image", "common/mask", "common/show", "pseg", "google", "grpc"]
 ALLOWED = {
     "common/base": [],
     "common/job": BASE + ["pseg"],
@@ -38,6 +38,7 @@ ALLOWED = {
     "common/metrics": BASE,
     "common/image": BASE,
     "common/mask": BASE,
+    "common/trace": BASE + ["common/rpc", "common/metrics", "opentelemetry"],
     "common/show": BASE + ["common/image", "common/mask"],
     "scheduler": COMMON + ["scheduler", "keda", "inference"],
     "client": COMMON,

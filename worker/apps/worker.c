@@ -4,8 +4,11 @@
 #include "common/base/daemon.h"
 #include "common/base/file.h"
 #include "common/base/hash.h"
+#include "common/base/version.h"
+#include "common/rpc/rpc.h"
 #include "worker/apps/engine_options.h"
 #include "worker/apps/worker_metrics.h"
+#include "worker/apps/worker_trace.h"
 #include "worker/apps/respawn.h"
 #include "worker/serve/serve.h"
 
@@ -18,7 +21,8 @@
 
 typedef struct config {
     engine_args engine;
-    const char *config, *redis, *queue, *id, *ready_file, *log_level, *metrics_listen;
+    const char *config, *redis, *queue, *id, *ready_file, *log_level, *metrics_listen,
+        *otlp_endpoint;
     int64_t decoders, decode_seconds, decode_memory;
     int64_t ahead, lease_ms, max_attempts, redis_timeout_ms, grace_ms, watchdog_ms;
     bool respawn;
@@ -63,6 +67,9 @@ static const pseg_conf_option options[] = {
      .help = "start anew when killed or when the device has failed"},
     {"metrics_listen", PSEG_CONF_STRING, offsetof(config, metrics_listen), NULL, .unit = "ADDR",
      .help = "host:port of /metrics, /livez and /readyz over HTTP, for those who may read them"},
+    {"otlp_endpoint", PSEG_CONF_STRING, offsetof(config, otlp_endpoint), NULL, .unit = "URL",
+     .help =
+         "http://host:port of a collector that takes spans by OTLP over gRPC; https:// encrypts"},
     {"ready_file", PSEG_CONF_STRING, offsetof(config, ready_file), NULL, .unit = "FILE",
      .help = "gets the worker's id once jobs are taken"},
     {"log_level", PSEG_CONF_STRING, offsetof(config, log_level), "info", .unit = "LEVEL",
@@ -186,6 +193,41 @@ static pseg_status open_engine(pseg_engine **out, const pseg_engine_options *o,
     return rc;
 }
 
+/* Who hears of jobs that have ended. */
+typedef struct listeners {
+    pseg_worker_metrics *metrics;
+    pseg_trace *trace;
+    const pseg_engine *engine;
+} listeners;
+
+static void on_ended(void *ud, const pseg_worker_ended *e)
+{
+    const listeners *l = ud;
+
+    if (l->metrics)
+        pseg_worker_metrics_on_ended(l->metrics, e);
+    pseg_worker_trace_on_ended(l->trace, l->engine, e);
+}
+
+static pseg_status open_trace(listeners *l, const config *c, const char *id, const pseg_log *log,
+                              pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    pseg_rpc_init(log, NULL, NULL);
+    PSEG_TRY(pseg_trace_open(&l->trace,
+                             &(pseg_trace_options){.endpoint = c->otlp_endpoint,
+                                                   .service = "pseg-worker",
+                                                   .instance = id,
+                                                   .version = PSEG_VERSION,
+                                                   .log = log},
+                             err));
+    if (l->metrics)
+        pseg_trace_count_in(l->trace, pseg_worker_metrics_registry(l->metrics));
+out:
+    return rc;
+}
+
 static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log *log,
                        pseg_err *err)
 {
@@ -195,7 +237,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     pseg_worker_options wo = {.queue = PSEG_QUEUE_OPTIONS_DEFAULT, .log = log};
     pseg_engine *engine = NULL;
     pseg_worker *worker = NULL;
-    pseg_worker_metrics *metrics = NULL;
+    listeners who = {0};
     char *folder = NULL, id[80];
     int64_t begin = pseg_clock_mono_ms();
 
@@ -212,10 +254,12 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     PSEG_TRY(pseg_image_init(err));
     if (c->metrics_listen) {
         PSEG_TRY(pseg_worker_metrics_new(
-            &metrics, &(pseg_worker_metrics_options){c->metrics_listen, id, log}, err));
-        wo.on_ended = pseg_worker_metrics_on_ended;
-        wo.on_ended_ud = metrics;
+            &who.metrics, &(pseg_worker_metrics_options){c->metrics_listen, id, log}, err));
     }
+    if (c->otlp_endpoint)
+        PSEG_TRY(open_trace(&who, c, id, log, err));
+    wo.on_ended = on_ended;
+    wo.on_ended_ud = &who;
     PSEG_TRY(engine_options_of(&eo, &folder, &c->engine, log, err));
     eo.worker = id;
     eo.n_decoders = (size_t)c->decoders;
@@ -232,21 +276,25 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     wo.queue.lease_ms = c->lease_ms;
     wo.queue.max_attempts = c->max_attempts;
     wo.engine = engine;
+    who.engine = engine;
     wo.id = id;
     wo.ahead = (size_t)c->ahead;
     wo.preparers = (size_t)c->decoders; /* each waits for one */
     wo.watchdog_ms = c->watchdog_ms;
     PSEG_TRY(pseg_worker_start(&worker, &wo, err));
-    pseg_worker_metrics_watch(metrics, worker, engine);
+    pseg_worker_metrics_watch(who.metrics, worker, engine);
     rc = serve(c, worker, id, signals, log, err);
-    pseg_worker_metrics_watch(metrics, NULL, engine);
+    pseg_worker_metrics_watch(who.metrics, NULL, engine);
     pseg_worker_stop(worker);
     PSEG_INFO(log, "worker", "stopped");
 out:
-    pseg_worker_metrics_free(metrics);
+    pseg_trace_close(who.trace);
+    pseg_worker_metrics_free(who.metrics);
     pseg_engine_close(engine);
     pseg_free(folder);
     pseg_image_shutdown();
+    if (c->otlp_endpoint)
+        pseg_rpc_shutdown();
     return rc;
 }
 

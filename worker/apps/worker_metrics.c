@@ -107,6 +107,11 @@ out:
     return rc;
 }
 
+pseg_metrics *pseg_worker_metrics_registry(pseg_worker_metrics *m)
+{
+    return m->registry;
+}
+
 void pseg_worker_metrics_free(pseg_worker_metrics *m)
 {
     if (!m)

@@ -3,6 +3,7 @@
 #define PSEG_APPS_WORKER_METRICS_H
 
 #include "common/base/log.h"
+#include "common/metrics/metrics.h"
 #include "worker/serve/serve.h"
 
 typedef struct pseg_worker_metrics pseg_worker_metrics;
@@ -23,6 +24,9 @@ void pseg_worker_metrics_free(pseg_worker_metrics *m);
 /* From now on probes and gauges ask this worker; engine: what it runs. w = NULL: no worker any
  * more, to be said before it is stopped. Borrowed until then. */
 void pseg_worker_metrics_watch(pseg_worker_metrics *m, pseg_worker *w, const pseg_engine *engine);
+
+/* For whoever else counts in this process. */
+pseg_metrics *pseg_worker_metrics_registry(pseg_worker_metrics *m);
 
 /* For pseg_worker_options.on_ended; ud is the metrics. */
 void pseg_worker_metrics_on_ended(void *ud, const pseg_worker_ended *e);

@@ -11,6 +11,8 @@ static void tell_ended(pseg_worker *w, const pseg_task *t, pseg_ending how, cons
                                  .reason =
                                      how == PSEG_END_FAIL ? pseg_reason_name(why->reason) : "",
                                  .attempt = t->attempt,
+                                 .job = t->id,
+                                 .traceparent = t->traceparent ? t->traceparent : "",
                                  .work = &t->work};
 
     if (w->opt.on_ended)

@@ -15,6 +15,7 @@ void pseg_work_stage(pseg_work *w, const char *name, int64_t us)
 {
     if (w->n_stages < PSEG_ENGINE_MAX_STAGES) {
         w->stages[w->n_stages].name = name;
+        w->stages[w->n_stages].end_mono_us = pseg_clock_mono_us();
         w->stages[w->n_stages++].us = us > 0 ? us : 0; /* clocks of two machines may differ */
     }
 }

@@ -68,11 +68,12 @@ typedef struct pseg_work {
     pseg_mask_grid *grids;
     struct {
         const char *name; /* static */
-        int64_t us;
+        int64_t us, end_mono_us;
     } stages[PSEG_ENGINE_MAX_STAGES];
     size_t n_stages;
 } pseg_work;
 
+/* A stage of the job that took so long and is over now. */
 void pseg_work_stage(pseg_work *w, const char *name, int64_t us);
 /* Frees what prepare and run allocated; not the arena. */
 void pseg_work_free(pseg_work *w);

@@ -22,6 +22,7 @@ typedef struct pseg_task {
     const char *image;
     pseg_bytes spec;
     int64_t created_unix_us;
+    const char *traceparent; /* in the arena, or NULL */
     pseg_work work;
     _Atomic bool cancelled, lost;
     struct pseg_worker *worker;

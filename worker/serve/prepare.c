@@ -24,6 +24,7 @@ static pseg_status read_spec(pseg_task *t, pseg_err *err)
         PSEG_FAIL(PSEG_R_JOB_CORRUPT, 0, "the stored job does not parse");
     t->work.prompts = (const char *const *)s->prompts;
     t->work.n_prompts = s->n_prompts;
+    t->traceparent = s->traceparent;
     t->work.threshold = s->mask_threshold > 0 && s->mask_threshold < 1 ? s->mask_threshold : 0.5f;
 out:
     return rc;

@@ -19,7 +19,9 @@ typedef struct pseg_worker_ended {
     const char *outcome; /* static: "published", "failed", "released" or "lost" (nothing written) */
     const char *reason;  /* static: why it failed, by name; "" otherwise */
     int64_t attempt;
-    const pseg_work *work; /* prompts and stages, as far as they came */
+    const char *job;         /* id */
+    const char *traceparent; /* W3C, of whoever made the job; "": not traced, or not known yet */
+    const pseg_work *work;   /* prompts and stages, as far as they came */
 } pseg_worker_ended;
 
 typedef struct pseg_worker_options {

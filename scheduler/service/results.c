@@ -17,6 +17,7 @@ enum {
     PIECE = 64,         /* ends held at once */
     LOOK_MS = 1000,     /* after which the queue is asked again, events or none */
     PROGRESS_MS = 2000, /* after which the counts are told */
+    PAUSE_MS = 10,      /* between two looks, where the first found few */
     BUSY_MS = 100,      /* until masks are tried again that nobody had time to encode */
 };
 /* Clients take messages of 4 MiB unless told otherwise; the job comes beside them. */
@@ -32,10 +33,10 @@ struct result_stream {
     size_t at;
     int64_t next; /* number of the end that is told next */
     bool is_asking, is_sending, is_encoding, is_waiting /* to try again */;
-    bool is_stale;              /* there may be more than the piece has */
-    bool has_told_all;          /* the counts at the end are under way */
-    int64_t progress_us;        /* when they were told last */
-    Pseg__V1__BatchResult *out; /* that masks are made for, in `arena` */
+    bool is_stale;                 /* there may be more than the piece has */
+    bool has_told_all;             /* the counts at the end are under way */
+    int64_t progress_us, asked_us; /* when they were told, and the queue was asked, last */
+    Pseg__V1__BatchResult *out;    /* that masks are made for, in `arena` */
     pseg_arena *arena;
     pseg_rpc_timer look, stall;
 };
@@ -281,11 +282,19 @@ static void asked(pseg_rpc_call *c, pseg_queue_reply *r)
 static void ask(result_stream *s)
 {
     s->is_stale = false;
+    s->asked_us = pseg_clock_mono_us();
     if (!op_begin(&s->op, s->call, asked))
         return;
     s->is_asking = true;
     pseg_queue_batch_ends(service_of(s->call)->queue, s->entry.tenant, s->entry.batch, s->next,
                           PIECE, true, op_done, &s->op);
+}
+
+/* A thousand results a second need not be a thousand questions. */
+static bool is_too_soon(const result_stream *s)
+{
+    return s->piece && s->piece->n_items < PIECE &&
+           pseg_clock_mono_us() - s->asked_us < PAUSE_MS * 1000;
 }
 
 static bool is_complete(const result_stream *s)
@@ -331,6 +340,9 @@ static void step(result_stream *s)
         tell_progress(s);
     } else if (s->piece && s->at < s->piece->n_items) {
         tell_next(s);
+    } else if (is_too_soon(s)) {
+        s->is_waiting = true;
+        pseg_rpc_timer_set(pseg_rpc_loop_of(s->call), &s->look, PAUSE_MS, look_again, s);
     } else if (result_take_news(table_of(s), s) || s->is_stale) {
         ask(s);
     } else {

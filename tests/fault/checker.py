@@ -15,6 +15,9 @@ What it asserts, by the names that a violation carries:
                    lease + scan + slack; time in which Redis was away does not count
     expired_late   a job with a deadline that ends as EXPIRED does so within 1 s + slack of it
     failed         no job ends as FAILED that was not made to
+    batch          every item of a batch that was promised has one result, none has two, and the batch's counts are
+                   those of its results
+    item_twice     no item of a batch was made two jobs of
     drain          a process that is asked to stop exits with 0
     attempt_burnt  a job that ended well after only a drain has one attempt
     left           no key is left in Redis
@@ -178,6 +181,35 @@ def check_recovery(report, records, changes, away, bound):
                 report.broken("late", f"{job}: {took:.2f} s after {r['kind']} of {r['target']}, the bound is {bound} s")
 
 
+STATES = {3: "succeeded", 4: "failed", 5: "cancelled", 6: "expired"}
+
+
+def check_batches(report, by):
+    results, promised = collections.defaultdict(list), collections.Counter()
+    for r in by["result"]:
+        results[r["batch"]].append(r)
+    for r in by["promised"]:
+        promised[r["batch"]] = max(promised[r["batch"]], r["next"] - 1)
+    for batch in promised.keys() | results.keys():
+        told = collections.Counter(r["seq"] for r in results[batch])
+        twice, never = sorted(s for s, n in told.items() if n > 1), sorted(set(range(1, promised[batch] + 1)) - told.keys())
+        if twice:
+            report.broken("batch", f"{batch}: told twice: {twice[:10]}")
+        if never:
+            report.broken("batch", f"{batch}: never told: {never[:10]} of {promised[batch]}")
+    for r in by["batch"]:
+        found = collections.Counter(STATES.get(x["state"], str(x["state"])) for x in results[r["batch"]])
+        found["refused"] = sum(x["refused"] for x in results[r["batch"]])
+        wanted = collections.Counter({k: n for k, n in r["counts"].items() if n})
+        if +found != wanted:
+            report.broken("batch", f"{r['batch']}: counts {dict(wanted)}, results {dict(+found)}")
+        if promised[r["batch"]] != r["items"]:
+            report.broken("batch", f"{r['batch']}: {promised[r['batch']]} of {r['items']} items were taken")
+    for item, n in collections.Counter(r["item"] for r in by["final"] if "item" in r).items():
+        if n > 1:
+            report.broken("item_twice", f"{item}: {n} jobs")
+
+
 def check_deadlines(report, acked, submits, changes, away, slack):
     for rid, a in acked.items():
         deadline = submits[rid].get("deadline")
@@ -221,6 +253,7 @@ def check(records):
     check_order(report, acked, submits, changes)
     check_recovery(report, records, changes, away, begin["lease_s"] + begin["scan_s"] + begin["slack_s"])
     check_deadlines(report, acked, submits, changes, away, begin["slack_s"])
+    check_batches(report, by)
     for r in by["exit"]:
         if r["wanted"] and r["status"] != 0:
             report.broken("drain", f"{r['target']} ended with {r['status']}")

@@ -20,6 +20,7 @@ import checker
 import cluster as c
 import history
 import load
+import load_batch
 from cluster import lib
 from lib_pseg import pb
 
@@ -35,6 +36,7 @@ def options():
     p.add_argument("--pause-s", type=float, default=1.0, help="between two faults, on the average")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--clients", type=int, default=4)
+    p.add_argument("--batches", type=int, default=2, help="clients that send a batch, of a tenth of the jobs each, besides")
     p.add_argument("--tenants", type=int, default=3)
     p.add_argument("--schedulers", type=int, default=2)
     p.add_argument("--workers", type=int, default=4)
@@ -68,6 +70,10 @@ def start_load(o, cluster, keys):
         tenant = f"tenant{i % o.tenants}"
         clients.append(load.Client(cluster, f"c{i}", tenant, keys[tenant], o.jobs // o.clients, o.seed * 1000 + i,
                                    models, kinds, rate / o.clients))
+    for i in range(o.batches):
+        tenant = f"tenant{i % o.tenants}"
+        clients.append(load_batch.BatchClient(cluster, f"b{i}", tenant, keys[tenant], o.jobs // 10, o.seed * 2000 + i,
+                                              models, kinds, rate / 10))
     for one in clients:
         one.start()
     return clients
@@ -102,7 +108,8 @@ def read_back(cluster, tenant, key):
                 info = lib.message("google.rpc.ErrorInfo").FromString(j.error.details[0].value)
                 reason = info.reason
             cluster.history.write("final", job=j.name[5:], state=NAMES[j.state], attempts=j.attempts, tenant=tenant,
-                                  reason=reason, message=j.error.message[:300])
+                                  reason=reason, message=j.error.message[:300],
+                                  **({"item": j.labels["item"]} if "item" in j.labels else {}))
         token = page.next_page_token
         if not token:
             return
@@ -117,7 +124,9 @@ def left_keys(cluster):
     for key in r("KEYS", "*"):
         if r("PTTL", key) > 0:
             r("PEXPIRE", key, 1)
-    timed = ("ended", "images", "workers", "models", "quarantine", "tenant_rate")
+    timed = ("ended", "images", "workers", "models", "quarantine", "tenant_rate", "batch_ends")
+    for key in r("KEYS", c.PREFIX + "batch:*"):
+        r("HSET", key, "ttl", 1)
     for name in timed:
         members = r("ZRANGE", c.PREFIX + name, 0, -1)
         for m in members:

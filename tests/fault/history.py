@@ -5,13 +5,16 @@ began, by one monotonic clock). What happened is written when it happened; judgi
     submit   rid, tenant, model, priority, deadline    before the first call that asks for the job
     ack      rid, job                                  the call has answered OK: from now on it is promised
     refused  rid, reason                               the call has failed for good; no promise was given
+    promised batch, next                               the items before number `next` are safe
+    result   batch, seq, state, refused                the stream of results has told of this item
+    batch    batch, items, counts                      the batch at its end
     cancel   rid                                       a cancellation was asked for
     change   job, state, entry, worker                 one entry of the queue's event stream, in its order
     gap      entries                                   the stream was cut before it was read: the run is void
     fault    kind, target, held                        of a worker: the jobs that it held at that moment
     healed   kind, target                              the fault is over (a restart, a thaw, a line let through)
     exit     target, status, wanted                    a process has ended; wanted: after SIGTERM
-    final    job, state, attempts, tenant, reason      as a scheduler tells it after the load has ended
+    final    job, state, attempts, tenant, reason, item  as a scheduler tells it after the load has ended
     left     key                                       in Redis when all times to live have passed
     end
 """

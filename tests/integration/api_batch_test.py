@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """BatchService: items through one stream, their results through another, and both broken off in the middle."""
+import json
 import queue
+import subprocess
 import threading
 
 import grpc
@@ -416,6 +418,16 @@ class Results(lib.Test):
         with self.assertRaises(grpc.RpcError) as failed:
             list(call)
         self.assertEqual(failed.exception.code(), grpc.StatusCode.CANCELLED)
+
+    def test_the_load_generator(self):
+        out = subprocess.run([lib.BIN / "pseg", "bench", "service", "--server", self.scheduler.target, "--image",
+                              "docs/example/scene.png", "--jobs", "300", "--batch", "--json"], capture_output=True,
+                             timeout=4 * lib.CALL_S, check=False)
+        self.assertEqual(out.returncode, 0, out.stderr)
+        told = json.loads(out.stdout)
+        self.assertEqual((told["jobs"], told["failed"]), (300, 0))
+        self.assertGreaterEqual(told["items_per_s"], told["jobs_per_s"])
+        self.assertGreater(told["jobs_per_s"], 0)
 
     def test_masks_come_along(self):
         self.cluster.worker("scenes")

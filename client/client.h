@@ -11,7 +11,7 @@
 
 #include <jansson.h>
 
-/* Every command's options begin with these. */
+/* Every command's options begin with these, and with those of the connection. */
 typedef struct cli {
     const char *server, *ca, *cert, *cert_key, *key, *traceparent;
     bool tls, json;
@@ -100,7 +100,7 @@ typedef struct command {
     int (*run)(const struct command *self, int argc, char **argv);
 } command;
 extern const command segment_command, batch_command, submit_command, get_command, wait_command,
-    cancel_command, list_command, models_command, quarantine_command, key_command;
+    cancel_command, list_command, models_command, quarantine_command, key_command, watch_command;
 
 /* Behind the options of every command. */
 #define CLI_AFTER                                                                               \

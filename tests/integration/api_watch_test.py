@@ -2,8 +2,10 @@
 """WatchJobs: the order of events, whose they are, going on from a token at any scheduler, what was lost,
 clients that do not read, and schedulers and Redis that die meanwhile."""
 import hashlib
+import json
 import pathlib
 import signal
+import subprocess
 
 import grpc
 
@@ -314,6 +316,69 @@ class Tenants(lib.Test):
         self.assertEqual([m.event.state for m in foreign], [0])
         found = lib.failure(batches.WatchJobs, pb.WatchJobsRequest())
         self.assertEqual(found.reason, "UNAUTHENTICATED")
+
+
+class CommandLine(lib.Test):
+    @classmethod
+    def setup(cls, cluster):
+        cls.scheduler = cluster.scheduler("--default-model", "empty")
+        cls.stub = cluster.stub(cls.scheduler)
+
+    def pseg(self, *args):
+        """`pseg watch` with its output in a file, until it has begun."""
+        self.count = getattr(self, "count", 0) + 1
+        out = self.cluster.folder / f"{self.id().split('.')[-1]}{self.count}"
+        with open(out, "wb") as o, open(f"{out}.err", "wb") as e:
+            p = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", lib.BIN / "pseg", "watch", "--server",
+                                  self.scheduler.target, *args], stdin=subprocess.DEVNULL, stdout=o, stderr=e)
+        self.addCleanup(p.wait)
+        self.addCleanup(p.kill)
+        p.lines = lambda: out.read_text().splitlines()
+        p.said = lambda: pathlib.Path(f"{out}.err").read_text()
+        return p
+
+    def cancel(self, name):
+        return self.stub.CancelJob(pb.CancelJobRequest(name=name), timeout=lib.CALL_S, wait_for_ready=True)
+
+    def test_a_job_until_its_end(self):
+        job = lib.create(self.stub)
+        p = self.pseg(job.name[5:])
+        lib.until("the first line", p.lines)
+        self.cancel(job.name)
+        self.assertEqual(p.wait(lib.CALL_S), 0, p.said())
+        self.assertEqual([line.split(" ", 1)[1] for line in p.lines()], [f"{job.name} QUEUED", f"{job.name} CANCELLED"])
+        self.assertRegex(p.lines()[0], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z ")
+        self.assertEqual(p.said(), "")
+
+    def test_over_the_death_of_the_server(self):
+        before = lib.create(self.stub)
+        p = self.pseg("--json")
+        lib.until("the first line", p.lines)
+        self.cancel(before.name)
+        lib.until("an event", lambda: len(p.lines()) > 1)
+        during = lib.create(self.stub)
+        self.scheduler.kill()
+        lib.until("the notice", lambda: "going on from there" in p.said())
+        self.assertEqual(self.cluster.fcall("cancel", "default", during.name[5:]).splitlines()[0], during.name[5:])
+        type(self).scheduler = self.cluster.scheduler("--default-model", "empty", listen=self.scheduler.target)
+        lib.until("the rest", lambda: any(during.name in line for line in p.lines()))
+        told = [json.loads(line) for line in p.lines()]
+        self.assertEqual([(j["name"], j["state"]) for j in told if "name" in j],
+                         [(before.name, "CANCELLED"), (during.name, "CANCELLED")])
+        self.assertFalse(any("gap" in j for j in told))
+        p.kill()
+        # Any line's token goes on from there.
+        again = self.pseg("--json", "--resume-token", told[0]["resume_token"], "--timeout-ms", "20s")
+        lib.until("both again", lambda: sum("name" in line for line in again.lines()) == 2)
+
+    def test_mistakes(self):
+        for args, status, words in ((("jobs/1",), 2, "NAME_INVALID"), (("--batch", "a b"), 2, "NAME_INVALID"),
+                                    (("--resume-token", "x"), 2, "PAGE_TOKEN_INVALID"),
+                                    (("jobs/1", "--batch", "a"), 2, "CONFIG_INVALID"),
+                                    (("--timeout-ms", "300ms"), 4, "DEADLINE_EXCEEDED")):
+            p = self.pseg(*args)
+            self.assertEqual(p.wait(lib.CALL_S), status, p.said())
+            self.assertIn(words, p.said())
 
 
 if __name__ == "__main__":

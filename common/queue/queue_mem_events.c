@@ -140,6 +140,8 @@ void mem_states(mem_store *s, const char *tenant, const char *const *ids, size_t
             continue;
         e->id = mem_text_in(r->arena, job->j.id);
         e->state = job->j.state;
+        if (job->batch)
+            e->batch = mem_text_in(r->arena, job->batch->id);
         e->at_unix_us = job->j.created_unix_us;
         if (e->state == PSEG_JOB_RUNNING) {
             e->worker = mem_text_in(r->arena, job->j.worker);

@@ -27,6 +27,7 @@ struct watch {
     bool is_states; /* piece: states, not events */
     bool is_sending, is_asking, is_waiting /* for Redis */, is_resting;
     bool has_begun;    /* Redis has answered once */
+    bool wants_batch;  /* to know that it exists */
     bool wants_states; /* of the names, or with none: the place where the events end */
     bool is_reading;   /* on to `until` */
     bool has_gap;      /* to be told */
@@ -211,6 +212,29 @@ static void have_events(pseg_rpc_call *c, pseg_queue_reply *r)
     take_piece(w, r, false);
 }
 
+static void have_batch(pseg_rpc_call *c, pseg_queue_reply *r)
+{
+    watch *w = state_of(c)->watch;
+
+    if (is_lost(w, r))
+        return;
+    if (r->n_batches == 0) {
+        fail_batch_not_found(c, w->entry.batch);
+        return;
+    }
+    w->wants_batch = false;
+    step(w);
+}
+
+static void ask_batch(watch *w)
+{
+    if (!op_begin(&w->op, w->call, have_batch))
+        return;
+    w->is_asking = true;
+    pseg_queue_get_batch(service_of(w->call)->queue, w->entry.tenant, w->entry.batch, op_done,
+                         &w->op);
+}
+
 static void ask_states(watch *w)
 {
     const watch_entry *e = &w->entry;
@@ -309,7 +333,9 @@ static void step(watch *w)
         }
         if (!w->wants_states && !w->is_reading)
             look(w);
-        if (w->wants_states) {
+        if (w->wants_batch) {
+            ask_batch(w);
+        } else if (w->wants_states) {
             ask_states(w);
         } else if (w->is_reading) {
             ask_events(w);
@@ -386,6 +412,7 @@ void watch_jobs(pseg_rpc_call *c, const void *msg)
     state->watch = w;
     /* First in the table: what happens after Redis has looked is told. */
     watch_enter(table_of(w), w);
+    w->wants_batch = *w->entry.batch != '\0';
     w->is_reading = *q->resume_token && q->n_names == 0;
     w->until = forever;
     w->wants_states = !w->is_reading;

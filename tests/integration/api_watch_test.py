@@ -128,6 +128,30 @@ class Watching(lib.Test):
         flood(self.cluster, "default", 1 << 40, 50)
         self.assertEqual(told(watch.events(400)), [(name((1 << 40) + i), pb.STATE_SUCCEEDED) for i in range(400)])
 
+    def test_a_batch(self):
+        made = self.second.CreateBatch(pb.CreateBatchRequest(batch_id="watched"), timeout=lib.CALL_S)
+        watch, everything = Watch(self.first, batch=made.name), Watch(self.first)
+
+        def items():
+            yield pb.SubmitJobsRequest(header=pb.SubmitHeader(batch=made.name))
+            for seq in range(1, 4):
+                yield pb.SubmitJobsRequest(item=pb.BatchItem(seq=seq, job=lib.spec(phrases=(f"star {seq}",))))
+            yield pb.SubmitJobsRequest(seal=pb.SubmitSeal())
+        self.assertTrue(list(self.second.SubmitJobs(items(), timeout=lib.CALL_S))[-1].sealed)
+        alone = lib.create(self.jobs)
+        self.end(alone.name)
+        self.assertEqual(told(everything.events(1)), [(alone.name, pb.STATE_CANCELLED)])
+        self.second.CancelBatch(pb.CancelBatchRequest(name=made.name), timeout=lib.CALL_S)
+        events = watch.events(3)
+        self.assertEqual({(e.state, e.batch) for e in events}, {(pb.STATE_CANCELLED, made.name)})
+        self.assertEqual(len({e.name for e in events}), 3)
+        self.assertEqual(told(everything.events(3)), told(events))
+        self.assertEqual(told(Watch(self.second, watch.first.resume_token, batch=made.name).events(3)), told(events))
+        named = self.second.WatchJobs(pb.WatchJobsRequest(names=[events[0].name]), timeout=lib.CALL_S)
+        self.assertEqual([m.event.batch for m in named], [made.name])
+        found = lib.failure(self.first.WatchJobs, pb.WatchJobsRequest(batch="batches/other"))
+        self.assertFails(found, "NOT_FOUND", "BATCH_NOT_FOUND")
+
     def test_a_thousand_names(self):
         ids = [(1 << 48) + i for i in range(1000)]
         watch = self.first.WatchJobs(pb.WatchJobsRequest(names=[name(i) for i in ids]), timeout=lib.CALL_S)

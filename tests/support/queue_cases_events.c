@@ -120,9 +120,45 @@ static void events_are_the_tenants_own(void **state)
     assert_int_equal(r->n_events, 1);
     is_event(&r->events[0], theirs.s, PSEG_JOB_RUNNING, "w");
     assert_int_equal(read_events(q, "nobody", BEGINNING, 10)->n_events, 0);
-    CALL(r, pseg_queue_events, q, T, "a-batch", BEGINNING, 10);
+}
+
+static void events_and_states_name_the_batch(void **state)
+{
+    pseg_queue *q = case_open(NULL);
+    pseg_queue_reply *r;
+    id_text alone = case_submit(q), item;
+
+    (void)state;
+    CALL(r, pseg_queue_create_batch, q, T, "b", 60000, case_bytes(""));
+    case_keep(r);
+    pseg_queue_item_args a = {.job = case_args(&item), .batch = "b", .seq = 1, .custom_id = ""};
+    CALL(r, pseg_queue_submit_item, q, &a);
+    case_keep(r);
+    assert_int_equal(r->err.code, PSEG_OK);
+    case_register(q, "w");
+    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 2, 0);
+    case_keep(r);
+    assert_int_equal(r->n_claims, 2);
+    case_publish(q, "w", &r->claims[1], NULL);
+    case_publish(q, "w", &r->claims[0], NULL);
+    r = read_events(q, T, BEGINNING, 10);
+    assert_int_equal(r->n_events, 4);
+    for (int i = 0; i < 4; i++)
+        assert_string_equal(r->events[i].batch, strcmp(r->events[i].id, item.s) == 0 ? "b" : "");
+    pseg_queue_place end = r->place;
+    CALL(r, pseg_queue_events, q, T, "b", BEGINNING, 10);
+    case_keep(r);
+    assert_int_equal(r->n_events, 2);
+    assert_string_equal(r->events[0].id, item.s);
+    assert_int_equal(r->events[1].state, PSEG_JOB_SUCCEEDED);
+    assert_int_equal(pseg_queue_place_compare(r->place, end), 0);
+    CALL(r, pseg_queue_events, q, T, "other", BEGINNING, 10);
     case_keep(r);
     assert_int_equal(r->n_events, 0);
+    const char *ids[] = {alone.s, item.s};
+    r = read_states(q, ids, 2);
+    assert_string_equal(r->events[0].batch, "");
+    assert_string_equal(r->events[1].batch, "b");
 }
 
 static void states_are_of_one_moment(void **state)
@@ -257,10 +293,8 @@ static void an_event_is_told_with_the_place_it_is_read_at(void **state)
 }
 
 const struct CMUnitTest event_cases[] = {
-    CASE(events_are_read_from_any_place),
-    CASE(events_are_the_tenants_own),
-    CASE(states_are_of_one_moment),
-    CASE(a_place_of_a_lost_stream_is_a_gap),
-    CASE(an_event_is_told_with_the_place_it_is_read_at),
+    CASE(events_are_read_from_any_place),    CASE(events_are_the_tenants_own),
+    CASE(events_and_states_name_the_batch),  CASE(states_are_of_one_moment),
+    CASE(a_place_of_a_lost_stream_is_a_gap), CASE(an_event_is_told_with_the_place_it_is_read_at),
 };
 const size_t n_event_cases = sizeof event_cases / sizeof *event_cases;

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import tempfile
 
 import lib_pseg as lib
 from lib_pseg import pb
@@ -58,6 +59,24 @@ class Prepare(lib.Test):
             ended = lib.wait(self.stub, j.name)
             self.assertEqual((ended.state, ended.attempts), (pb.STATE_SUCCEEDED, 1))
         self.assertEqual(again.stop(), 0)
+
+    def test_programs_are_kept_once_the_worker_is_ready(self):
+        """Jobs run meanwhile; the next worker compiles nothing."""
+        with tempfile.TemporaryDirectory() as folder:
+            kept = lambda: [p.name for p in pathlib.Path(folder).glob("*.clbin*")]
+            counts = r"stage=warm_up ms=\d+ programs_compiled=(\d+) programs_cached=(\d+)"
+            first = self.cluster.worker("scenes", "--cache", folder)
+            compiled, cached = map(int, re.search(counts, first.log()).groups())
+            self.assertGreater(compiled, 0)
+            self.assertEqual(cached, 0)
+            job = lib.create(self.stub)
+            self.assertEqual(lib.wait(self.stub, job.name).state, pb.STATE_SUCCEEDED)
+            lib.until("all programs kept", lambda: len([k for k in kept() if k.endswith(".clbin")]) >= compiled)
+            self.assertEqual(first.stop(), 0)
+            self.assertTrue(all(k.endswith(".clbin") for k in kept()), kept())
+            second = self.cluster.worker("scenes", "--cache", folder)
+            self.assertEqual(re.search(counts, second.log()).groups(), ("0", str(compiled)))
+            self.assertEqual(second.stop(), 0)
 
     def test_the_log_tells_what_a_start_takes(self):
         worker = self.cluster.worker("scenes")

@@ -440,6 +440,45 @@ static void programs_are_kept_and_bad_files_replaced(void **state)
     use_cache(0, 1);
 }
 
+/* A build does not wait for the file: it is written when asked for, when closed, or beside. */
+static void programs_are_kept_beside_the_work(void **state)
+{
+    char path[256];
+    pseg_cl *cl;
+    pseg_stream *s;
+
+    (void)state;
+    NEEDS_DEVICE();
+    while (cache_files(path, sizeof path) > 0)
+        unlink(path);
+    cl = open_cl(false);
+    s = open_stream(cl);
+    assert_int_equal(run_kernel(s, &twice, 21), 42);
+    assert_int_equal(cache_files(path, sizeof path), 0); /* a kill here leaves no file at all */
+    pseg_cl_keep_in_background(cl);
+    pseg_cl_keep_in_background(cl); /* a second one changes nothing */
+    for (int i = 0; i < 50; i++)    /* the device goes on meanwhile */
+        assert_int_equal(run_kernel(s, &twice, (uint32_t)i), 2 * i);
+    pseg_cl_keep_now(cl);
+    assert_int_equal(cache_files(path, sizeof path), 1);
+    unlink(path);
+    pseg_cl_keep_now(cl); /* what has been kept is not kept again */
+    assert_int_equal(cache_files(path, sizeof path), 0);
+    pseg_stream_close(s);
+    pseg_cl_close(cl);
+    assert_int_equal(cache_files(path, sizeof path), 0);
+
+    cl = open_cl(false); /* what comes after the thread was started is kept, too */
+    s = open_stream(cl);
+    pseg_cl_keep_in_background(cl);
+    assert_int_equal(run_kernel(s, &twice, 21), 42);
+    pseg_cl_keep_now(cl);
+    assert_int_equal(cache_files(path, sizeof path), 1);
+    pseg_stream_close(s);
+    pseg_cl_close(cl);
+    use_cache(0, 1);
+}
+
 static void a_cache_that_cannot_be_written_is_no_error(void **state)
 {
     pseg_cl_options o = PSEG_CL_OPTIONS_DEFAULT;
@@ -648,6 +687,7 @@ int main(void)
         cmocka_unit_test(kernels_are_launched_by_their_options),
         cmocka_unit_test(faults_of_programs_are_named),
         cmocka_unit_test(embedded_sources_build),
+        cmocka_unit_test(programs_are_kept_beside_the_work),
         cmocka_unit_test(a_cache_that_cannot_be_written_is_no_error),
         cmocka_unit_test(profile_sums_by_name),
         cmocka_unit_test(the_digest_is_that_of_the_sources),

@@ -283,6 +283,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     wo.watchdog_ms = c->watchdog_ms;
     PSEG_TRY(pseg_worker_start(&worker, &wo, err));
     pseg_worker_metrics_watch(who.metrics, worker, engine);
+    pseg_engine_keep_programs(engine); /* not before: no job shall wait for it */
     rc = serve(c, worker, id, signals, log, err);
     pseg_worker_metrics_watch(who.metrics, NULL, engine);
     pseg_worker_stop(worker);

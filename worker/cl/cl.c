@@ -1,6 +1,7 @@
 #include "worker/cl/internal.h"
 
 #include "common/base/alloc.h"
+#include "common/base/clock.h"
 #include "common/base/conf.h"
 #include "common/base/file.h"
 
@@ -109,6 +110,7 @@ pseg_status pseg_cl_open(pseg_cl **out, const pseg_cl_options *o, pseg_err *err)
     if (!cl)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
     pthread_mutex_init(&cl->programs_lock, NULL);
+    pseg_cond_init(&cl->keeper_cv);
     cl->log = o->log;
     cl->profile = o->profile;
     PSEG_TRY(choose_dir(&cl->kernel_dir, o->kernel_dir, "PSEG_KERNEL_DIR", err));
@@ -138,11 +140,13 @@ void pseg_cl_close(pseg_cl *cl)
 {
     if (!cl)
         return;
+    pseg_programs_end_keeping(cl);
     pseg_programs_free(cl);
     if (cl->none)
         clReleaseMemObject(cl->none);
     if (cl->context)
         clReleaseContext(cl->context);
+    pthread_cond_destroy(&cl->keeper_cv);
     pthread_mutex_destroy(&cl->programs_lock);
     pseg_free(cl->cache_dir);
     pseg_free(cl->kernel_dir);

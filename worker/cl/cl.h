@@ -78,6 +78,14 @@ uint8_t pseg_cl_choice(const pseg_cl *cl, size_t slot);
 /* How many programs were compiled from source, and how many came from the cache. Any thread. */
 void pseg_cl_program_counts(const pseg_cl *cl, unsigned *built, unsigned *cached);
 
+/* Compiled programs are kept in cache_dir for the next start, which asks more of some drivers than
+ * compiling does: pseg_cl_close does it, unless a thread of low priority was asked to do it from
+ * now on; then pseg_cl_close waits for at most one program, and leaves out those that are not kept
+ * yet. Without a cache nothing happens. Any thread. */
+void pseg_cl_keep_in_background(pseg_cl *cl);
+/* Returns once all that has been compiled is kept, as far as that can be. Any thread. */
+void pseg_cl_keep_now(pseg_cl *cl);
+
 /* ---- memory ------------------------------------------------------------------------------- */
 
 /* Uninitialised read-write memory, 1 byte or more. Caller frees with pseg_mem_free, after every

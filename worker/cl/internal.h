@@ -14,6 +14,10 @@ typedef struct pseg_program {
     struct pseg_program *next;
     const char *file, *options; /* of the pseg_kernel, static */
     cl_program program;
+    /* Guarded by the lock of programs: */
+    char *keep_at;   /* the file in which it is still to be kept; NULL: it is, or never will be */
+    bool is_damaged; /* a file is there and must be replaced */
+    bool is_being_kept; /* by some thread, without the lock */
 } pseg_program;
 
 struct pseg_cl {
@@ -29,6 +33,10 @@ struct pseg_cl {
     char *kernel_dir; /* NULL: embedded sources */
     pthread_mutex_t programs_lock;
     pseg_program *programs;
+    pthread_t keeper; /* of compiled programs, on disk */
+    bool has_keeper, keeper_must_end;
+    size_t n_being_kept;
+    pthread_cond_t keeper_cv; /* with programs_lock: something is to be kept, or has been */
     atomic_uint n_built, n_cached;
     atomic_ullong mem_used;
     atomic_uchar choices[PSEG_CL_CHOICES];
@@ -73,5 +81,11 @@ pseg_status pseg_device_open(cl_device_id *out, pseg_device_info *info, const ch
 /* The program of k, built or from the cache; borrowed until pseg_cl_close. Any thread. */
 pseg_status pseg_program_get(cl_program *out, pseg_cl *cl, const pseg_kernel *k, pseg_err *err);
 void pseg_programs_free(pseg_cl *cl);
+/* Built from what is kept in path; NULL: there is nothing that can be used, *is_damaged: though
+ * there is a file. Only with a cache. */
+cl_program pseg_program_load_kept(bool *is_damaged, pseg_cl *cl, const char *path,
+                                  const char *options);
+/* The thread that keeps programs ends; without one, all that are not kept yet are. */
+void pseg_programs_end_keeping(pseg_cl *cl);
 
 #endif

@@ -1,8 +1,4 @@
-/* Programs: built once per context, and kept on disk as the driver's binary.
- *
- * A cache file is "<sha256 of key>.clbin": MAGIC, sha256 of the binary, the binary. The key covers
- * everything that the binary depends on. A file that does not hold what it should is rebuilt and
- * replaced; nothing about the cache ever fails a build. */
+/* Programs: their sources, built once per context unless they are kept on disk (program_keep.c). */
 #include "worker/cl/internal.h"
 
 #include "common/base/alloc.h"
@@ -14,12 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAGIC           "PSEGCL1\n"
-#define MAGIC_BYTES     8u
 #define MAX_SOURCE      (1u << 20)
-#define MAX_BINARY      (64u << 20)
 #define MAX_LOG         (1u << 20)
-#define HEADER_BYTES    (MAGIC_BYTES + PSEG_SHA256_BYTES)
 #define N_PARTS         4u /* params.h, common.clh, a #line, the kernel's file */
 #define MAX_OPTION_TEXT 512u
 
@@ -183,69 +175,6 @@ out:
     return rc;
 }
 
-static char *cache_path(const pseg_cl *cl, const source *s)
-{
-    return cl->cache_dir ? pseg_asprintf("%s/%s.clbin", cl->cache_dir, s->key) : NULL;
-}
-
-/* NULL if there is nothing that can be used. */
-static cl_program load_cached(pseg_cl *cl, const source *s)
-{
-    char *path = cache_path(cl, s);
-    uint8_t *data = NULL, digest[PSEG_SHA256_BYTES];
-    size_t n = 0;
-    cl_program p = NULL;
-
-    if (path && pseg_file_exists(path) &&
-        pseg_file_read(&data, &n, path, MAX_BINARY + HEADER_BYTES, NULL) == PSEG_OK &&
-        n > HEADER_BYTES && memcmp(data, MAGIC, MAGIC_BYTES) == 0) {
-        const uint8_t *binary = data + HEADER_BYTES;
-        size_t size = n - HEADER_BYTES;
-        cl_int code = CL_SUCCESS, status = CL_SUCCESS;
-
-        pseg_sha256_of(digest, binary, size);
-        if (memcmp(digest, data + MAGIC_BYTES, sizeof digest) == 0) {
-            p = clCreateProgramWithBinary(cl->context, 1, &cl->device, &size, &binary, &status,
-                                          &code);
-            if (p && (code != CL_SUCCESS || status != CL_SUCCESS ||
-                      clBuildProgram(p, 1, &cl->device, s->options, NULL, NULL) != CL_SUCCESS)) {
-                clReleaseProgram(p);
-                p = NULL;
-            }
-        }
-    }
-    if (path && data && !p)
-        PSEG_WARN(cl->log, "cl", "cached program is unusable and is built again path=%s", path);
-    pseg_free(data);
-    pseg_free(path);
-    return p;
-}
-
-/* A driver that gives no binary, or a full disk, only costs the next start its time. */
-static void store_cached(pseg_cl *cl, const source *s, cl_program p)
-{
-    char *path = cache_path(cl, s);
-    uint8_t *data = NULL;
-    size_t size = 0;
-    pseg_err e = PSEG_ERR_INIT;
-
-    if (path &&
-        clGetProgramInfo(p, CL_PROGRAM_BINARY_SIZES, sizeof size, &size, NULL) == CL_SUCCESS &&
-        size > 0 && size <= MAX_BINARY && (data = pseg_malloc(HEADER_BYTES + size)) != NULL) {
-        unsigned char *binary = data + HEADER_BYTES;
-
-        if (clGetProgramInfo(p, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL) == CL_SUCCESS) {
-            memcpy(data, MAGIC, MAGIC_BYTES);
-            pseg_sha256_of(data + MAGIC_BYTES, binary, size);
-            if (pseg_dir_make(cl->cache_dir, &e) != PSEG_OK ||
-                pseg_file_write(path, data, HEADER_BYTES + size, &e) != PSEG_OK)
-                PSEG_WARN(cl->log, "cl", "compiled program is not kept: %s", e.msg);
-        }
-    }
-    pseg_free(data);
-    pseg_free(path);
-}
-
 static bool is_same(const char *a, const char *b)
 {
     return a == b || (a && b && strcmp(a, b) == 0);
@@ -274,11 +203,16 @@ pseg_status pseg_program_get(cl_program *out, pseg_cl *cl, const pseg_kernel *k,
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
     p->file = k->file;
     p->options = k->options;
-    p->program = load_cached(cl, &s);
+    p->keep_at = cl->cache_dir ? pseg_asprintf("%s/%s.clbin", cl->cache_dir, s.key) : NULL;
+    if (p->keep_at)
+        p->program = pseg_program_load_kept(&p->is_damaged, cl, p->keep_at, s.options);
     bool is_cached = p->program != NULL;
-    if (!is_cached) {
+    if (is_cached) {
+        pseg_free(p->keep_at);
+        p->keep_at = NULL;
+    } else {
         PSEG_TRY(build_source(&p->program, cl, &s, k->file, err));
-        store_cached(cl, &s, p->program);
+        pthread_cond_broadcast(&cl->keeper_cv);
     }
     atomic_fetch_add(is_cached ? &cl->n_cached : &cl->n_built, 1);
     PSEG_DBG(cl->log, "cl", "program ready file=%s options=\"%s\" from=%s ms=%.1f", k->file,
@@ -288,6 +222,8 @@ pseg_status pseg_program_get(cl_program *out, pseg_cl *cl, const pseg_kernel *k,
     *out = p->program;
     p = NULL;
 out:
+    if (p)
+        pseg_free(p->keep_at);
     pseg_free(p);
     if (has_source)
         source_deinit(&s);
@@ -302,6 +238,7 @@ void pseg_programs_free(pseg_cl *cl)
 
         cl->programs = p->next;
         clReleaseProgram(p->program);
+        pseg_free(p->keep_at);
         pseg_free(p);
     }
 }

@@ -139,6 +139,12 @@ out:
     return rc;
 }
 
+void pseg_engine_keep_programs(pseg_engine *e)
+{
+    if (e->cl)
+        pseg_cl_keep_in_background(e->cl);
+}
+
 void pseg_engine_close(pseg_engine *e)
 {
     if (!e)

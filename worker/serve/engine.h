@@ -43,7 +43,12 @@ typedef struct pseg_engine_options {
  * compiler. pseg_image_init must have been called. Errors: those of pseg_model_open and
  * pseg_cl_open. */
 pseg_status pseg_engine_open(pseg_engine **out, const pseg_engine_options *o, pseg_err *err);
+/* Waits for the writing of at most one compiled program if keep_programs was called, else for all.
+ */
 void pseg_engine_close(pseg_engine *e);
+/* From now on a thread of low priority keeps compiled programs on disk
+ * (pseg_cl_keep_in_background); for processes that go on for long and must end soon. Any thread. */
+void pseg_engine_keep_programs(pseg_engine *e);
 
 const char *pseg_engine_name(const pseg_engine *e);
 const char *pseg_engine_digest(const pseg_engine *e);

@@ -44,10 +44,10 @@ class Broken(lib.Test):
         found = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(found[0]) if found else pid
 
-    def jobs_at_once(self, worker, order, n=3):
+    def jobs_at_once(self, worker, order, n=3, images=None):
         """A worker that is ready (so the launches of its warming up are over) finds n jobs and the order."""
         os.kill(self.pid(worker), signal.SIGSTOP)
-        jobs = [lib.create(self.stub) for _ in range(n)]
+        jobs = [lib.create(self.stub, *([images[k]] if images else [])) for k in range(n)]
         self.tell(order)
         os.kill(self.pid(worker), signal.SIGCONT)
         return jobs
@@ -57,7 +57,7 @@ class Broken(lib.Test):
 
     def check(self, order, log):
         worker = self.worker("--respawn", "--watchdog-ms", "1s")
-        jobs = self.jobs_at_once(worker, order)
+        jobs = self.jobs_at_once(worker, order, images=[lib.png(64, 64, n) for n in range(3)])
         self.assertEqual(sorted(self.attempts(jobs)), [1, 1, 2], "one is charged, the others are not")
         self.assertFalse(self.order.exists())
         self.assertIn(log, worker.log())
@@ -68,6 +68,37 @@ class Broken(lib.Test):
 
     def test_a_device_that_fails(self):
         self.check("fail", "the device failed")
+
+    def decoding(self, worker):
+        """The processes that wait for the next image."""
+        def children(pid):
+            return [int(c) for c in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        decoders = [c for c in children(self.pid(worker))
+                    if pathlib.Path(f"/proc/{c}/comm").read_text() == "pseg-decode\n"]
+        return [c for d in decoders for c in children(d)]
+
+    def check_batch(self, order, log):
+        """Jobs on one image, held until all are claimed, go to the device together: none of them is charged."""
+        worker = self.worker("--respawn", "--watchdog-ms", "1s", "--decoders", 2)
+        stopped = lib.until("two decoders", lambda: len(self.decoding(worker)) == 2 and self.decoding(worker))
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        jobs = [lib.create(self.stub, lib.png(64, 64, 77), [f"a star {k}"]) for k in range(3)]
+        lib.until("all are held", lambda: all(
+            self.stub.GetJob(pb.GetJobRequest(name=j.name), timeout=lib.CALL_S).state == pb.STATE_RUNNING for j in jobs))
+        self.tell(order)
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        self.assertEqual(self.attempts(jobs), [1, 1, 1])
+        self.assertFalse(self.order.exists())
+        self.assertIn(log, worker.log())
+        self.assertEqual(worker.stop(), 0)
+
+    def test_a_device_that_hangs_with_several_jobs(self):
+        self.check_batch("hang", "hangs: no progress on the device for ")
+
+    def test_a_device_that_fails_with_several_jobs(self):
+        self.check_batch("fail", "was on the device with others")
 
     def test_a_device_that_kills(self):
         """Of three that a dead worker held none is charged; the killer is not in the same mood twice here."""

@@ -37,7 +37,7 @@ class Prepare(lib.Test):
         worker = self.cluster.worker("scenes", "--decoders", 2, "--watchdog-ms", 0, "--lease-ms", "10s")
         waiting = lib.until("two decoders", lambda: len(decoding(worker)) == 2 and decoding(worker))
         os.kill(waiting[0], signal.SIGSTOP)  # whoever gets it waits
-        jobs = [lib.create(self.stub) for _ in range(4)]
+        jobs = [lib.create(self.stub, lib.png(64, 64, n)) for n in range(4)]
         lib.until("all jobs but one", lambda: sum(self.state(j) == pb.STATE_SUCCEEDED for j in jobs) == 3)
         late, = [j for j in jobs if self.state(j) != pb.STATE_SUCCEEDED]
         self.assertEqual(self.state(late), pb.STATE_RUNNING)
@@ -51,13 +51,30 @@ class Prepare(lib.Test):
         worker = self.cluster.worker("scenes", "--decoders", 2, "--ahead", 4, "--watchdog-ms", 0, "--grace-ms", 0)
         for pid in lib.until("two decoders", lambda: len(decoding(worker)) == 2 and decoding(worker)):
             os.kill(pid, signal.SIGSTOP)
-        jobs = [lib.create(self.stub) for _ in range(6)]
+        jobs = [lib.create(self.stub, lib.png(64, 64, n)) for n in range(6)]
         lib.until("one more than can be prepared", lambda: sum(self.state(j) == pb.STATE_RUNNING for j in jobs) > 2)
         self.assertEqual(worker.stop(), 0)
         again = self.cluster.worker("scenes")
         for j in jobs:
             ended = lib.wait(self.stub, j.name)
             self.assertEqual((ended.state, ended.attempts), (pb.STATE_SUCCEEDED, 1))
+        self.assertEqual(again.stop(), 0)
+
+    def test_jobs_that_wait_for_one_image_are_handed_back_too(self):
+        """Both decoders are held: one job prepares the image, the others wait for it; one of them is cancelled."""
+        worker = self.cluster.worker("scenes", "--decoders", 2, "--ahead", 4, "--watchdog-ms", 0, "--grace-ms", 0)
+        for pid in lib.until("two decoders", lambda: len(decoding(worker)) == 2 and decoding(worker)):
+            os.kill(pid, signal.SIGSTOP)
+        image = lib.png(64, 64, 99)
+        jobs = [lib.create(self.stub, image, [f"a star {n}"]) for n in range(4)]
+        lib.until("all are held", lambda: all(self.state(j) == pb.STATE_RUNNING for j in jobs))
+        self.stub.CancelJob(pb.CancelJobRequest(name=jobs[2].name), timeout=lib.CALL_S)
+        self.assertEqual(worker.stop(), 0)
+        again = self.cluster.worker("scenes")
+        for j in jobs[:2] + jobs[3:]:
+            ended = lib.wait(self.stub, j.name)
+            self.assertEqual((ended.state, ended.attempts), (pb.STATE_SUCCEEDED, 1))
+        self.assertEqual(lib.wait(self.stub, jobs[2].name).state, pb.STATE_CANCELLED)
         self.assertEqual(again.stop(), 0)
 
     def test_programs_are_kept_once_the_worker_is_ready(self):

@@ -153,7 +153,7 @@ static pseg_status run(const args *a, pseg_err *err)
 out:
     program_progress_end(progress);
     json_decref(results);
-    pseg_work_free(&w);
+    pseg_work_free(e, &w);
     pseg_image_free(photo);
     pseg_engine_close(e);
     pseg_free(image);

@@ -24,6 +24,7 @@ typedef struct config {
     const char *config, *redis, *queue, *id, *ready_file, *log_level, *metrics_listen,
         *otlp_endpoint;
     int64_t decoders, decode_seconds, decode_memory;
+    int64_t batch, batch_delay_ms, encode_batch, kept_features;
     int64_t ahead, lease_ms, max_attempts, redis_timeout_ms, grace_ms, watchdog_ms;
     bool respawn;
 } config;
@@ -40,6 +41,17 @@ static const pseg_conf_option options[] = {
     ENGINE_OPTIONS(config, engine),
     {"ahead", PSEG_CONF_INT, offsetof(config, ahead), "4", .min = 0, .max = 60,
      .help = "jobs made ready while the device works"},
+    {"batch", PSEG_CONF_INT, offsetof(config, batch), "8", .min = 1, .max = 64,
+     .help = "jobs that go to the device together at most"},
+    {"batch_delay_ms", PSEG_CONF_INT, offsetof(config, batch_delay_ms), "2ms", .unit = "ms",
+     .min = 0, .max = 10000,
+     .help = "that a batch waits for jobs being prepared when many come; none when few do"},
+    {"encode_batch", PSEG_CONF_INT, offsetof(config, encode_batch), "0", .min = 0, .max = 8,
+     .help = "images encoded in one pass; 0: 1 on a CPU, 8 elsewhere"},
+    {"kept_features", PSEG_CONF_INT, offsetof(config, kept_features), "64M", .unit = "bytes",
+     .min = 0, .max = 1e12,
+     .help = "device memory for encoded images, so that their next phrases need not wait for the "
+             "encoder"},
     {"decoders", PSEG_CONF_INT, offsetof(config, decoders), "2", .min = 0, .max = 64,
      .help = "processes, locked in, that decode so many images at once; 0: one, in the worker "
              "itself"},
@@ -209,6 +221,14 @@ static void on_ended(void *ud, const pseg_worker_ended *e)
     pseg_worker_trace_on_ended(l->trace, l->engine, e);
 }
 
+static void on_batch(void *ud, size_t n_jobs, const pseg_engine_batch *done)
+{
+    const listeners *l = ud;
+
+    if (l->metrics)
+        pseg_worker_metrics_on_batch(l->metrics, n_jobs, done);
+}
+
 static pseg_status open_trace(listeners *l, const config *c, const char *id, const pseg_log *log,
                               pseg_err *err)
 {
@@ -259,9 +279,12 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     if (c->otlp_endpoint)
         PSEG_TRY(open_trace(&who, c, id, log, err));
     wo.on_ended = on_ended;
+    wo.on_batch = on_batch;
     wo.on_ended_ud = &who;
     PSEG_TRY(engine_options_of(&eo, &folder, &c->engine, log, err));
     eo.worker = id;
+    eo.kept_bytes = (size_t)c->kept_features;
+    eo.max_encode = (size_t)c->encode_batch;
     eo.n_decoders = (size_t)c->decoders;
     eo.decode_s = c->decode_seconds;
     eo.decode_memory_bytes = (uint64_t)c->decode_memory;
@@ -280,6 +303,8 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     wo.id = id;
     wo.ahead = (size_t)c->ahead;
     wo.preparers = (size_t)c->decoders; /* each waits for one */
+    wo.batch = (size_t)c->batch;
+    wo.batch_delay_us = c->batch_delay_ms * 1000;
     wo.watchdog_ms = c->watchdog_ms;
     PSEG_TRY(pseg_worker_start(&worker, &wo, err));
     pseg_worker_metrics_watch(who.metrics, worker, engine);

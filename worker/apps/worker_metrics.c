@@ -9,7 +9,7 @@ struct pseg_worker_metrics {
     pseg_metrics *registry;
     pseg_metrics_http *http;
     pseg_metric *info, *jobs, *stages, *prompts;
-    pseg_series *held, *redis_up, *n_prompts;
+    pseg_series *held, *redis_up, *n_prompts, *batch_size, *per_encode;
     const char *id;
     pthread_mutex_t mu; /* of w: it must not be stopped while it is asked */
     pseg_worker *w;
@@ -19,31 +19,37 @@ static const double stage_seconds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025
                                        0.5,    1,     2.5,    5,     10,   30,    60,   300};
 static const double prompt_counts[] = {1, 2, 4, 8, 16, 32, 64};
 
-static const pseg_metric_desc info = {"pseg_worker_info",
-                                      "Always 1: which model this worker runs, and on what.",
-                                      PSEG_METRIC_GAUGE,
-                                      {"worker", "model", "digest", "device"}},
-                              jobs = {"pseg_worker_jobs_total",
-                                      "Jobs that this worker ended: published, failed (by reason), "
-                                      "released, or lost to another worker.",
-                                      PSEG_METRIC_COUNTER,
-                                      {"outcome", "reason"}},
-                              stages = {"pseg_stage_duration_seconds",
-                                        "Time of each stage of the jobs that ended here.",
-                                        PSEG_METRIC_HISTOGRAM,
-                                        {"stage"},
-                                        stage_seconds,
-                                        sizeof stage_seconds / sizeof *stage_seconds},
-                              prompts = {"pseg_prompts_per_job",
-                                         "Phrases of the jobs published.",
-                                         PSEG_METRIC_HISTOGRAM,
-                                         {NULL},
-                                         prompt_counts,
-                                         sizeof prompt_counts / sizeof *prompt_counts},
-                              held = {"pseg_worker_jobs_held", "Jobs claimed and not ended yet.",
-                                      PSEG_METRIC_GAUGE},
-                              redis_up = {"pseg_redis_up", "1 while Redis answers.",
-                                          PSEG_METRIC_GAUGE};
+static const pseg_metric_desc
+    info = {"pseg_worker_info",
+            "Always 1: which model this worker runs, and on what.",
+            PSEG_METRIC_GAUGE,
+            {"worker", "model", "digest", "device"}},
+    jobs = {"pseg_worker_jobs_total",
+            "Jobs that this worker ended: published, failed (by reason), "
+            "released, or lost to another worker.",
+            PSEG_METRIC_COUNTER,
+            {"outcome", "reason"}},
+    stages = {"pseg_stage_duration_seconds",
+              "Time of each stage of the jobs that ended here.",
+              PSEG_METRIC_HISTOGRAM,
+              {"stage"},
+              stage_seconds,
+              sizeof stage_seconds / sizeof *stage_seconds},
+    prompts = {"pseg_prompts_per_job", "Phrases of the jobs published.",
+               PSEG_METRIC_HISTOGRAM,  {NULL},
+               prompt_counts,          sizeof prompt_counts / sizeof *prompt_counts},
+    batches = {"pseg_batch_size",     "Jobs that went to the device together, of each pass.",
+               PSEG_METRIC_HISTOGRAM, {NULL},
+               prompt_counts,         sizeof prompt_counts / sizeof *prompt_counts},
+    per_encode = {"pseg_prompts_per_encode",
+                  "Phrases decoded in the pass in which their image was encoded, of "
+                  "each image encoded; equal ones count once.",
+                  PSEG_METRIC_HISTOGRAM,
+                  {NULL},
+                  prompt_counts,
+                  sizeof prompt_counts / sizeof *prompt_counts},
+    held = {"pseg_worker_jobs_held", "Jobs claimed and not ended yet.", PSEG_METRIC_GAUGE},
+    redis_up = {"pseg_redis_up", "1 while Redis answers.", PSEG_METRIC_GAUGE};
 
 static void measure(void *ud)
 {
@@ -93,6 +99,8 @@ pseg_status pseg_worker_metrics_new(pseg_worker_metrics **out, const pseg_worker
     m->stages = pseg_metrics_add(m->registry, &stages);
     m->prompts = pseg_metrics_add(m->registry, &prompts);
     m->n_prompts = pseg_metric_with(m->prompts, NULL);
+    m->batch_size = pseg_metric_with(pseg_metrics_add(m->registry, &batches), NULL);
+    m->per_encode = pseg_metric_with(pseg_metrics_add(m->registry, &per_encode), NULL);
     m->held = pseg_metric_with(pseg_metrics_add(m->registry, &held), NULL);
     m->redis_up = pseg_metric_with(pseg_metrics_add(m->registry, &redis_up), NULL);
     pseg_metrics_before(m->registry, measure, m);
@@ -147,4 +155,13 @@ void pseg_worker_metrics_on_ended(void *ud, const pseg_worker_ended *e)
     for (size_t i = 0; i < e->work->n_stages; i++)
         pseg_series_observe(pseg_metric_with(m->stages, &e->work->stages[i].name),
                             (double)e->work->stages[i].us * 1e-6);
+}
+
+void pseg_worker_metrics_on_batch(void *ud, size_t n_jobs, const pseg_engine_batch *done)
+{
+    pseg_worker_metrics *m = ud;
+
+    pseg_series_observe(m->batch_size, (double)n_jobs);
+    for (size_t i = 0; i < done->n_encodes; i++)
+        pseg_series_observe(m->per_encode, (double)done->n_prompts[i]);
 }

@@ -8,10 +8,26 @@ void pseg_claim_on_ready(void *ud)
     pseg_worker_tell(w, &w->may_claim);
 }
 
+/* Among several workers the jobs of a short line should not all go to the first to ask. So a worker
+ * holds `ahead` besides one on the device, and more, up to a batch on the device, while it gets all
+ * that it asks for. */
+static void set_window(pseg_worker *w, bool got_all)
+{
+    size_t least = w->opt.ahead + 1, most = w->opt.ahead > 0 ? w->opt.ahead + w->opt.batch : 1;
+
+    pthread_mutex_lock(&w->mu);
+    w->window = got_all ? 2 * w->window : least;
+    if (w->window > most)
+        w->window = most;
+    if (w->window < least)
+        w->window = least;
+    pthread_mutex_unlock(&w->mu);
+}
+
 /* How many jobs may be held at once, given those that are. With the lock held. */
 static size_t may_hold(const pseg_worker *w)
 {
-    size_t most = w->opt.ahead + 1;
+    size_t most = w->window;
 
     for (const pseg_task *t = w->held; t; t = t->next_held)
         if (t->group && t->group < most)
@@ -63,6 +79,7 @@ static void claim_some(pseg_worker *w, size_t room)
     /* All of them are held from now on, so that the heartbeat renews those that wait here. */
     for (size_t i = 0; i < n; i++)
         tasks[i] = pseg_task_new(w, &r->claims[i]);
+    set_window(w, n == room);
     if (n == room)
         pseg_worker_tell(w, &w->may_claim);
     for (size_t i = 0; i < n; i++)

@@ -20,13 +20,15 @@ void pseg_work_stage(pseg_work *w, const char *name, int64_t us)
     }
 }
 
-void pseg_work_free(pseg_work *w)
+void pseg_work_free(pseg_engine *e, pseg_work *w)
 {
-    pseg_free(w->chw);
+    if (w->picture)
+        pseg_pictures_drop(&e->pictures, w->picture);
     pseg_free(w->logits);
     pseg_free(w->iou);
     pseg_free(w->truncated);
-    w->chw = w->logits = w->iou = NULL;
+    w->picture = NULL;
+    w->logits = w->iou = NULL;
     w->truncated = NULL;
 }
 
@@ -102,6 +104,12 @@ static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg
                                .may_shrink = o->shrink_on_load};
     memcpy(e->how.mean, e->info->mean, sizeof e->how.mean);
     memcpy(e->how.std, e->info->std, sizeof e->how.std);
+    size_t features = sizeof(float) * e->info->gh * e->info->gw * e->info->dim;
+    e->pictures.max_kept = o->kept_bytes / features;
+    e->max_decode = o->model.max_phrases;
+    e->max_encode = o->max_encode                ? o->max_encode
+                    : d->type == PSEG_DEVICE_CPU ? 1
+                                                 : o->model.max_images;
     PSEG_TRY(pseg_cl_kernel_digest(e->kernel_digest, e->cl, err));
     PSEG_TRY(pseg_model_warm_up(e->model, err));
     log_stage(e, o, "warm_up", &at);
@@ -123,6 +131,7 @@ pseg_status pseg_engine_open(pseg_engine **out, const pseg_engine_options *o, ps
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the engine");
     e->limits = o->limits;
     snprintf(e->worker, sizeof e->worker, "%s", o->worker ? o->worker : "");
+    pseg_pictures_init(&e->pictures, 0);
     if (o->source.folder || o->source.vision) {
         PSEG_TRY(open_model(e, o, err));
     } else {
@@ -150,87 +159,8 @@ void pseg_engine_close(pseg_engine *e)
     if (!e)
         return;
     pseg_decoders_close(e->decoders);
+    pseg_pictures_deinit(&e->pictures);
     pseg_model_close(e->model);
     pseg_cl_close(e->cl);
     pseg_free(e);
-}
-
-/* Decodes for the model alone. */
-static pseg_status prepare_file(pseg_engine *e, pseg_work *w, pseg_bytes image, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    pseg_image_prepared p;
-
-    pseg_image_file file = {image.data, image.len};
-    if (e->decoders)
-        PSEG_TRY(pseg_decoders_prepare(e->decoders, &p, w->chw, file, err));
-    else
-        PSEG_TRY(pseg_image_prepare(&p, w->chw, file, &e->limits, &e->how, err));
-    w->width = p.width;
-    w->height = p.height;
-    memcpy(w->rect, p.rect, sizeof w->rect);
-    pseg_work_stage(w,
-                    p.shrink == 8   ? "decode_image_eighth"
-                    : p.shrink == 4 ? "decode_image_quarter"
-                    : p.shrink == 2 ? "decode_image_half"
-                                    : "decode_image",
-                    p.decode_us);
-    pseg_work_stage(w, "preprocess", p.resize_us);
-out:
-    return rc;
-}
-
-/* From a photo that the caller wants too, whose decoding began at begin_us. */
-static pseg_status prepare_photo(pseg_engine *e, pseg_work *w, const pseg_image *i,
-                                 int64_t begin_us, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    int64_t decoded = pseg_clock_mono_us();
-
-    w->width = i->width;
-    w->height = i->height;
-    pseg_work_stage(w, "decode_image", decoded - begin_us);
-    if (e->model) {
-        PSEG_TRY(pseg_image_preprocess(w->chw, w->rect, i, &e->how, err));
-        pseg_work_stage(w, "preprocess", pseg_clock_mono_us() - decoded);
-    }
-out:
-    return rc;
-}
-
-pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, pseg_bytes image, pseg_image **photo,
-                                pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    pseg_image *i = NULL;
-    int64_t begin = pseg_clock_mono_us();
-
-    if (!e->model && !photo) {
-        /* The empty model looks at the header alone. */
-        pseg_image_info info;
-        PSEG_TRY(pseg_image_probe(&info, image.data, image.len, &e->limits, err));
-        w->width = info.width;
-        w->height = info.height;
-        goto out;
-    }
-    if (e->model) {
-        w->chw = pseg_aligned_alloc(3 * sizeof(float) * e->how.width * e->how.height);
-        if (!w->chw)
-            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to prepare an image");
-    }
-    if (photo)
-        PSEG_TRY(pseg_image_decode(&i, image.data, image.len, &e->limits, err));
-    PSEG_TRY(e->model && (!photo || e->how.may_shrink) ? prepare_file(e, w, image, err)
-                                                       : prepare_photo(e, w, i, begin, err));
-    if (photo) {
-        *photo = i;
-        i = NULL;
-    }
-out:
-    if (!e->model) {
-        w->rect[2] = (float)w->width;
-        w->rect[3] = (float)w->height;
-    }
-    pseg_image_free(i);
-    return rc;
 }

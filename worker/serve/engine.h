@@ -12,10 +12,11 @@
 #include "common/job/job.h"
 #include "common/mask/mask.h"
 #include "worker/model/pseg.h"
+#include "worker/serve/pictures.h"
 
 #include <stdint.h>
 
-enum { PSEG_ENGINE_MAX_STAGES = 12 };
+enum { PSEG_ENGINE_MAX_STAGES = 12, PSEG_ENGINE_MAX_JOBS = 64 };
 
 /* The name of the model that does no work: it decodes no image and gives empty masks. With it the
  * speed of everything around the model can be measured. */
@@ -36,6 +37,9 @@ typedef struct pseg_engine_options {
     uint64_t decode_memory_bytes;
     bool shrink_on_load; /* pseg_preprocess.may_shrink; the job's stages then say by how much */
     const char *worker;  /* id, for receipts */
+    size_t kept_bytes;   /* device memory for the features of images that were asked for last */
+    size_t max_encode;   /* images in one pass of the encoder; 0: one on a CPU, where more in a pass
+                          * are hardly faster and make the first wait for the last, else 8 */
     const pseg_log *log;
 } pseg_engine_options;
 
@@ -61,9 +65,9 @@ typedef struct pseg_work {
     size_t n_prompts;
     float threshold; /* in (0, 1) */
     /* after prepare */
+    pseg_picture *picture;
     uint32_t width, height; /* of the photo */
     float rect[4];
-    float *chw;
     /* after run: [n, mask_height, mask_width], [n], [n] */
     float *logits, *iou;
     bool *truncated;
@@ -80,16 +84,59 @@ typedef struct pseg_work {
 
 /* A stage of the job that took so long and is over now. */
 void pseg_work_stage(pseg_work *w, const char *name, int64_t us);
-/* Frees what prepare and run allocated; not the arena. */
-void pseg_work_free(pseg_work *w);
+/* Frees what prepare and run allocated; not the arena. Any thread. */
+void pseg_work_free(pseg_engine *e, pseg_work *w);
 
 /* Any thread. Keeps the decoded photo in *photo if not NULL (caller frees with pseg_image_free). */
 pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, pseg_bytes image, pseg_image **photo,
                                 pseg_err *err);
+
+/* Before prepare, for images that other works may need too; key: tenant and content. READY: w is
+ * prepared. AWAITED: another work prepares the image; w gets it by pseg_engine_adopt once that has
+ * told pseg_engine_shared. MINE: w is to be prepared, and pseg_engine_shared called whether it
+ * could be or not. The empty model shares nothing: MINE. Any thread. */
+pseg_picture_state pseg_engine_share(pseg_engine *e, pseg_work *w, const char *key,
+                                     pseg_waiter *waiter);
+/* Returns who waited for it, as a list. */
+pseg_waiter *pseg_engine_shared(pseg_engine *e, pseg_work *w, bool is_good);
+/* w is prepared: takes the reference that a waiter got. */
+void pseg_engine_adopt(pseg_work *w, pseg_picture *picture);
+
 /* One thread at a time. is_cancelled(ud), asked before each stage, may stop it: PSEG_R_CANCELLED.
  * NULL: never. After PSEG_EDEVICE the engine is of no more use. */
 pseg_status pseg_engine_run(pseg_engine *e, pseg_work *w, bool (*is_cancelled)(void *ud), void *ud,
                             pseg_err *err);
+
+/* A work of a batch, and what became of it. */
+typedef struct pseg_engine_job {
+    pseg_work *work;
+    void *ud; /* for is_cancelled */
+    pseg_status rc;
+    pseg_err err; /* of rc */
+} pseg_engine_job;
+
+/* What a batch took; for whoever counts. */
+typedef struct pseg_engine_batch {
+    size_t n_encodes; /* images that were encoded in it */
+    const pseg_picture *encoded[PSEG_ENGINE_MAX_JOBS];
+    size_t n_prompts[PSEG_ENGINE_MAX_JOBS]; /* of each of these: the phrases decoded on it */
+    size_t n_pairs;                         /* of image and phrase, decoded */
+} pseg_engine_batch;
+
+/* The same for n works, at most PSEG_ENGINE_MAX_JOBS: each image is encoded once, and equal pairs
+ * of image and phrase are decoded once. What a step takes is told to the works that share it in
+ * equal parts. A step that fails ends all works of the batch with its error, though one of them may
+ * be to blame: those that are run again by themselves find out. Masks are to the bit those of the
+ * works run one by one, as long as images are encoded singly. */
+void pseg_engine_run_batch(pseg_engine *e, pseg_engine_job *jobs, size_t n,
+                           bool (*is_cancelled)(void *ud), pseg_engine_batch *done);
+/* Is its image encoded? One thread, as run. */
+bool pseg_engine_is_encoded(const pseg_work *w);
+/* How many images one pass of the encoder takes here. Any thread. */
+size_t pseg_engine_max_encode(const pseg_engine *e);
+/* How many phrases one pass of the decoder takes. Any thread. */
+size_t pseg_engine_max_decode(const pseg_engine *e);
+
 /* Any thread. */
 pseg_status pseg_engine_finish(pseg_engine *e, pseg_work *w, pseg_err *err);
 

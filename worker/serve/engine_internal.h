@@ -10,6 +10,8 @@ struct pseg_engine {
     pseg_cl *cl;
     pseg_model *model;       /* NULL: the empty model */
     pseg_decoders *decoders; /* NULL: images are decoded in this process */
+    pseg_pictures pictures;
+    size_t max_encode, max_decode;
     const pseg_model_info *info;
     pseg_preprocess how;
     pseg_image_limits limits;

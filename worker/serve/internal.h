@@ -13,7 +13,8 @@
 
 /* A job that this worker holds. It is in `held` from claim to the end, and in at most one line. */
 typedef struct pseg_task {
-    struct pseg_task *next_held, *next;
+    struct pseg_task *next_held;
+    struct pseg_task *next; /* in its line; NULL in none */
     pseg_arena *arena;
     char id[PSEG_JOB_ID_LEN + 1];
     int64_t fence, attempt;
@@ -24,6 +25,10 @@ typedef struct pseg_task {
     int64_t created_unix_us;
     const char *traceparent; /* in the arena, or NULL */
     pseg_work work;
+    pseg_waiter waiter; /* for an image that another job prepares */
+    bool is_alone;      /* prepares its image itself: who did it for it failed */
+    bool is_coming;     /* guarded by mu: not ready yet, but on the way */
+    bool is_in_batch;   /* guarded by mu: on the device with others, one of which may be to blame */
     _Atomic bool cancelled, lost;
     struct pseg_worker *worker;
 } pseg_task;
@@ -62,7 +67,7 @@ struct pseg_worker {
     pthread_mutex_t mu;
     pthread_cond_t cv; /* anything below changed */
     pseg_task *held;
-    size_t n_held;
+    size_t n_held, window; /* window: as many as may be held now, see claim.c */
     uint64_t turn;
     pseg_task_line claimed, ready, done;
     bool stopping;                                     /* no more claims */
@@ -70,6 +75,7 @@ struct pseg_worker {
     bool may_claim;                                    /* something may wait in line */
     pseg_watch watches[PSEG_N_WATCHES];
     int64_t longest_us[2]; /* of the device, of preparing */
+    double load; /* of the device's thread: share of its passes at which other jobs stood ready */
     _Atomic bool failed, hung;
     _Atomic uint64_t n_done, n_failed, n_lost, n_released;
 };
@@ -84,10 +90,13 @@ static inline pseg_queue_lease pseg_task_lease(const pseg_task *t)
 {
     return (pseg_queue_lease){t->id, t->fence};
 }
-/* Behind those that were claimed before it, however long each took to get here. */
-void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *t);
+/* A job, or several by `next`, that are in no line: each behind those that were claimed before it,
+ * however long each took to get here. Whoever waits for the line finds all of them. */
+void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *first);
 /* Waits for the next; NULL once *is_over and the line is empty. */
 pseg_task *pseg_line_pop(pseg_worker *w, pseg_task_line *l, const bool *is_over);
+/* Takes t, which is in the line, out of it. With the lock held. */
+void pseg_line_take(pseg_task_line *l, pseg_task *t);
 /* Sets a flag of the worker and wakes whoever waits. */
 void pseg_worker_tell(pseg_worker *w, bool *flag);
 bool pseg_worker_is_stopping(pseg_worker *w);
@@ -104,7 +113,9 @@ void pseg_task_end(pseg_worker *w, pseg_task *t, pseg_ending how, const pseg_err
 
 /* Says to the queue that this worker lives, with its last lines of log. */
 void pseg_lease_register(pseg_worker *w);
-/* Gives every lease back but `kept`'s, if not NULL, which is charged with *why. */
+/* Gives every lease back but `kept`'s, if not NULL, which is charged with *why. If that one was on
+ * the device with others, nobody knows who is to blame: none of these is given back or charged, and
+ * when their leases end the queue lets them be tried among fewer. */
 void pseg_lease_give_back(pseg_worker *w, const char *kept, const pseg_err *why);
 
 /* ---- watch.c; no lock held ---- */

@@ -77,10 +77,15 @@ void pseg_lease_give_back(pseg_worker *w, const char *kept, const pseg_err *why)
     size_t n = 0;
 
     pthread_mutex_lock(&w->mu);
-    for (pseg_task *t = w->held; t && n < MAX; t = t->next_held, n++) {
+    bool is_unclear = false;
+    for (pseg_task *t = w->held; kept && t; t = t->next_held)
+        is_unclear = is_unclear || (t->is_in_batch && strcmp(t->id, kept) == 0);
+    for (pseg_task *t = w->held; t && n < MAX; t = t->next_held) {
+        if (is_unclear && t->is_in_batch)
+            continue;
         memcpy(ids[n], t->id, sizeof ids[n]);
         fences[n] = t->fence;
-        attempts[n] = t->attempt;
+        attempts[n++] = t->attempt;
     }
     pthread_mutex_unlock(&w->mu);
     for (size_t i = 0; i < n; i++) {

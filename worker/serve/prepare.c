@@ -2,6 +2,8 @@
 #include "common/base/clock.h"
 #include "pseg/internal/v1/record.pb-c.h"
 
+#include <stddef.h>
+
 static void *unpack_alloc(void *arena, size_t n)
 {
     return pseg_arena_alloc(arena, n);
@@ -30,15 +32,13 @@ out:
     return rc;
 }
 
-static pseg_status prepare_task(pseg_worker *w, pseg_task *t, pseg_err *err)
+static pseg_status prepare_image(pseg_worker *w, pseg_task *t, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_queue_reply *r = NULL;
     int64_t begin = pseg_clock_mono_us();
     pseg_queue_sync sync;
 
-    pseg_work_stage(&t->work, "queue", pseg_clock_unix_us() - t->created_unix_us);
-    PSEG_TRY(read_spec(t, err));
     pseg_queue_sync_init(&sync);
     pseg_queue_fetch_image(w->queue, t->image, pseg_queue_sync_done, &sync);
     r = pseg_queue_sync_take(&sync);
@@ -58,11 +58,58 @@ out:
     return rc;
 }
 
+/* Those who waited for the image go on: in front of `ready`, which is returned as a list; or, where
+ * it could not be prepared, each tries by itself, so that none fails for what befell another. */
+static pseg_task *tell_waiters(pseg_worker *w, pseg_waiter *waiter, pseg_task *ready)
+{
+    while (waiter) {
+        pseg_task *t = (pseg_task *)((char *)waiter - offsetof(pseg_task, waiter));
+        waiter = waiter->next;
+        t->is_alone = !t->waiter.picture;
+        if (t->is_alone) {
+            pseg_line_push(w, &w->claimed, t);
+        } else {
+            pseg_engine_adopt(&t->work, t->waiter.picture);
+            t->next = ready;
+            ready = t;
+        }
+    }
+    return ready;
+}
+
+/* The jobs that are ready by it: t, and those who waited for its image; none if t waits for that of
+ * another, which then goes on with it and may do so by now. */
+static pseg_status prepare_task(pseg_task **ready, pseg_worker *w, pseg_task *t, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_picture_state state = PSEG_PICTURE_MINE;
+
+    *ready = NULL;
+    if (!t->work.prompts) {
+        pseg_work_stage(&t->work, "queue", pseg_clock_unix_us() - t->created_unix_us);
+        PSEG_TRY(read_spec(t, err));
+    }
+    if (!t->is_alone)
+        state = pseg_engine_share(w->opt.engine, &t->work, t->image, &t->waiter);
+    if (state == PSEG_PICTURE_NO_MEMORY)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to prepare an image");
+    if (state == PSEG_PICTURE_AWAITED)
+        goto out;
+    if (state == PSEG_PICTURE_MINE)
+        rc = prepare_image(w, t, err);
+    *ready = rc == PSEG_OK ? t : NULL;
+    if (state == PSEG_PICTURE_MINE)
+        *ready =
+            tell_waiters(w, pseg_engine_shared(w->opt.engine, &t->work, rc == PSEG_OK), *ready);
+out:
+    return rc;
+}
+
 void *pseg_prepare_main(void *arg)
 {
     pseg_preparer *p = arg;
     pseg_worker *w = p->worker;
-    pseg_task *t;
+    pseg_task *t, *ready;
 
     while ((t = pseg_line_pop(w, &w->claimed, &w->claims_are_over))) {
         pseg_err e = PSEG_ERR_INIT;
@@ -71,12 +118,12 @@ void *pseg_prepare_main(void *arg)
             continue;
         }
         pseg_watch_moved(w, p->watch, t);
-        pseg_status rc = prepare_task(w, t, &e);
+        pseg_status rc = prepare_task(&ready, w, t, &e);
         pseg_watch_moved(w, p->watch, NULL);
         if (rc != PSEG_OK)
             pseg_task_end(w, t, PSEG_END_FAIL, &e);
-        else
-            pseg_line_push(w, &w->ready, t);
+        else if (ready)
+            pseg_line_push(w, &w->ready, ready);
     }
     return NULL;
 }

@@ -94,10 +94,15 @@ pseg_status pseg_worker_start(pseg_worker **out, const pseg_worker_options *o, p
     if (o->preparers > PSEG_MAX_PREPARERS)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%zu threads to prepare images: the limits are 0..%u",
                   o->preparers, PSEG_MAX_PREPARERS);
+    if (o->batch > PSEG_ENGINE_MAX_JOBS)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "batches of %zu jobs: the limits are 0..%d", o->batch,
+                  PSEG_ENGINE_MAX_JOBS);
     w = pseg_calloc(1, sizeof *w);
     if (!w)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the worker");
     w->opt = *o;
+    w->opt.batch = o->batch ? o->batch : 1;
+    w->window = o->ahead + 1;
     w->may_claim = true;
     pthread_mutex_init(&w->mu, NULL);
     pseg_cond_init(&w->cv);

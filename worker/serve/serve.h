@@ -1,8 +1,9 @@
 /* The worker's life: claim, prepare, run, publish, with the leases renewed beside it.
  *
  * Threads besides the caller's: `claim` takes jobs, a few ahead of the device; one or more of
- * `prepare` fetch, decode and resize their images; `device` runs them, always the one claimed first
- * of those that are ready; `publish` writes results; `heartbeat` renews leases, learns of
+ * `prepare` fetch, decode and resize their images, each once however many jobs need it; `device`
+ * runs the one claimed first of those that are ready, and with it, as a batch, those that gain by
+ * it; `publish` writes results; `heartbeat` renews leases, learns of
  * cancellations and sweeps the queue. None of them waits for another's slow side: the device never
  * waits for Redis, and the heartbeat for nothing. */
 #ifndef PSEG_SERVE_SERVE_H
@@ -30,12 +31,18 @@ typedef struct pseg_worker_options {
     const char *id;           /* of this worker, not shared with any other alive */
     size_t ahead;             /* jobs held besides the one on the device */
     size_t preparers;         /* images made ready at once, at most 64; 0: one */
+    size_t batch;             /* jobs on the device at once, at most 64; 0: one */
+    /* How long a batch may wait for jobs that are being prepared, when every pass of late had more
+     * than one job to choose from; less the fewer had. */
+    int64_t batch_delay_us;
     /* A job that is this long in one stage hangs, unless stages of this worker take as long: ten
      * times the longest seen is allowed. 0: no watch is kept. */
     int64_t watchdog_ms;
     /* Called on the thread that ended the job, for whoever counts; must not block. NULL: nobody. */
     void (*on_ended)(void *ud, const pseg_worker_ended *e);
-    void *on_ended_ud;
+    /* Called on the device's thread after each pass, with the number of its jobs. NULL: nobody. */
+    void (*on_batch)(void *ud, size_t n_jobs, const pseg_engine_batch *done);
+    void *on_ended_ud; /* of both */
     const pseg_log *log;
 } pseg_worker_options;
 

@@ -30,6 +30,7 @@ pseg_task *pseg_task_new(pseg_worker *w, const pseg_queue_claim *c)
     t->group = (size_t)c->group;
     t->worker = w;
     t->work.arena = t->arena;
+    t->is_coming = true;
     pthread_mutex_lock(&w->mu);
     t->turn = ++w->turn;
     t->next_held = w->held;
@@ -39,9 +40,8 @@ pseg_task *pseg_task_new(pseg_worker *w, const pseg_queue_claim *c)
     return t;
 }
 
-void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *t)
+static void push_one(pseg_task_line *l, pseg_task *t)
 {
-    pthread_mutex_lock(&w->mu);
     pseg_task **at = l->tail && l->tail->turn < t->turn ? &l->tail->next : &l->head;
     while (*at && (*at)->turn < t->turn)
         at = &(*at)->next;
@@ -50,6 +50,17 @@ void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *t)
     if (!t->next)
         l->tail = t;
     l->n++;
+}
+
+void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *first)
+{
+    pthread_mutex_lock(&w->mu);
+    while (first) {
+        pseg_task *t = first;
+        first = t->next;
+        push_one(l, t);
+        t->is_coming = l == &w->claimed;
+    }
     pthread_cond_broadcast(&w->cv);
     pthread_mutex_unlock(&w->mu);
 }
@@ -65,10 +76,27 @@ pseg_task *pseg_line_pop(pseg_worker *w, pseg_task_line *l, const bool *is_over)
         if (!l->head)
             l->tail = NULL;
         l->n--;
+        t->next = NULL;
         pthread_cond_broadcast(&w->cv); /* the next claim waits for a line that is empty */
     }
     pthread_mutex_unlock(&w->mu);
     return t;
+}
+
+void pseg_line_take(pseg_task_line *l, pseg_task *t)
+{
+    pseg_task *before = NULL;
+
+    for (pseg_task *at = l->head; at != t; at = at->next)
+        before = at;
+    if (before)
+        before->next = t->next;
+    else
+        l->head = t->next;
+    if (l->tail == t)
+        l->tail = before;
+    l->n--;
+    t->next = NULL;
 }
 
 void pseg_worker_tell(pseg_worker *w, bool *flag)
@@ -103,7 +131,7 @@ void pseg_task_free(pseg_worker *w, pseg_task *t)
         w->may_claim = true; /* what was not given while others were held */
     pthread_cond_broadcast(&w->cv);
     pthread_mutex_unlock(&w->mu);
-    pseg_work_free(&t->work);
+    pseg_work_free(w->opt.engine, &t->work);
     pseg_arena_free(t->arena);
     pseg_free(t);
 }

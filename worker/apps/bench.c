@@ -22,13 +22,6 @@ double bench_median(double *v, size_t n)
     return n == 0 ? 0 : n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-double bench_percentile(const double *sorted, size_t n, double p)
-{
-    size_t k = (size_t)(p / 100 * (double)(n - 1) + 0.5);
-
-    return n ? sorted[k < n ? k : n - 1] : 0;
-}
-
 /* The first line of a file of /proc that begins with `key`, behind its colon. */
 static void proc_line(char *out, size_t size, const char *path, const char *key)
 {

@@ -3,17 +3,19 @@
 #ifndef PSEG_APPS_BENCH_H
 #define PSEG_APPS_BENCH_H
 
+#include "worker/apps/latency.h"
 #include "worker/apps/program.h"
 
 /* Median of n values; sorts them. */
 double bench_median(double *v, size_t n);
-/* The p-th percentile (0..100) of n sorted values. */
-double bench_percentile(const double *sorted, size_t n, double p);
 /* CPU, cores, memory, version: what a figure means nothing without. */
 json_t *bench_machine(void);
 /* Resident set of this process now and at most, MiB. */
 double bench_rss_mib(void);
 double bench_peak_rss_mib(void);
+
+/* Writes an SVG. Errors: as pseg_file_write. */
+pseg_status bench_plot_latency(const char *path, const pseg_latency *h, pseg_err *err);
 
 /* One of pseg-bench's measurements. */
 typedef struct bench_program {

@@ -9,12 +9,13 @@
 #include <stdint.h>
 
 typedef struct bench_service_args {
-    const char *server, *image, *prompt, *model;
-    int64_t jobs, clients, timeout_ms;
-    bool batch, json;
+    const char *server, *image, *prompt, *model, *arrivals, *plot;
+    int64_t jobs, clients, timeout_ms, seed, max_windows;
+    double rate, seconds, until_stable, window_s, warm_s;
+    bool distinct, batch, json;
 } bench_service_args;
 
-/* What every load is made of. */
+/* What a batch is made of. */
 typedef struct bench_load {
     const bench_service_args *a;
     pseg_rpc_channel *channel;

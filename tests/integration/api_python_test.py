@@ -51,7 +51,7 @@ class Package(lib.Test):
             self.assertTrue(0 <= result.predicted_iou <= 1)
             rows, columns = np.nonzero(mask.array)
             self.assertEqual(result.box, pseg.Box(columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1))
-        self.assertGreater(found.job.stages["encode_image"], 0)
+        self.assertGreater(found.job.stages["decode_mask"], 0)
         self.assertEqual(found.job.receipt["model"], "scenes")
         self.assertIsNotNone(found.job.finish_time.tzinfo)
 

@@ -92,7 +92,8 @@ class Traces(lib.Test):
     def test_a_job_is_one_trace(self):
         trace, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
         before = time.time()
-        job = self.run_job(f"00-{trace}-{caller}-01", phrases=("a star", "a ring"))
+        # An image of its own: one that the worker has met has no stages before the phrases.
+        job = self.run_job(f"00-{trace}-{caller}-01", image=lib.png(64, 64, 4711), phrases=("a star", "a ring"))
         self.assertEqual(job.state, pb.STATE_SUCCEEDED)
         found = lib.until("the worker's spans", lambda: [x for x in self.collector.of(trace)
                                                          if x[1].name == "process job"] and self.collector.of(trace))

@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PROTOS = ["pseg/v1/pseg.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"]
+PROTOS = ["pseg/v1/pseg.proto", "pseg/v1/batch.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"]
 
 
 def version() -> str:

@@ -7,7 +7,7 @@ from typing import Any, Dict, NamedTuple
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-SERVICE = "pseg.v1.SegmentationService"
+SERVICES = ("pseg.v1.SegmentationService", "pseg.v1.BatchService")
 
 
 class Method(NamedTuple):
@@ -20,7 +20,6 @@ class Method(NamedTuple):
 
 # A pool of its own: another package may have loaded a google.rpc of its own.
 _pool = descriptor_pool.DescriptorPool()
-_service: Any = None
 
 
 def message(name: str) -> Any:
@@ -37,12 +36,12 @@ def _load() -> Dict[str, Method]:
     methods = {}
     for file in descriptor_pb2.FileDescriptorSet.FromString(data).file:
         _pool.Add(file)
-    service = _pool.FindServiceByName(SERVICE)
-    for m in service.methods:
-        proto = descriptor_pb2.MethodDescriptorProto()
-        m.CopyToProto(proto)
-        methods[m.name] = Method(f"/{SERVICE}/{m.name}", proto.client_streaming, proto.server_streaming,
-                                 message(m.input_type.full_name), message(m.output_type.full_name))
+    for service in SERVICES:  # no two of them have a method of one name
+        for m in _pool.FindServiceByName(service).methods:
+            proto = descriptor_pb2.MethodDescriptorProto()
+            m.CopyToProto(proto)
+            methods[m.name] = Method(f"/{service}/{m.name}", proto.client_streaming, proto.server_streaming,
+                                     message(m.input_type.full_name), message(m.output_type.full_name))
     return methods
 
 

@@ -10,7 +10,7 @@ from typing import (Any, AsyncIterable, AsyncIterator, Awaitable, Callable, Iter
 import grpc
 import grpc.aio
 
-from . import _convert, _wire, errors
+from . import _batch, _batch_aio, _convert, _wire, errors
 from .client import Item
 from .image import ImageLike, image_bytes
 from .progress import Progress, ProgressLike
@@ -229,6 +229,22 @@ class AsyncClient:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def batch(self, items: Union[Iterable[_batch.BatchItem], AsyncIterable[_batch.BatchItem]], *,
+                    state: Optional[_batch.PathLike] = None, encoding: Encoding = Encoding.BITS, model: str = "",
+                    threshold: float = 0.0, labels: Optional[Mapping[str, str]] = None, priority: int = 0,
+                    ttl: Optional[datetime.timedelta] = None, window: int = 10000, progress: ProgressLike = False,
+                    total: Optional[int] = None, retry_s: Optional[float] = None) -> AsyncIterator[Outcome]:
+        """As Client.batch. Leave it early within contextlib.aclosing, or it ends when it is collected."""
+        spec = {"model": model, "threshold": threshold, "labels": labels, "ttl": ttl}
+        core = _batch.Core(_batch.StateFile(state, _batch.facts(encoding, spec, priority)), window, spec, priority)
+        with Progress(progress, total) as bar:
+            outcomes = _batch_aio.run(self, core, items, encoding, self._retry_s if retry_s is None else retry_s, bar)
+            try:
+                async for outcome in outcomes:
+                    yield outcome
+            finally:
+                await outcomes.aclose()
 
 
 async def _enumerate(items: Union[Iterable[Item], AsyncIterable[Item]]) -> "AsyncIterator[tuple[int, Item]]":

@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Mapping, Optional, T
 
 import grpc
 
-from . import _convert, _wire, errors
+from . import _batch, _batch_sync, _convert, _wire, errors
 from .image import ImageLike, image_bytes
 from .progress import Progress, ProgressLike
 from .types import Encoding, Job, Mask, Model, Outcome, Segmentation, State
@@ -232,3 +232,22 @@ class Client:
             for f in waiting:
                 f.cancel()
             pool.shutdown(wait=True)
+
+    def batch(self, items: Iterable[_batch.BatchItem], *, state: Optional[_batch.PathLike] = None,
+              encoding: Encoding = Encoding.BITS, model: str = "", threshold: float = 0.0,
+              labels: Optional[Mapping[str, str]] = None, priority: int = 0,
+              ttl: Optional[datetime.timedelta] = None, window: int = 10000, progress: ProgressLike = False,
+              total: Optional[int] = None, retry_s: Optional[float] = None) -> Iterator[Outcome]:
+        """Sends (image, prompts) or (image, prompts, id) as one batch and yields an Outcome each, in the order of
+        their ends; one that failed holds its error and ends nothing. For a million images: one stream carries the
+        jobs, one the results, and no more than `window` are under way. items is read in another thread.
+
+        state: a file by which a later call goes on where this one ended, however it ended, given the same items
+        and options: nothing is sent twice. An outcome counts as dealt with when the next one is asked for; after
+        a kill the last tenth of a second's may come again (.index tells). Without it, leaving early cancels the
+        batch.
+        retry_s: how long a server that cannot be reached is tried again; None: as the client."""
+        spec = {"model": model, "threshold": threshold, "labels": labels, "ttl": ttl}
+        core = _batch.Core(_batch.StateFile(state, _batch.facts(encoding, spec, priority)), window, spec, priority)
+        with Progress(progress, total) as bar:
+            yield from _batch_sync.run(self, core, items, encoding, self._retry_s if retry_s is None else retry_s, bar)

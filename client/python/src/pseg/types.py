@@ -177,9 +177,10 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One of a batch: what came in, and either `value` or `error`."""
+    """One of many: what came in, and either `value` or `error`."""
 
     index: int  # of the item, from 0
-    item: Any
+    item: Any  # None: batch() sent it in an earlier run
     value: Optional[Segmentation]
     error: Optional[PsegError]
+    id: str = ""  # of batch(): what the item had as its third, or its path

@@ -68,7 +68,7 @@ static pseg_status find_base(char out[PATH_MAX], const args *a, pseg_conf *conf,
     const char *first = pseg_conf_arg(conf, 0);
     char parent[PATH_MAX] = ".";
 
-    if (a->images) {
+    if (form != BATCH_IMAGES && a->images) {
         snprintf(parent, sizeof parent, "%s", a->images);
     } else if (form != BATCH_IMAGES && strchr(first, '/')) {
         snprintf(parent, sizeof parent, "%s", first);

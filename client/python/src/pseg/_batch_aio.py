@@ -114,7 +114,7 @@ class _Sender:
 
 async def _failure(call: Any) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(await call.code(), await call.initial_metadata(), await call.trailing_metadata(),
-                                details=await call.details())
+                                details=await call.details(), debug_error_string=None)
 
 
 async def _each(items: Union[Iterable[BatchItem], AsyncIterable[BatchItem]]) -> AsyncIterator[BatchItem]:

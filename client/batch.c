@@ -270,8 +270,7 @@ static pseg_status go(args *a, batch_state *s, batch_format format, const char *
                    .succeeded = s->succeeded,
                    .failed = s->failed};
 
-    pthread_mutex_init(&r.mu, NULL);
-    pseg_cond_init(&r.cv);
+    batch_run_init(&r);
     PSEG_TRY(batch_plan_open(&plan, batch_state_folder(s), err));
     r.plan = plan;
     r.n_items = batch_plan_items(plan);
@@ -283,8 +282,7 @@ static pseg_status go(args *a, batch_state *s, batch_format format, const char *
 out:
     batch_output_close(r.output);
     batch_plan_close(plan);
-    pthread_cond_destroy(&r.cv);
-    pthread_mutex_destroy(&r.mu);
+    batch_run_deinit(&r);
     return rc;
 }
 
@@ -295,8 +293,7 @@ static pseg_status cancel(args *a, batch_state *s, pseg_err *err)
     batch_run r = {.cli = &a->cli, .state = s, .patience_ms = a->patience_ms};
     Pseg__V1__CancelBatchRequest q = PSEG__V1__CANCEL_BATCH_REQUEST__INIT;
 
-    pthread_mutex_init(&r.mu, NULL);
-    pseg_cond_init(&r.cv);
+    batch_run_init(&r);
     if (!s->exists || !s->is_made)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%s holds no batch that was sent", a->out);
     q.name = s->batch;
@@ -306,8 +303,7 @@ static pseg_status cancel(args *a, batch_state *s, pseg_err *err)
     else
         printf("%s is cancelled; the command that began it fetches what is done\n", s->batch);
 out:
-    pthread_cond_destroy(&r.cv);
-    pthread_mutex_destroy(&r.mu);
+    batch_run_deinit(&r);
     return rc;
 }
 

@@ -107,10 +107,8 @@ static void wait_for(batch_run *r, const worker *workers, size_t n, display *d)
     for (;;) {
         bool is_done = true;
         pthread_mutex_lock(&r->mu);
-        if (signal_seen && !r->stop) {
-            r->stop = true;
-            pthread_cond_broadcast(&r->cv);
-        }
+        if (signal_seen && !r->stop)
+            batch_run_stop(r);
         bool stop = r->stop;
         show(d, r);
         for (size_t i = 0; i < n; i++)

@@ -219,7 +219,7 @@ static void *reader(void *ud)
     pthread_mutex_lock(&r->mu);
     for (;;) {
         while (!b->quit && !r->stop && !may_read(b))
-            pthread_cond_wait(&r->cv, &r->mu);
+            pthread_cond_wait(&r->room, &r->mu);
         if (b->quit || r->stop)
             break;
         uint64_t seq = b->next_read, generation = b->generation, left = last_to_read(b) - seq + 1;
@@ -241,7 +241,9 @@ static void *reader(void *ud)
             else
                 batch_ready_free(&list[i]);
         }
-        pthread_cond_broadcast(&r->cv);
+        /* What nobody waits for is not told: at a full speed that is most of it. */
+        if (!b->is_started || (b->next_take >= seq && b->next_take < seq + n))
+            pthread_cond_broadcast(&r->cv);
     }
     pthread_mutex_unlock(&r->mu);
     return NULL;
@@ -284,7 +286,7 @@ void batch_reader_free(batch_reader *b)
         return;
     pthread_mutex_lock(&b->run->mu);
     b->quit = true;
-    pthread_cond_broadcast(&b->run->cv);
+    pthread_cond_broadcast(&b->run->room);
     pthread_mutex_unlock(&b->run->mu);
     for (int i = 0; i < b->n_threads; i++)
         pthread_join(b->threads[i], NULL);
@@ -309,7 +311,7 @@ void batch_reader_start(batch_reader *b, uint64_t seq)
     pthread_mutex_lock(&b->run->mu);
     b->next_read = b->next_take = seq;
     b->is_started = true;
-    pthread_cond_broadcast(&b->run->cv);
+    pthread_cond_broadcast(&b->run->room);
     pthread_mutex_unlock(&b->run->mu);
 }
 
@@ -318,7 +320,8 @@ void batch_reader_allow(batch_reader *b, uint64_t last)
     pthread_mutex_lock(&b->run->mu);
     if (last > b->allowed) {
         b->allowed = last;
-        pthread_cond_broadcast(&b->run->cv);
+        if (b->next_read - b->next_take <= N_SLOTS / 2 && may_read(b))
+            pthread_cond_broadcast(&b->run->room);
     }
     pthread_mutex_unlock(&b->run->mu);
 }
@@ -342,9 +345,14 @@ void batch_reader_drop(batch_reader *b)
 
     pthread_mutex_lock(&r->mu);
     slot *k = &b->slots[b->next_take++ % N_SLOTS];
-    b->bytes -= k->ready.len;
+    size_t len = k->ready.len;
+    b->bytes -= len;
     batch_ready_free(&k->ready);
     k->state = SLOT_EMPTY;
-    pthread_cond_broadcast(&r->cv);
+    /* The readers begin again when half of the ring is to be filled, and not for every item. Where
+     * bytes hold them back, that half may be much. */
+    bool is_time = b->next_read - b->next_take <= N_SLOTS / 2 || b->bytes + len >= AHEAD_BYTES;
+    if (is_time && may_read(b))
+        pthread_cond_broadcast(&r->room);
     pthread_mutex_unlock(&r->mu);
 }

@@ -10,6 +10,27 @@
 #define FIRST_PAUSE_MS 100
 #define MAX_PAUSE_MS   5000
 
+void batch_run_init(batch_run *r)
+{
+    pthread_mutex_init(&r->mu, NULL);
+    pseg_cond_init(&r->cv);
+    pseg_cond_init(&r->room);
+}
+
+void batch_run_deinit(batch_run *r)
+{
+    pthread_cond_destroy(&r->room);
+    pthread_cond_destroy(&r->cv);
+    pthread_mutex_destroy(&r->mu);
+}
+
+void batch_run_stop(batch_run *r)
+{
+    r->stop = true;
+    pthread_cond_broadcast(&r->cv);
+    pthread_cond_broadcast(&r->room);
+}
+
 void batch_run_fail(batch_run *r, pseg_status rc, const pseg_err *err)
 {
     pthread_mutex_lock(&r->mu);
@@ -17,8 +38,7 @@ void batch_run_fail(batch_run *r, pseg_status rc, const pseg_err *err)
         r->rc = rc;
         r->error = *err;
     }
-    r->stop = true;
-    pthread_cond_broadcast(&r->cv);
+    batch_run_stop(r);
     pthread_mutex_unlock(&r->mu);
 }
 

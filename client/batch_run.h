@@ -30,9 +30,10 @@ typedef struct batch_run {
     batch_state *state;   /* the collector's; read by others when it has ended */
     batch_output *output; /* the collector's */
 
-    /* Under mu; cv tells of every change. */
+    /* Under mu; cv tells of changes, and room tells those who read ahead that they may go on: they
+     * are the many, and sleep through most of it. */
     pthread_mutex_t mu;
-    pthread_cond_t cv;
+    pthread_cond_t cv, room;
     bool stop;      /* all threads end soon */
     pseg_status rc; /* the first failure, with its error */
     pseg_err error;
@@ -42,6 +43,11 @@ typedef struct batch_run {
     char trouble[160]; /* what is being tried again; "" where all is well */
 } batch_run;
 
+/* For the owner of a zeroed run, before and after its threads. */
+void batch_run_init(batch_run *r);
+void batch_run_deinit(batch_run *r);
+/* With mu held. */
+void batch_run_stop(batch_run *r);
 /* Stops the run for err, unless another reason stands there already. Any thread. */
 void batch_run_fail(batch_run *r, pseg_status rc, const pseg_err *err);
 bool batch_run_is_stopped(batch_run *r);

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """BatchService: items through one stream, their results through another, and both broken off in the middle."""
+import hashlib
 import json
+import os
 import queue
 import subprocess
 import threading
@@ -11,6 +13,8 @@ import lib_pseg as lib
 from lib_pseg import pb
 
 SERVICE = "pseg.v1.BatchService"
+# What a sanitizer keeps of freed memory is no growth of ours.
+os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=8"
 
 
 def item(seq, **kw):
@@ -27,11 +31,11 @@ SEAL = pb.SubmitJobsRequest(seal=pb.SubmitSeal())
 class Submitter:
     """A SubmitJobs stream: what is put goes out, what comes is in `last`."""
 
-    def __init__(self, stub, batch, opens=True):
+    def __init__(self, stub, batch, opens=True, metadata=None):
         self.out, self.answers = queue.SimpleQueue(), queue.SimpleQueue()
         self.next_seq = self.window_end = 0
         self.put(pb.SubmitJobsRequest(header=pb.SubmitHeader(batch=batch)))
-        self.call = stub.SubmitJobs(iter(self.out.get, None), timeout=4 * lib.CALL_S)
+        self.call = stub.SubmitJobs(iter(self.out.get, None), timeout=4 * lib.CALL_S, metadata=metadata)
         threading.Thread(target=self.read, daemon=True).start()
         if opens:
             self.receive()
@@ -472,6 +476,79 @@ class FullQueue(lib.Test):
             return self.stub.GetBatch(pb.GetBatchRequest(name=name), timeout=lib.CALL_S).counts
         lib.until("all done", lambda: counts().succeeded == 300)
         self.assertEqual(counts().queued, 0)
+
+    def test_what_is_held_for_a_client_is_bounded(self):
+        """A hundred large items come while there is room for none: they wait at the client's end."""
+        name = self.stub.CreateBatch(pb.CreateBatchRequest(), timeout=lib.CALL_S).name
+        lib.until("the other test's jobs are done", lambda: self.cluster.redis_cli("ZCARD", "pseg:{default}:live") == "0")
+        alone = self.cluster.scheduler("--default-model", "nobody", "--max-jobs", "1")
+        jobs = lib.create(self.cluster.stub(alone))
+        self.assertEqual(jobs.state, pb.STATE_QUEUED)
+        picture = lib.png(8, 8) + bytes(2 << 20)
+        s = Submitter(self.cluster.stub(alone, SERVICE), name)
+        before = self.rss_mib(alone)
+        for seq in range(1, 101):
+            s.put(item(seq, job=lib.spec(picture)))
+        with self.assertRaises(queue.Empty):
+            s.answers.get(timeout=3)
+        self.assertLess(self.rss_mib(alone) - before, 100, "MiB, of 200 that the client has to send")
+        s.close()
+        lib.until("it is given back", lambda: self.rss_mib(alone) - before < 60)
+        self.assertEqual(self.stub.GetBatch(pb.GetBatchRequest(name=name), timeout=lib.CALL_S).next_seq, 1)
+
+    @staticmethod
+    def rss_mib(process):
+        with open(f"/proc/{process.child.pid}/status", encoding="ascii") as f:
+            return next(int(line.split()[1]) for line in f if line.startswith("VmRSS")) / 1024
+
+
+class Tenants(lib.Test):
+    @classmethod
+    def setup(cls, cluster):
+        keys, tenants = cluster.folder / "keys", cluster.folder / "tenants"
+        keys.write_text("".join(f"{hashlib.sha256(t.encode()).hexdigest()} {t}\n" for t in ("alice", "bob")))
+        tenants.write_text("bob jobs=5\n")
+        cls.scheduler = cluster.scheduler("--default-model", "empty", "--keys", keys, "--tenants", tenants)
+        cls.stub = cluster.stub(cls.scheduler, SERVICE)
+        cls.alice, cls.bob = ([("authorization", f"Bearer {t}")] for t in ("alice", "bob"))
+
+    def create(self, who, batch_id):
+        return self.stub.CreateBatch(pb.CreateBatchRequest(batch_id=batch_id), timeout=lib.CALL_S, metadata=who).name
+
+    def test_a_batch_is_its_tenants(self):
+        name = self.create(self.alice, "mine")
+        header = pb.SubmitJobsRequest(header=pb.SubmitHeader(batch=name))
+        for found in (lib.failure(self.stub.GetBatch, pb.GetBatchRequest(name=name), metadata=self.bob),
+                      lib.failure(self.stub.CancelBatch, pb.CancelBatchRequest(name=name), metadata=self.bob),
+                      lib.failure(self.stub.SubmitJobs, iter([header]), metadata=self.bob),
+                      lib.failure(self.stub.StreamBatchResults, pb.StreamBatchResultsRequest(name=name),
+                                  metadata=self.bob)):
+            self.assertFails(found, "NOT_FOUND", "BATCH_NOT_FOUND")
+        listed = self.stub.ListBatches(pb.ListBatchesRequest(), timeout=lib.CALL_S, metadata=self.bob).batches
+        self.assertNotIn(name, [b.name for b in listed])
+        his = self.stub.CreateBatch(pb.CreateBatchRequest(batch_id="mine", labels={"of": "bob"}), timeout=lib.CALL_S,
+                                    metadata=self.bob)
+        self.assertEqual(dict(his.labels), {"of": "bob"}, "the same id, another batch")
+
+    def test_a_tenants_limit_holds_its_stream_back(self):
+        name = self.create(self.bob, "limited")
+        s = Submitter(self.stub, name, metadata=self.bob)
+        for seq in range(1, 41):
+            s.put(item(seq))
+        while s.next_seq < 6:
+            s.receive()
+        self.assertEqual(s.next_seq, 6)
+        with self.assertRaises(queue.Empty):
+            s.answers.get(timeout=1)
+        # Another tenant's goes on beside it.
+        other = Submitter(self.stub, self.create(self.alice, "free"), metadata=self.alice)
+        other.send_to(40)
+        other.seal()
+        self.cluster.worker("empty")
+        s.put(SEAL)
+        while not s.receive().sealed:
+            pass
+        self.assertEqual(s.next_seq, 41)
 
 
 if __name__ == "__main__":

@@ -277,17 +277,19 @@ void pseg_queue_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queu
  * of [A-Za-z0-9._-]. It is kept for ttl_ms after its last end. Errors: BATCH_LIMIT, BROKER_FULL. */
 void pseg_queue_create_batch(pseg_queue *q, const char *tenant, const char *id, int64_t ttl_ms,
                              pseg_bytes labels, pseg_queue_done done, void *ud);
-/* -> batches[0]; n_batches 0 if there is none. So do seal and cancel. */
+/* -> batches[0]; n_batches 0 if there is none. So does cancel. */
 void pseg_queue_get_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                           void *ud);
 /* -> batches, newest first, from `token` on ("": from the newest), which is the next_id of the
  * answer before. */
 void pseg_queue_list_batches(pseg_queue *q, const char *tenant, const char *token, size_t limit,
                              pseg_queue_done done, void *ud);
-/* No item is taken any more. */
+/* -> next_seq. No item is taken any more; what durability promises of items it promises of this.
+ * Errors: BATCH_NOT_FOUND, BROKER_FULL. */
 void pseg_queue_seal_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                            void *ud);
-/* The same, and what has not ended is cancelled by the sweeps that follow, 500 items each. */
+/* No item is taken any more, and what has not ended is cancelled by the sweeps that follow, 500
+ * items each. */
 void pseg_queue_cancel_batch(pseg_queue *q, const char *tenant, const char *id,
                              pseg_queue_done done, void *ud);
 /* -> batches[0] (n_batches 0 if there is none), and its ends from number `from` on (0: the first),

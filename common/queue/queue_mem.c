@@ -353,13 +353,13 @@ static void list_batches(pseg_queue *q, const char *tenant, const char *token, s
 static void seal_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                        void *ud)
 {
-    ACT(mem_seal_batch(s, tenant, id, false, r));
+    ACT(mem_seal_batch(s, tenant, id, r));
 }
 
 static void cancel_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                          void *ud)
 {
-    ACT(mem_seal_batch(s, tenant, id, true, r));
+    ACT(mem_cancel_batch(s, tenant, id, r));
 }
 
 static void batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t from,

@@ -172,15 +172,32 @@ void mem_list_batches(mem_store *s, const char *tenant, const char *token, size_
     r->next_id = mem_text_in(r->arena, r->n_batches == limit ? last : "");
 }
 
-void mem_seal_batch(mem_store *s, const char *tenant, const char *id, bool is_cancel,
-                    pseg_queue_reply *r)
+static void fail_not_found(pseg_queue_reply *r, const char *id)
+{
+    pseg_err_set(&r->err, PSEG_R_BATCH_NOT_FOUND, 0, PSEG_HERE,
+                 "no batch %s: it never was, it is another tenant's, or its time to live is over",
+                 id);
+}
+
+void mem_seal_batch(mem_store *s, const char *tenant, const char *id, pseg_queue_reply *r)
+{
+    mem_batch *b = batch_of(s, tenant, id);
+
+    if (!b) {
+        fail_not_found(r, id);
+        return;
+    }
+    b->sealed = true;
+    r->next_seq = b->next_seq;
+}
+
+void mem_cancel_batch(mem_store *s, const char *tenant, const char *id, pseg_queue_reply *r)
 {
     mem_batch *b = batch_of(s, tenant, id);
 
     if (!b)
         return;
-    b->sealed = true;
-    b->cancel = b->cancel || is_cancel;
+    b->sealed = b->cancel = true;
     if (reply_room(r, 1))
         reply_batch(s, r, b);
 }
@@ -305,10 +322,7 @@ void mem_submit_item(mem_store *s, const pseg_queue_options *o, const pseg_queue
     mem_batch *b = batch_of(s, a->job.tenant, a->batch);
 
     if (!b)
-        pseg_err_set(&r->err, PSEG_R_BATCH_NOT_FOUND, 0, PSEG_HERE,
-                     "no batch %s: it never was, it is another tenant's, or its time to live is "
-                     "over",
-                     a->batch);
+        fail_not_found(r, a->batch);
     else if (a->seq >= b->next_seq && b->sealed)
         pseg_err_set(&r->err, PSEG_R_BATCH_SEALED, 0, PSEG_HERE,
                      "batch %s takes no more items, and item %lld is new", a->batch,

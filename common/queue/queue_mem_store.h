@@ -80,8 +80,8 @@ void mem_create_batch(mem_store *s, const char *tenant, const char *id, int64_t 
 void mem_get_batch(mem_store *s, const char *tenant, const char *id, pseg_queue_reply *r);
 void mem_list_batches(mem_store *s, const char *tenant, const char *token, size_t limit,
                       pseg_queue_reply *r);
-void mem_seal_batch(mem_store *s, const char *tenant, const char *id, bool is_cancel,
-                    pseg_queue_reply *r);
+void mem_seal_batch(mem_store *s, const char *tenant, const char *id, pseg_queue_reply *r);
+void mem_cancel_batch(mem_store *s, const char *tenant, const char *id, pseg_queue_reply *r);
 void mem_batch_ends(mem_store *s, const char *tenant, const char *id, int64_t from, size_t limit,
                     bool with_jobs, pseg_queue_reply *r);
 void mem_submit_item(mem_store *s, const pseg_queue_options *o, const pseg_queue_item_args *a,

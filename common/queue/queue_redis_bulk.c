@@ -38,12 +38,6 @@ void redis_get_batch(pseg_queue *q, const char *tenant, const char *id, pseg_que
     named(q, "pseg1_batch_get", tenant, id, false, done, ud);
 }
 
-void redis_seal_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
-                      void *ud)
-{
-    named(q, "pseg1_batch_seal", tenant, id, true, done, ud);
-}
-
 void redis_cancel_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                         void *ud)
 {
@@ -76,26 +70,44 @@ void redis_batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t
     call_send(&c, q, false, queue_parse_ends, limit, done, ud);
 }
 
+static void send_item(pseg_queue *q, const pseg_queue_submit_args *job, const char *batch,
+                      int64_t seq, const char *custom_id, const char *refusal, pseg_queue_done done,
+                      void *ud)
+{
+    call c;
+
+    item_begin(&c);
+    queue_add_submit(&c, job);
+    call_add(&c, batch);
+    call_add_number(&c, seq);
+    call_add(&c, custom_id);
+    call_add(&c, refusal);
+    item_send(&c, q, &item_kind, queue_parse_item, done, ud);
+}
+
+static const pseg_queue_submit_args no_job = {
+    .id = "", .request_id = "", .fingerprint = "", .model = "", .image_sha256 = ""};
+
 void redis_submit_item(pseg_queue *q, const pseg_queue_item_args *a, pseg_queue_done done, void *ud)
 {
-    static const pseg_queue_submit_args nothing = {
-        .id = "", .request_id = "", .fingerprint = "", .model = "", .image_sha256 = ""};
-    pseg_queue_submit_args job = a->refuse ? nothing : a->job;
+    pseg_queue_submit_args job = a->refuse ? no_job : a->job;
     char refusal[sizeof a->refuse->msg + 64] = "";
-    call c;
 
     job.tenant = a->job.tenant;
     job.request_id = job.fingerprint = "";
     if (a->refuse)
         snprintf(refusal, sizeof refusal, "%s %s", pseg_reason_name(a->refuse->reason),
                  a->refuse->msg);
-    item_begin(&c);
-    queue_add_submit(&c, &job);
-    call_add(&c, a->batch);
-    call_add_number(&c, a->seq);
-    call_add(&c, a->custom_id);
-    call_add(&c, refusal);
-    item_send(&c, q, &item_kind, queue_parse_item, done, ud);
+    send_item(q, &job, a->batch, a->seq, a->custom_id, refusal, done, ud);
+}
+
+void redis_seal_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
+                      void *ud)
+{
+    pseg_queue_submit_args job = no_job;
+
+    job.tenant = tenant;
+    send_item(q, &job, id, 0, "", "SEAL", done, ud);
 }
 
 /* ---- answers ---- */

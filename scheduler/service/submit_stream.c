@@ -170,15 +170,14 @@ static void sealed(pseg_rpc_call *c, pseg_queue_reply *r)
 {
     submit_stream *s = state_of(c)->submit;
 
-    if (fail_if_error(c, r))
+    s->is_sealing = false;
+    take_answer(s, r);
+    if (pseg_rpc_is_over(c))
         return;
-    if (!r->n_batches) {
-        fail_batch_not_found(c, s->batch);
-        return;
+    if (r->err.code == PSEG_OK) {
+        s->is_sealing = s->is_sealed = s->owes_ack = true;
+        results_wake(&service_of(c)->results, pseg_rpc_tenant(c), s->batch);
     }
-    s->next_seq = r->batches[0].next_seq;
-    s->is_sealed = s->owes_ack = true;
-    results_wake(&service_of(c)->results, pseg_rpc_tenant(c), s->batch);
     go_on(s);
 }
 
@@ -249,7 +248,7 @@ static void go_on(submit_stream *s)
         pseg_rpc_finish(s->call);
     if (pseg_rpc_is_over(s->call))
         return;
-    if (s->wants_seal && !s->head && !s->is_sealing && !s->is_draining)
+    if (s->wants_seal && !s->head && !s->is_sealing && !s->is_full && !s->is_draining)
         seal(s);
     read_next(s);
 }

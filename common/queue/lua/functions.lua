@@ -48,5 +48,4 @@ redis.register_function('pseg1_batch_create', batch_create)
 redis.register_function { function_name = 'pseg1_batch_get', callback = batch_get, flags = reads }
 redis.register_function { function_name = 'pseg1_batch_list', callback = batch_list, flags = reads }
 redis.register_function { function_name = 'pseg1_batch_done', callback = batch_done, flags = reads }
-redis.register_function { function_name = 'pseg1_batch_seal', callback = batch_seal, flags = always }
 redis.register_function { function_name = 'pseg1_batch_cancel', callback = batch_cancel, flags = always }

@@ -38,14 +38,6 @@ local function batch_list(keys, a)
     return out
 end
 
--- tenant batch  ->  batch view. No item comes any more.
-local function batch_seal(keys, a)
-    local p, key = keys[1], keys[1] .. 'batch:' .. a[1] .. ':' .. a[2]
-    if redis.call('EXISTS', key) == 0 then return {} end
-    redis.call('HSET', key, 'sealed', '1')
-    return batch_view(p, a[1], a[2], now_us())
-end
-
 -- tenant batch  ->  batch view. What has not ended is cancelled by the sweeps that follow.
 local function batch_cancel(keys, a)
     local p, name, now = keys[1], a[1] .. ':' .. a[2], now_us()
@@ -97,7 +89,8 @@ local function submit_item(b, s, k, j, refusal, custom)
 end
 
 -- As submit, and per job further: batch seq custom_id refusal. refusal: "REASON message" of an item that is no job, or
--- empty.  ->  per item the number that its batch's next item must have, or an error
+-- empty; or "SEAL": this is no item, and none comes any more (a promise like the items', which must not be lost where
+-- they are not).  ->  per item the number that its batch's next item must have, or an error
 local ITEM_ARGS = SUBMIT_ARGS + 4
 local function submit_items(keys, a)
     local p, b, s, out, batches = keys[1], batch(keys[1]), submit_begin(keys[1], a), {}, {}
@@ -116,6 +109,9 @@ local function submit_items(keys, a)
         if k.next == 0 then
             why = fail('BATCH_NOT_FOUND', 'no batch ' .. j.batch ..
                 ': it never was, it is another tenant\'s, or its time to live is over')
+        elseif a[i + 20] == 'SEAL' then
+            k.sealed = true
+            redis.call('HSET', p .. 'batch:' .. name, 'sealed', '1')
         elseif seq >= k.next and k.sealed then
             why = fail('BATCH_SEALED', 'batch ' .. j.batch .. ' takes no more items, and item ' .. text(seq) .. ' is new')
         elseif seq > k.next then

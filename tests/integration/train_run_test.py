@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import lib_events
 from lib_train import BIN, MODEL, SOURCE, command, figures, good, log, log_lines, main, refused, run, tensors
 
 
@@ -33,6 +34,7 @@ def learn(tmp):
     assert told["params"] > 10000 and told["graph_mib"] > 0.1, told
     svg = (out / "curves.svg").read_text()
     assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>") and svg.count("<circle") == 200, svg.count("<circle")
+    lib_events.check(out, log(out))
     # The very scenes: what inference makes of the files agrees with what training saw.
     png = tmp / "scene"
     good([str(BIN / "pseg-scenes"), "--seed", "1000000", "--count", "1", "--out", str(png)])
@@ -103,6 +105,8 @@ def resume(tmp):
         got = figures(log(out))
         assert kills >= 2, kills
         assert got == want, first_difference(got, want)
+        assert len(list(out.glob("events.out.tfevents.*"))) == kills + 1
+        lib_events.check(out, log(out))
         for name in ("last.safetensors", "best.safetensors"):
             a, b = tensors(whole / name), tensors(out / name)
             assert a[1] == b[1], name

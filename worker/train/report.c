@@ -2,6 +2,7 @@
 #include "common/base/alloc.h"
 #include "common/base/buf.h"
 #include "common/base/file.h"
+#include "worker/train/events.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +19,7 @@
 struct pseg_report {
     char *log, *svg; /* paths */
     int fd;
+    pseg_events *events;
     pseg_report_epoch *epochs;
     size_t n, cap;
     pseg_buf line;
@@ -117,6 +119,7 @@ pseg_status pseg_report_open(pseg_report **out, const char *folder, uint64_t fro
     r->fd = open(r->log, O_WRONLY | O_APPEND | O_CLOEXEC);
     if (r->fd < 0)
         PSEG_FAIL(PSEG_R_FILE_IO, errno, "cannot write %s: %s", r->log, strerror(errno));
+    PSEG_TRY(pseg_events_open(&r->events, folder, from_step, err));
     *out = r;
     r = NULL;
 out:
@@ -130,6 +133,7 @@ void pseg_report_close(pseg_report *r)
         return;
     if (r->fd >= 0)
         close(r->fd);
+    pseg_events_close(r->events);
     pseg_buf_deinit(&r->line);
     pseg_free(r->log);
     pseg_free(r->svg);
@@ -177,6 +181,10 @@ static pseg_status begin_step(pseg_report *r, const char *type, const pseg_repor
 pseg_status pseg_report_add_step(pseg_report *r, const pseg_report_step *s, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
+    const pseg_scalar scalars[] = {{"train/loss", s->loss}, {"train/bce", s->bce},
+                                   {"train/dice", s->dice}, {"train/iou_loss", s->iou_loss},
+                                   {"train/iou", s->iou},   {"step/norm", s->norm},
+                                   {"step/lr", s->lr},      {"step/images_per_s", s->images_per_s}};
 
     PSEG_TRY(begin_step(r, "step", s, err));
     PSEG_TRY(add_real(r, "loss", s->loss, err));
@@ -189,6 +197,7 @@ pseg_status pseg_report_add_step(pseg_report *r, const pseg_report_step *s, pseg
     PSEG_TRY(pseg_buf_printf(&r->line, err, ",\"images_per_s\":%.4g,\"seconds\":%.3f",
                              s->images_per_s, s->seconds));
     PSEG_TRY(end_line(r, err));
+    PSEG_TRY(pseg_events_add(r->events, s->step, scalars, sizeof scalars / sizeof *scalars, err));
 out:
     pseg_buf_clear(&r->line);
     return rc;
@@ -344,6 +353,13 @@ out:
 pseg_status pseg_report_add_epoch(pseg_report *r, const pseg_report_epoch *e, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
+    const pseg_scalar scalars[] = {{"epoch/loss", e->loss},
+                                   {"epoch/iou", e->iou},
+                                   {"validation/loss", e->val_loss},
+                                   {"validation/iou", e->val_iou},
+                                   {"validation/iou_50", e->val_iou_50},
+                                   {"validation/pred_off", e->val_pred_off}};
+    uint64_t last = e->step ? e->step - 1 : 0; /* a run that goes on behind it keeps it */
 
     PSEG_TRY(pseg_buf_printf(&r->line, err,
                              "{\"type\":\"epoch\",\"epoch\":%" PRIu64 ",\"step\":%" PRIu64,
@@ -357,6 +373,7 @@ pseg_status pseg_report_add_epoch(pseg_report *r, const pseg_report_epoch *e, ps
     PSEG_TRY(pseg_buf_printf(&r->line, err, ",\"best\":%s,\"seconds\":%.3f",
                              e->is_best ? "true" : "false", e->seconds));
     PSEG_TRY(end_line(r, err));
+    PSEG_TRY(pseg_events_add(r->events, last, scalars, sizeof scalars / sizeof *scalars, err));
     PSEG_TRY(remember(r, e, err));
     PSEG_TRY(draw(r, err));
 out:

@@ -1,4 +1,5 @@
-/* What a run leaves to read: log.jsonl, one object a line, and curves.svg.
+/* What a run leaves to read: log.jsonl, one object a line, curves.svg, and event files for
+ * TensorBoard (events.h): train/ and step/ by step, epoch/ and validation/ at an epoch's last step.
  *
  *   {"type":"step","step":17,"epoch":0,"batch":17,"loss":1.23,"bce":..,"dice":..,"iou_loss":..,
  *    "iou":..,"norm":..,"lr":..,"images_per_s":..,"seconds":..}
@@ -31,8 +32,8 @@ typedef struct pseg_report_epoch {
     double seconds;
 } pseg_report_epoch;
 
-/* Opens folder/log.jsonl to append; with steps < from_step and epochs < from_epoch kept, or empty.
- * Errors: PSEG_R_FILE_IO, PSEG_R_FILE_NOT_FOUND. */
+/* Opens folder/log.jsonl to append and an event file; with steps < from_step and epochs <
+ * from_epoch kept, or empty. Errors: PSEG_R_FILE_IO, PSEG_R_FILE_NOT_FOUND. */
 pseg_status pseg_report_open(pseg_report **out, const char *folder, uint64_t from_step,
                              uint64_t from_epoch, pseg_err *err);
 void pseg_report_close(pseg_report *r); /* NULL: nothing happens */

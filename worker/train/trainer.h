@@ -8,7 +8,7 @@
  *                                  trained or float16 is asked for, pseg.json, pseg.safetensors,
  *                                  vision/ and text/ (export.h)
  *   last.safetensors               where the run goes on after a fall (checkpoint.h)
- *   log.jsonl, curves.svg          report.h
+ *   log.jsonl, curves.svg          report.h; and event files for TensorBoard, events.h
  *
  * Bits depend on device, options and data alone: neither on when the run was interrupted nor on
  * threads. A batch whose loss or gradient is not a number changes nothing, is named in the log and

@@ -75,6 +75,62 @@ static void assert_reason(const pseg_err *err, pseg_reason reason, const char *p
                  pseg_reason_name(reason), part);
 }
 
+/* ---- names ---- */
+
+static const pseg_spec *spec_named(const pseg_specs *s, const char *name)
+{
+    for (size_t i = 0; i < s->n; i++)
+        if (strcmp(s->items[i].name, name) == 0)
+            return &s->items[i];
+    return NULL;
+}
+
+/* Every tensor of Hugging Face's is a tensor of timm's or a third of one, once. */
+static void timm_names_are_all_of_hugging_faces(void **state)
+{
+    static const char *const presets[] = {"dinov2-small", "dinov2-small-reg", "dinov2-giant",
+                                          "dinov2-giant-reg", "vit-base"};
+
+    (void)state;
+    for (size_t p = 0; p < sizeof presets / sizeof *presets; p++) {
+        pseg_specs hf = {0}, timm = {0};
+        pseg_vit_config c;
+        size_t n_found = 0;
+        char names[3][PSEG_SPEC_NAME];
+
+        assert_true(pseg_vit_config_preset(&c, presets[p]));
+        assert_int_equal(pseg_vit_specs(&hf, &c, PSEG_VIT_NAMES_HF, NULL), PSEG_OK);
+        assert_int_equal(pseg_vit_specs(&timm, &c, PSEG_VIT_NAMES_TIMM, NULL), PSEG_OK);
+        for (size_t i = 0; i < timm.n; i++) {
+            const pseg_spec *t = &timm.items[i];
+            uint32_t n = pseg_vit_names_of_timm(names, &c, t->name);
+
+            assert_true(n == 1 || n == 3);
+            for (uint32_t k = 0; k < n; k++, n_found++) {
+                const pseg_spec *h = spec_named(&hf, names[k]);
+                if (!h || h->rank != t->rank || h->dims[0] * n != t->dims[0])
+                    fail_msg("%s: %s, part %u: %s", presets[p], t->name, k, names[k]);
+            }
+        }
+        assert_int_equal(n_found, hf.n);
+        pseg_specs_deinit(&hf);
+        pseg_specs_deinit(&timm);
+    }
+    pseg_vit_config c;
+    char names[3][PSEG_SPEC_NAME];
+    static const char *const none[] = {"",
+                                       "head.weight",
+                                       "blocks",
+                                       "blocks.x.norm1.weight",
+                                       "blocks.1.norm1.gamma",
+                                       "blocks.1.attn.qkvs.weight",
+                                       "norm.weights",
+                                       "pos_embedding"};
+    assert_true(pseg_vit_config_preset(&c, "vit-base"));
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        assert_int_equal(pseg_vit_names_of_timm(names, &c, none[i]), 0);
+}
+
 /* ---- parameters ---- */
 
 static uint64_t vit_params(const char *preset)
@@ -664,6 +720,7 @@ static void a_sam_that_lacks_something_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(timm_names_are_all_of_hugging_faces),
         cmocka_unit_test(image_encoders_have_the_published_sizes),
         cmocka_unit_test(unknown_presets_are_refused),
         cmocka_unit_test(text_tower_and_head_have_the_published_sizes),

@@ -6,4 +6,4 @@ add_custom_target(config-docs
   DEPENDS pseg pseg-scheduler pseg-worker pseg-run pseg-train pseg-devices pseg-scenes pseg-bench)
 add_test(NAME config_docs COMMAND sh "${CMAKE_CURRENT_LIST_DIR}/config_docs_test.sh"
          "${CMAKE_RUNTIME_OUTPUT_DIRECTORY}" "${PROJECT_SOURCE_DIR}")
-set_tests_properties(config_docs PROPERTIES LABELS unit TIMEOUT 60)
+set_tests_properties(config_docs PROPERTIES LABELS unit TIMEOUT 300)

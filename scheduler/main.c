@@ -28,7 +28,7 @@ typedef struct config {
     double trace_ratio;
     const char *admin_listen, *admin_keys, *admin_ready_file;
     const char *scaler_listen, *scaler_ready_file;
-    bool insecure;
+    bool insecure, refuse_infeasible;
     int64_t max_jobs, max_bytes, max_image_bytes, max_upload_bytes, image_ttl_ms, max_age_ms;
     int64_t lease_ms, max_attempts, max_calls, max_rpc_bytes, idle_ms, grace_ms, stall_ms,
         redis_timeout_ms, loops, replicas;
@@ -67,6 +67,9 @@ static const pseg_conf_option options[] = {
             "cannot give it"),
     OPTION(replicas, PSEG_CONF_INT, "1", .min = 1, .max = 16,
            .help = "which must have a job, with --durability replicated"),
+    OPTION(refuse_infeasible, PSEG_CONF_BOOL, "false",
+           .help = "refuse a job whose deadline would not be met as things stand "
+                   "(DEADLINE_INFEASIBLE)"),
     OPTION(admin_listen, PSEG_CONF_STRING, NULL, .unit = "ADDR",
            .help = "host:port or unix:/path of AdminService; no other address serves it"),
     OPTION(admin_keys, PSEG_CONF_STRING, NULL, .unit = "FILE",
@@ -409,6 +412,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
         so.limits_ud = tenants;
     }
     PSEG_TRY(durability_of(&so.durability, c->durability, err));
+    so.refuse_infeasible = c->refuse_infeasible;
     so.default_model = c->default_model;
     so.max_image_bytes = c->max_image_bytes;
     so.max_upload_bytes = c->max_upload_bytes;

@@ -94,6 +94,7 @@ typedef enum pseg_status {
     X(JOB_CANCELLED, PSEG_ECANCELLED, 1, false)         \
     X(JOB_EXPIRED, PSEG_ETIMEOUT, 4, false)             \
     X(JOB_ALREADY_TERMINAL, PSEG_ESTATE, 9, false)      \
+    X(DEADLINE_INFEASIBLE, PSEG_ESTATE, 9, false)       \
     X(JOB_CORRUPT, PSEG_ECORRUPT, 15, false)            \
     X(MASK_NOT_FOUND, PSEG_ENOTFOUND, 5, false)         \
     X(RESULT_EXPIRED, PSEG_ENOTFOUND, 5, false)         \

@@ -154,6 +154,27 @@ typedef struct pseg_queue_backlog {
     size_t n_deadlines;
 } pseg_queue_backlog;
 
+/* What lies before a job that would be submitted now, by the order in which jobs are begun: the
+ * tenant's own by priority and time, tenants among each other by their shares. */
+typedef struct pseg_queue_estimate {
+    bool is_known;       /* the tenant has a job of this request_id already */
+    int64_t now_unix_us; /* by the queue's clock */
+    int64_t workers;     /* live ones that serve the model */
+    int64_t busy;        /* jobs of the model that run, or wait for another attempt */
+    int64_t ahead;       /* waiting ones that are begun before it, whoever's they are */
+    int64_t mean_us;     /* compute-time of a job of the model; 0: none has told yet */
+    int64_t cost_us;     /* of this one, with its number of phrases; 0: as mean_us */
+} pseg_queue_estimate;
+
+typedef struct pseg_queue_estimate_args {
+    const char *tenant, *model;
+    bool model_is_default;
+    const char *request_id; /* or "" */
+    int64_t phrases;        /* 1 or more */
+    int64_t priority;
+    int64_t weight; /* of the tenant, 1 or more */
+} pseg_queue_estimate_args;
+
 /* A job that failed at its last attempt, kept for somebody to look at. */
 typedef struct pseg_queue_case {
     const char *id, *tenant, *model, *message, *request_id;
@@ -220,6 +241,7 @@ typedef struct pseg_queue_reply {
     pseg_job_state state;   /* publish, fail, release: what the job is now */
     pseg_queue_stats stats;
     pseg_queue_backlog backlog;
+    pseg_queue_estimate estimate;
     pseg_arena *arena;
 } pseg_queue_reply;
 
@@ -351,6 +373,9 @@ void pseg_queue_get_stats(pseg_queue *q, pseg_queue_done done, void *ud);
  * which costs about a microsecond each. 0: without them. */
 void pseg_queue_get_backlog(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,
                             void *ud);
+/* -> estimate. Looks at a hundred tenants at most. Errors: MODEL_UNKNOWN. */
+void pseg_queue_get_estimate(pseg_queue *q, const pseg_queue_estimate_args *a, pseg_queue_done done,
+                             void *ud);
 /* Due retries, lost leases, passed deadlines, unused images, lost workers: to be called a few times
  * a second by every scheduler and worker; how often decides how late a deadline may bite. */
 void pseg_queue_sweep(pseg_queue *q, pseg_queue_done done, void *ud);

@@ -253,6 +253,12 @@ static void get_stats(pseg_queue *q, pseg_queue_done done, void *ud)
     ACT(mem_stats(s, r));
 }
 
+static void get_estimate(pseg_queue *q, const pseg_queue_estimate_args *a, pseg_queue_done done,
+                         void *ud)
+{
+    ACT(mem_estimate(s, a, r));
+}
+
 static void get_backlog(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,
                         void *ud)
 {
@@ -468,6 +474,7 @@ static const queue_ops mem_ops = {.close = mem_close,
                                   .workers = workers,
                                   .get_stats = get_stats,
                                   .get_backlog = get_backlog,
+                                  .get_estimate = get_estimate,
                                   .sweep = sweep,
                                   .list_cases = list_cases,
                                   .get_case = get_case,

@@ -5,6 +5,7 @@
  *   queue_mem_submit.c  what is accepted, and what is a repeat
  *   queue_mem_read.c    reading and cancelling
  *   queue_mem_backlog.c what waits for a model's workers
+ *   queue_mem_estimate.c when a job would be done
  *   queue_mem_events.c  the events: kept, and read
  *   queue_mem_work.c    what workers ask for
  *   queue_mem_bulk.c    batches
@@ -63,6 +64,8 @@ struct mem_model {
     char *name;
     int64_t seen_us; /* 0: asked for, but never served */
     double cost_us;  /* of a job; 0: not known */
+    /* Means beside it: of the number of phrases, of its square, of its product with the cost. */
+    double phrases, squares, products;
     double clock;
 };
 
@@ -168,6 +171,13 @@ void mem_batch_end(const mem_store *s, const mem_job *job);
 /* What is left of batches that are to be cancelled, and batches whose time is over. */
 void mem_sweep_batches(mem_store *s);
 void mem_free_batches(mem_store *s);
+
+/* ---- queue_mem_estimate.c ---- */
+
+/* A job of the model took so long. */
+void mem_learn_cost(mem_model *m, double cost_us, double phrases);
+#define FIRST_COST_US 10000 /* of a job, until one of its model has told */
+#define HEAD_START_US ((int64_t)60 * 1000000)
 
 /* ---- queue_mem_work.c ---- */
 

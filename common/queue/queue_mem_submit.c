@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-#define HEAD_START_US (60 * (int64_t)1000000)
-
 /* ---- submit ---- */
 
 void mem_job_free(mem_job *job)

@@ -4,8 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define FIRST_COST_US 10000
-
 /* ---- for workers ---- */
 
 void mem_worker_free(mem_worker *w)
@@ -256,7 +254,7 @@ static void pay(mem_store *s, const mem_job *job, double cost_us)
     mem_share *x = mem_share_of(s, job->j.model, job->j.tenant, false);
 
     if (m)
-        m->cost_us = m->cost_us > 0 ? m->cost_us + (cost_us - m->cost_us) / 64 : cost_us;
+        mem_learn_cost(m, cost_us, (double)job->n_masks);
     if (x && (x->waits || x->time > 0))
         x->time += (cost_us - (double)job->charge_us) / (double)job->weight;
 }

@@ -8,7 +8,7 @@
  *   queue_redis_url.c    where Redis is
  *   queue_redis_sentinel.c  asking Sentinels which server is the master
  *   queue_redis_ops.c    what each request says to Redis, by
- *   queue_redis_backlog.c one of them, with its answer
+ *   queue_redis_backlog.c, queue_redis_estimate.c  one of them, with its answer
  *   queue_redis_bulk.c   the same, of batches, and what its answers mean
  *   queue_redis_call.c   a call of a function and its arguments
  *   queue_redis_parse.c  what an answer means
@@ -245,6 +245,12 @@ void queue_add_submit(struct call *c, const pseg_queue_submit_args *a);
 extern const queue_ops queue_redis_ops;
 /* The fixed arguments of a call of `kind` and their number, at most 6. */
 int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][24]);
+
+/* ---- queue_redis_estimate.c ---- */
+
+void queue_redis_estimate(pseg_queue *q, const pseg_queue_estimate_args *a, pseg_queue_done done,
+                          void *ud);
+void queue_parse_estimate(pseg_queue_reply *r, const redisReply *from, const command *c);
 
 /* ---- queue_redis_backlog.c ---- */
 

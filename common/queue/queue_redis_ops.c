@@ -344,6 +344,7 @@ const queue_ops queue_redis_ops = {
     .workers = redis_workers,
     .get_stats = redis_get_stats,
     .get_backlog = queue_redis_backlog,
+    .get_estimate = queue_redis_estimate,
     .sweep = redis_sweep,
     .list_cases = redis_list_cases,
     .get_case = redis_get_case,

@@ -140,6 +140,30 @@ out:
     return rc;
 }
 
+/* A job that is made, and where its answer goes. */
+typedef struct submission {
+    made_job made;
+    pseg_queue_tenant limits;
+    void (*then)(pseg_rpc_call *c, pseg_queue_reply *r);
+} submission;
+
+static void hand_over(pseg_rpc_call *c, submission *sub)
+{
+    op *o = op_new(c, sub->then);
+
+    if (o)
+        pseg_queue_submit(service_of(c)->queue, &sub->made.args, op_done, o);
+}
+
+static void have_estimate(pseg_rpc_call *c, pseg_queue_reply *r)
+{
+    submission *sub = state_of(c)->submission;
+
+    if (!fail_if_error(c, r) &&
+        !fail_if_infeasible(c, &r->estimate, sub->made.args.deadline_unix_us))
+        hand_over(c, sub);
+}
+
 void submit_job(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpec *q,
                 void (*then)(pseg_rpc_call *, pseg_queue_reply *))
 {
@@ -147,27 +171,32 @@ void submit_job(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpe
     pseg_arena *a = pseg_rpc_arena(c);
     pseg_status rc = PSEG_OK;
     pseg_err e = PSEG_ERR_INIT, *err = &e;
-    made_job made;
-
-    PSEG_TRY(pseg_check_request_id(request_id, err));
-    PSEG_TRY(job_make(&made, c, a, q, "job", request_id, err));
-    made.args.tenant = pseg_rpc_tenant(c);
     call_state *state = state_of(c);
-    char *kept = pseg_arena_strndup(a, made.sha256, PSEG_SHA256_HEX);
-    if (!state || !kept)
+    submission *sub = pseg_arena_calloc(a, 1, sizeof *sub);
+
+    if (!state || !sub)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the job");
+    PSEG_TRY(pseg_check_request_id(request_id, err));
+    PSEG_TRY(job_make(&sub->made, c, a, q, "job", request_id, err));
+    sub->then = then;
+    pseg_queue_submit_args *args = &sub->made.args;
+    args->tenant = pseg_rpc_tenant(c);
     state->request_id = request_id;
-    state->model = made.args.model;
-    state->image_sha256 = kept;
-    memcpy(state->new_id, made.id, sizeof made.id);
-    pseg_queue_tenant limits = {0};
+    state->model = args->model;
+    state->image_sha256 = sub->made.sha256;
+    state->submission = sub;
+    memcpy(state->new_id, sub->made.id, sizeof sub->made.id);
     if (s->opt.limits_of) {
-        s->opt.limits_of(s->opt.limits_ud, made.args.tenant, &limits);
-        made.args.limits = &limits;
+        s->opt.limits_of(s->opt.limits_ud, args->tenant, &sub->limits);
+        args->limits = &sub->limits;
     }
-    op *o = op_new(c, then);
+    if (!s->opt.refuse_infeasible || !q->deadline) {
+        hand_over(c, sub);
+        return;
+    }
+    op *o = op_new(c, have_estimate);
     if (o)
-        pseg_queue_submit(s->queue, &made.args, op_done, o);
+        estimate_for(o, request_id, args->model, (int64_t)q->n_prompts, q->priority);
     return;
 out:
     pseg_rpc_fail(c, &e);

@@ -111,7 +111,8 @@ typedef struct call_state {
     const Pseg__V1__ListJobsRequest *list;
     int page_size; /* of a list of cases */
     const Pseg__V1__BatchCheckImagesRequest *check;
-    pseg_queue_reply *kept; /* an answer that outlives its op: encode_masks took it */
+    pseg_queue_reply *kept;        /* an answer that outlives its op: encode_masks took it */
+    struct submission *submission; /* that waits for its estimate */
     struct submit_stream *submit;
     result_stream *results;
     const char *batch;                             /* that the call is about, or NULL */
@@ -197,6 +198,15 @@ pseg_status job_make(made_job *out, pseg_rpc_call *c, pseg_arena *a, const Pseg_
 pseg_status labels_take(Pseg__Internal__V1__JobSpec *s, pseg_arena *a, const Pseg__V1__JobSpec *q,
                         pseg_err *err);
 
+/* ---- estimates ---- */
+
+/* Asks the queue on behalf of o for what lies before such a job of the caller's. */
+void estimate_for(op *o, const char *request_id, const char *model, int64_t phrases,
+                  int64_t priority);
+/* Fails the call with DEADLINE_INFEASIBLE if the job would not be done by its deadline. False also
+ * where that cannot be told, and where the job is there already. */
+bool fail_if_infeasible(pseg_rpc_call *c, const pseg_queue_estimate *e, int64_t deadline_unix_us);
+
 /* ---- batches ---- */
 
 /* The public form of a batch, in the arena; NULL and *err set if its record does not parse. */
@@ -227,6 +237,7 @@ void fetch_masks(pseg_rpc_call *c, const void *msg);
 void fetch_writable(pseg_rpc_call *c);
 void fetch_end(pseg_rpc_call *c);
 void list_models(pseg_rpc_call *c, const void *msg);
+void estimate_job(pseg_rpc_call *c, const void *msg);
 void create_batch(pseg_rpc_call *c, const void *msg);
 void get_batch(pseg_rpc_call *c, const void *msg);
 void list_batches(pseg_rpc_call *c, const void *msg);

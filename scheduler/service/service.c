@@ -25,7 +25,7 @@ bool fail_if_error(pseg_rpc_call *c, const pseg_queue_reply *r)
     if (state && state->model) /* CreateJob or Segment */
         switch (e.reason) {
         case PSEG_R_MODEL_UNKNOWN:
-            pseg_err_field(&e, "job.model");
+            pseg_err_field(&e, state->request_id ? "job.model" : "model");
             pseg_err_resource(&e, "pseg.v1.Model", state->model);
             break;
         case PSEG_R_IMAGE_NOT_HELD:
@@ -211,4 +211,5 @@ const pseg_rpc_method pseg_service_methods[] = {
     METHOD("FetchMasks", PSEG_RPC_SERVER_STREAM, fetch_masks_request, .on_message = fetch_masks,
            .on_writable = fetch_writable, .on_end = fetch_end),
     METHOD("ListModels", PSEG_RPC_UNARY, list_models_request, .on_message = list_models),
+    METHOD("EstimateJob", PSEG_RPC_UNARY, estimate_job_request, .on_message = estimate_job),
     {0}};

@@ -48,6 +48,10 @@ pseg_status pseg_check_new_batch(const Pseg__V1__CreateBatchRequest *q, pseg_err
 /* A page of batches: its token is empty, or a number. */
 pseg_status pseg_check_batch_page(int32_t size, const char *token, pseg_err *err);
 
+/* As the same fields of a job. Errors: PSEG_R_NAME_INVALID, PSEG_R_TOO_MANY_PROMPTS,
+ * PSEG_R_INVALID_ARGUMENT. */
+pseg_status pseg_check_estimate(const Pseg__V1__EstimateJobRequest *q, pseg_err *err);
+
 /* A page's size, 1 to max, and its token: empty, or a job's id. */
 pseg_status pseg_check_page(int32_t size, int32_t max, const char *token, pseg_err *err);
 

@@ -263,7 +263,7 @@ int queue_cases_run(const char *group, const char *url)
         size_t n;
     } parts[] = {{client_cases, n_client_cases}, {worker_cases, n_worker_cases},
                  {order_cases, n_order_cases},   {backlog_cases, n_backlog_cases},
-                 {event_cases, n_event_cases},
+                 {event_cases, n_event_cases},   {estimate_cases, n_estimate_cases},
 
                  {batch_cases, n_batch_cases}};
     struct CMUnitTest all[MAX_CASES];

@@ -281,6 +281,9 @@ static void any_answer_is_survived(void **state)
         ASK(pseg_queue_cancel, q, T, id.s);
         ASK(pseg_queue_events, q, T, "", ((pseg_queue_place){1, 1, 1}), 3);
         ASK(pseg_queue_states, q, T, ids, 3);
+        ASK(pseg_queue_get_estimate, q,
+            (&(pseg_queue_estimate_args){
+                .tenant = T, .model = "m", .request_id = "r", .phrases = 1, .weight = 1}));
         ASK(pseg_queue_workers, q);
         ASK(pseg_queue_get_stats, q);
         ASK(pseg_queue_sweep, q);

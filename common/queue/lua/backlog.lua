@@ -5,11 +5,7 @@
 -- is due after a thousand others does not decide how many workers are needed now.
 local function backlog(keys, a)
     local p, model, now = keys[1], a[1], now_us()
-    local n_workers = 0
-    for _, id in ipairs(redis.call('ZRANGEBYSCORE', p .. 'workers', ms(now), '+inf')) do
-        if redis.call('HGET', p .. 'worker:' .. id, 'model') == model then n_workers = n_workers + 1 end
-    end
-    local out = { redis.call('LLEN', p .. 'ready:' .. model), n_workers,
+    local out = { redis.call('LLEN', p .. 'ready:' .. model), live_workers(p, model, now),
         tonumber(redis.call('HGET', p .. 'cost', model) or '0'), now }
     if out[1] == 0 or tonumber(a[2]) <= 0 then return out end
     local due = redis.call('ZRANGE', p .. 'live', 0, tonumber(a[2]) - 1, 'WITHSCORES')

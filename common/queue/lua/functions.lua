@@ -24,6 +24,7 @@ redis.register_function('pseg1_put_image', put_image)
 redis.register_function { function_name = 'pseg1_has_images', callback = has_images, flags = always }
 redis.register_function { function_name = 'pseg1_get', callback = get, flags = reads }
 redis.register_function { function_name = 'pseg1_list', callback = list, flags = reads }
+redis.register_function { function_name = 'pseg1_estimate', callback = estimate, flags = reads }
 redis.register_function { function_name = 'pseg1_events', callback = events, flags = reads }
 redis.register_function { function_name = 'pseg1_states', callback = states, flags = reads }
 redis.register_function { function_name = 'pseg1_masks', callback = masks, flags = reads }

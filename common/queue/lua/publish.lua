@@ -4,13 +4,26 @@ local function lost(id, worker)
     return fail('LEASE_LOST', 'worker ' .. worker .. ' no longer holds job ' .. id .. '; its result is dropped')
 end
 
--- The mean that a job of a model takes, for the charge of the next ones.
+-- The means beside a model's cost; nothing if there are none.
+local function fit_of(s)
+    local n, nn, nc = string.match(s or '', '^(%S+) (%S+) (%S+)$')
+    return tonumber(n or ''), tonumber(nn or ''), tonumber(nc or '')
+end
+
+-- The mean that a job of a model takes, for the charge of the next ones; and beside it three more means, of the
+-- number of phrases, of its square, and of its product with the time: from these a line is drawn (see estimate.lua).
 local function learn_cost(p, costs)
     for model, c in pairs(costs) do
-        local old = tonumber(redis.call('HGET', p .. 'cost', model) or '0')
-        local mean = c.sum / c.n
-        if old > 0 then mean = old + (mean - old) * math.min(0.5, c.n / 64) end
-        redis.call('HSET', p .. 'cost', model, text(math.max(1, mean)))
+        local v = redis.call('HMGET', p .. 'cost', model, model .. '/phrases')
+        local old, rate = tonumber(v[1] or '0'), 1
+        local n, nn, nc = fit_of(v[2])
+        if old > 0 then rate = math.min(0.5, c.n / 64) end
+        local function mean(before, sum) return before + (sum / c.n - before) * rate end
+        local first = not n or old <= 0
+        local m = first and { c.phrases / c.n, c.squares / c.n, c.products / c.n } or
+            { mean(n, c.phrases), mean(nn, c.squares), mean(nc, c.products) }
+        redis.call('HSET', p .. 'cost', model, text(math.max(1, mean(old, c.sum))), model .. '/phrases',
+            string.format('%.4f %.4f %.0f', m[1], m[2], m[3]))
     end
 end
 
@@ -18,7 +31,7 @@ local PUBLISH_FIELDS = { 'model', 'image', 'ttl', 'tenant', 'request_id', 'state
     'fence', 'by', 'cancel', 'deadline', 'charge', 'weight', 'reason' } -- END_FIELDS, and more
 local function publish_one(b, costs, now, worker, id, fence, cost, result, masks)
     local v = redis.call('HMGET', b.p .. 'job:' .. id, unpack(PUBLISH_FIELDS))
-    local me = worker .. ' ' .. fence
+    local me, phrases = worker .. ' ' .. fence, #masks / 2
     if v[6] ~= 'RUNNING' or v[9] ~= worker or v[10] ~= fence then
         if v[11] == me and TERMINAL[v[6]] then return v[6] end
         return lost(id, worker)
@@ -38,9 +51,11 @@ local function publish_one(b, costs, now, worker, id, fence, cost, result, masks
     end
     finish_with(b, id, 'SUCCEEDED', now, v, 'by', me, 'result', result, unpack(masks))
     if cost > 0 then
-        local of = costs[v[1]] or { sum = 0, n = 0, tenants = {} }
+        local of = costs[v[1]] or { sum = 0, n = 0, tenants = {}, phrases = 0, squares = 0, products = 0 }
         costs[v[1]] = of
         of.sum, of.n = of.sum + cost, of.n + 1
+        of.phrases, of.squares = of.phrases + phrases, of.squares + phrases * phrases
+        of.products = of.products + phrases * cost
         of.tenants[v[4]] = (of.tenants[v[4]] or 0) + (cost - tonumber(v[14] or '0')) / tonumber(v[15] or '1')
     end
     return 'SUCCEEDED'

@@ -20,7 +20,7 @@ local function tidy(p, now, limit, lease_ms)
             redis.call('ZREM', p .. 'models', model)
             redis.call('DEL', p .. 'wake:' .. model, p .. 'idle:' .. model)
             redis.call('HDEL', p .. 'clock', model)
-            redis.call('HDEL', p .. 'cost', model)
+            redis.call('HDEL', p .. 'cost', model, model .. '/phrases')
         end
     end
     redis.call('ZREMRANGEBYSCORE', p .. 'tenant_rate', '-inf', text(now))

@@ -36,3 +36,12 @@ local function workers(keys)
     end
     return out
 end
+
+-- How many live ones serve a model.
+local function live_workers(p, model, now)
+    local n = 0
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', p .. 'workers', ms(now), '+inf')) do
+        if redis.call('HGET', p .. 'worker:' .. id, 'model') == model then n = n + 1 end
+    end
+    return n
+end

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""EstimateJob, and the refusal of deadlines that cannot be met. The test itself is the worker, by the queue's own
+functions, so that costs and places are known."""
+import time
+
+import lib_pseg as lib
+from lib_pseg import pb
+
+COST_S = 200  # so long that no slow machine gets near a deadline
+
+
+def in_s(seconds):
+    at = time.time() + seconds
+    return {"seconds": int(at), "nanos": int(at % 1 * 1e9)}
+
+
+class Estimates(lib.Test):
+    @classmethod
+    def setup(cls, cluster):
+        cls.lenient = cluster.stub(cluster.scheduler("--default-model", "empty"))
+        cls.strict = cluster.stub(cluster.scheduler("--default-model", "empty", "--refuse-infeasible"))
+
+    def setUp(self):
+        self.cluster.redis_cli("FLUSHDB")
+
+    def estimate(self, stub=None, **kw):
+        return (stub or self.lenient).EstimateJob(pb.EstimateJobRequest(**kw), timeout=lib.CALL_S)
+
+    def serve(self, workers=1, cost_s=COST_S):
+        """Live workers, and a job that has taken so long."""
+        for i in range(workers):
+            self.cluster.fcall("register", f"hand{i}", 600000, "empty", "digest", "device", "1", "")
+        job = lib.create(self.lenient)
+        self.cluster.claim(job.name)
+        said = self.cluster.fcall("publish", "hand", job.name[5:], 1, cost_s * 1000000, 1, "", "mask")
+        self.assertEqual(said, "SUCCEEDED")
+
+    def test_nothing_is_known(self):
+        e = self.estimate(deadline=in_s(1000))
+        self.assertEqual((e.model, e.place_in_line, e.jobs_ahead, e.jobs_running, e.workers), ("empty", 1, 0, 0, 0))
+        self.assertFalse(any(e.HasField(f) for f in ("compute_cost", "expected_wait", "expected_start_time",
+                                                     "expected_finish_time")))
+        self.assertEqual(e.deadline_outlook, 0)
+        # Nor is a job refused for what is not known: a worker may come.
+        self.strict.CreateJob(pb.CreateJobRequest(job=lib.spec(deadline=in_s(1))), timeout=lib.CALL_S)
+
+    def test_places_and_times(self):
+        self.serve()
+        e = self.estimate()
+        self.assertEqual((e.place_in_line, e.workers, e.compute_cost.seconds, e.expected_wait.ToSeconds()),
+                         (1, 1, COST_S, 0))
+        self.assertLess(abs(e.expected_finish_time.ToNanoseconds() / 1e9 - time.time() - COST_S), 60)
+        jobs = [lib.create(self.lenient) for _ in range(4)]
+        self.cluster.claim(jobs[0].name)
+        e = self.estimate(deadline=in_s(COST_S * 4.5))
+        self.assertEqual((e.place_in_line, e.jobs_ahead, e.jobs_running), (4, 3, 1))
+        self.assertEqual(e.expected_wait.ToSeconds(), 4 * COST_S)
+        took = e.expected_finish_time.ToMicroseconds() - e.expected_start_time.ToMicroseconds()
+        self.assertEqual(took, COST_S * 1000000)
+        self.assertEqual(e.deadline_outlook, 2)
+        self.assertEqual(self.estimate(deadline=in_s(COST_S * 5.5)).deadline_outlook, 1)
+        urgent = self.estimate(priority=1, deadline=in_s(COST_S * 2.5))
+        self.assertEqual((urgent.place_in_line, urgent.expected_wait.ToSeconds(), urgent.deadline_outlook),
+                         (1, COST_S, 1))
+        # Four workers, and one of five jobs must have ended before this one is begun.
+        for i in range(1, 4):
+            self.cluster.fcall("register", f"hand{i}", 600000, "empty", "digest", "device", "1", "")
+        e = self.estimate()
+        self.assertEqual((e.workers, e.expected_wait.ToSeconds()), (4, COST_S // 4))
+
+    def test_what_is_wrong_is_told(self):
+        for request, code, reason, field in (
+                (dict(model="nobody's"), "INVALID_ARGUMENT", "NAME_INVALID", "model"),
+                (dict(model="other"), "NOT_FOUND", "MODEL_UNKNOWN", "model"),
+                (dict(prompts=65), "INVALID_ARGUMENT", "TOO_MANY_PROMPTS", "prompts"),
+                (dict(priority=11), "INVALID_ARGUMENT", "INVALID_ARGUMENT", "priority"),
+                (dict(deadline={"seconds": -1}), "INVALID_ARGUMENT", "INVALID_ARGUMENT", "deadline")):
+            self.assertFails(lib.failure(self.lenient.EstimateJob, pb.EstimateJobRequest(**request)), code, reason,
+                             field)
+
+    def test_a_deadline_that_cannot_be_met_is_refused(self):
+        self.serve()
+        soon, late = in_s(COST_S / 2), in_s(COST_S * 50)
+        # Made where nothing is refused: the same request is no new job.
+        first = self.lenient.CreateJob(pb.CreateJobRequest(request_id="again", job=lib.spec(deadline=soon)),
+                                       timeout=lib.CALL_S)
+        again = self.strict.CreateJob(pb.CreateJobRequest(request_id="again", job=lib.spec(deadline=soon)),
+                                      timeout=lib.CALL_S)
+        self.assertEqual(again.name, first.name)
+        for call, request in ((self.strict.CreateJob, pb.CreateJobRequest(job=lib.spec(deadline=soon))),
+                              (self.strict.CreateJob, pb.CreateJobRequest(request_id="new",
+                                                                          job=lib.spec(deadline=soon))),
+                              (self.strict.Segment, pb.SegmentRequest(job=lib.spec(deadline=soon)))):
+            found = self.assertFails(lib.failure(call, request), "FAILED_PRECONDITION", "DEADLINE_INFEASIBLE",
+                                     "job.deadline")
+            self.assertIsNone(found.retry_s, "the same again fails again")
+            self.assertIn("1 jobs wait and 0 run before this one, on 1 workers at 200.000 s each", found.message)
+            self.assertRegex(found.metadata["value"], r"^\d{4}-\d\d-\d\dT")
+            self.assertLess(found.metadata["value"], found.metadata["limit"])
+            self.assertIn(found.metadata["limit"], found.message)
+        jobs = self.lenient.ListJobs(pb.ListJobsRequest(states=[pb.STATE_QUEUED]), timeout=lib.CALL_S).jobs
+        self.assertEqual([j.name for j in jobs], [first.name], "what was refused left nothing")
+        for deadline in (late, None):
+            self.strict.CreateJob(pb.CreateJobRequest(job=lib.spec(deadline=deadline)), timeout=lib.CALL_S)
+
+
+if __name__ == "__main__":
+    lib.main()

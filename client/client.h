@@ -100,7 +100,8 @@ typedef struct command {
     int (*run)(const struct command *self, int argc, char **argv);
 } command;
 extern const command segment_command, batch_command, submit_command, get_command, wait_command,
-    cancel_command, list_command, models_command, quarantine_command, key_command, watch_command;
+    cancel_command, list_command, models_command, quarantine_command, key_command, watch_command,
+    top_command;
 
 /* Behind the options of every command. */
 #define CLI_AFTER                                                                               \

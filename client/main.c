@@ -14,7 +14,7 @@
 static const command *const commands[] = {&segment_command, &batch_command,  &submit_command,
                                           &get_command,     &wait_command,   &cancel_command,
                                           &list_command,    &models_command, &quarantine_command,
-                                          &key_command,     &watch_command};
+                                          &key_command,     &watch_command,  &top_command};
 static const struct {
     const char *name, *help;
 } programs[] = {{"run", "The same as segment in one process, without a server."},

@@ -47,13 +47,13 @@ cat <<'END'
 
 ## The connection
 
-Options of `pseg` segment, batch, submit, get, wait, cancel, list, models and watch.
+Options of `pseg` segment, batch, submit, get, wait, cancel, list, models, watch and top.
 
 | option | variable | default | range | meaning |
 |---|---|---|---|---|
 END
 printf '%s\n' "$connection"
-for name in segment batch submit get wait cancel list models watch quarantine key; do command_section "$name"; done
+for name in segment batch submit get wait cancel list models watch top quarantine key; do command_section "$name"; done
 for name in run train eval devices scenes; do
     echo
     "$bin/pseg" "$name" --help-markdown

@@ -162,6 +162,7 @@ typedef struct pseg_queue_estimate {
     int64_t workers;     /* live ones that serve the model */
     int64_t busy;        /* jobs of the model that run, or wait for another attempt */
     int64_t ahead;       /* waiting ones that are begun before it, whoever's they are */
+    int64_t waiting;     /* all that wait in line */
     int64_t mean_us;     /* compute-time of a job of the model; 0: none has told yet */
     int64_t cost_us;     /* of this one, with its number of phrases; 0: as mean_us */
 } pseg_queue_estimate;

@@ -85,6 +85,7 @@ void mem_estimate(mem_store *s, const pseg_queue_estimate_args *a, pseg_queue_re
     for (const mem_worker *w = s->workers; w; w = w->next)
         e->workers += w->expire_us >= now && strcmp(w->w.model, a->model) == 0;
     for (const mem_job *job = s->jobs; job; job = job->next) {
+        e->waiting += job->in_line && strcmp(job->j.model, a->model) == 0;
         e->busy += !pseg_job_state_is_terminal(job->j.state) && !job->in_line &&
                    strcmp(job->j.model, a->model) == 0;
         e->is_known = e->is_known || (*a->request_id && strcmp(job->j.tenant, a->tenant) == 0 &&

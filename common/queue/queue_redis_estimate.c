@@ -4,7 +4,7 @@
 void queue_parse_estimate(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     (void)c;
-    if (!queue_is_array(from, 7)) {
+    if (!queue_is_array(from, 8)) {
         queue_bad_shape(r);
         return;
     }
@@ -14,7 +14,8 @@ void queue_parse_estimate(pseg_queue_reply *r, const redisReply *from, const com
                                         .busy = queue_number_at(from, 3),
                                         .ahead = queue_number_at(from, 4),
                                         .mean_us = queue_number_at(from, 5),
-                                        .cost_us = queue_number_at(from, 6)};
+                                        .cost_us = queue_number_at(from, 6),
+                                        .waiting = queue_number_at(from, 7)};
 }
 
 void queue_redis_estimate(pseg_queue *q, const pseg_queue_estimate_args *a, pseg_queue_done done,

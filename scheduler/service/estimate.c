@@ -97,6 +97,7 @@ static void estimated(pseg_rpc_call *c, pseg_queue_reply *r)
     out.jobs_ahead = e->ahead;
     out.place_in_line = e->ahead + 1;
     out.jobs_running = e->busy;
+    out.jobs_waiting = e->waiting;
     out.workers = (uint32_t)e->workers;
     if (e->cost_us > 0)
         out.compute_cost = duration_of(a, e->cost_us);

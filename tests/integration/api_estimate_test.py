@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """EstimateJob, and the refusal of deadlines that cannot be met. The test itself is the worker, by the queue's own
 functions, so that costs and places are known."""
+import json
+import subprocess
 import time
 
 import lib_pseg as lib
@@ -17,7 +19,8 @@ def in_s(seconds):
 class Estimates(lib.Test):
     @classmethod
     def setup(cls, cluster):
-        cls.lenient = cluster.stub(cluster.scheduler("--default-model", "empty"))
+        cls.server = cluster.scheduler("--default-model", "empty")
+        cls.lenient = cluster.stub(cls.server)
         cls.strict = cluster.stub(cluster.scheduler("--default-model", "empty", "--refuse-infeasible"))
 
     def setUp(self):
@@ -53,15 +56,15 @@ class Estimates(lib.Test):
         jobs = [lib.create(self.lenient) for _ in range(4)]
         self.cluster.claim(jobs[0].name)
         e = self.estimate(deadline=in_s(COST_S * 4.5))
-        self.assertEqual((e.place_in_line, e.jobs_ahead, e.jobs_running), (4, 3, 1))
+        self.assertEqual((e.place_in_line, e.jobs_ahead, e.jobs_running, e.jobs_waiting), (4, 3, 1, 3))
         self.assertEqual(e.expected_wait.ToSeconds(), 4 * COST_S)
         took = e.expected_finish_time.ToMicroseconds() - e.expected_start_time.ToMicroseconds()
         self.assertEqual(took, COST_S * 1000000)
         self.assertEqual(e.deadline_outlook, 2)
         self.assertEqual(self.estimate(deadline=in_s(COST_S * 5.5)).deadline_outlook, 1)
         urgent = self.estimate(priority=1, deadline=in_s(COST_S * 2.5))
-        self.assertEqual((urgent.place_in_line, urgent.expected_wait.ToSeconds(), urgent.deadline_outlook),
-                         (1, COST_S, 1))
+        self.assertEqual((urgent.place_in_line, urgent.expected_wait.ToSeconds(), urgent.deadline_outlook,
+                          urgent.jobs_waiting), (1, COST_S, 1, 3))
         # Four workers, and one of five jobs must have ended before this one is begun.
         for i in range(1, 4):
             self.cluster.fcall("register", f"hand{i}", 600000, "empty", "digest", "device", "1", "")
@@ -102,6 +105,45 @@ class Estimates(lib.Test):
         self.assertEqual([j.name for j in jobs], [first.name], "what was refused left nothing")
         for deadline in (late, None):
             self.strict.CreateJob(pb.CreateJobRequest(job=lib.spec(deadline=deadline)), timeout=lib.CALL_S)
+
+
+    def test_top(self):
+        self.serve()
+        for _ in range(3):
+            lib.create(self.lenient)
+
+        def top(*args, status=0):
+            p = subprocess.run([lib.BIN / "pseg", "top", "--server", self.server.target, *args], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=lib.START_S, check=False)
+            self.assertEqual(p.returncode, status, p.stderr)
+            return p.stdout
+        self.assertEqual(json.loads(top("--once", "--json")),
+                         {"models": [{"name": "empty", "workers": 1, "waiting": 3, "running": 0, "cost_s": COST_S,
+                                      "backlog_s": 3 * COST_S}]})
+        head, titles, line = top("--once").splitlines()
+        self.assertIn(self.server.target, head)
+        self.assertEqual(titles.split()[:4], ["model", "workers", "waiting", "running"])
+        self.assertEqual(line.split(), ["empty", "1", "3", "0", f"{COST_S}.000", f"{3 * COST_S}.0"])
+        # The rate comes with the second view, of the ends between the two.
+        first, second = (json.loads(v) for v in top("--json", "--count", "2", "--interval-ms", "100").splitlines())
+        self.assertNotIn("ended_per_s", first)
+        self.assertEqual((second["succeeded"], second["unsuccessful"], second["ended_per_s"]), (0, 0, 0))
+        self.assertIn("ended_per_s", second)
+        watching = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", lib.BIN / "pseg", "top", "--json", "--server",
+                                     self.server.target, "--interval-ms", "100"], stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.PIPE, text=True)
+        self.addCleanup(watching.wait)
+        self.addCleanup(watching.kill)
+        self.addCleanup(watching.stdout.close)
+        ended = 0
+        for view in map(json.loads, watching.stdout):
+            if view.get("unsuccessful"):
+                break
+            if "ended_per_s" in view and ended < 2:  # it watches: what ends now is counted
+                jobs = self.lenient.ListJobs(pb.ListJobsRequest(states=[pb.STATE_QUEUED]), timeout=lib.CALL_S).jobs
+                self.lenient.CancelJob(pb.CancelJobRequest(name=jobs[0].name), timeout=lib.CALL_S)
+                ended += 1
+        self.assertGreater(ended, 0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ if ! diff -u "$root/docs/config.md" "$page"; then
 fi
 # The script cannot lose a program or an option unseen: every flag in any help stands on the page.
 for words in "pseg-scheduler" "pseg-worker" "pseg segment" "pseg submit" "pseg get" "pseg wait" \
-    "pseg cancel" "pseg list" "pseg models" "pseg run" "pseg eval" "pseg devices" "pseg scenes" \
+    "pseg cancel" "pseg list" "pseg models" "pseg watch" "pseg top" "pseg run" "pseg eval" "pseg devices" "pseg scenes" \
     "pseg data check" "pseg bench engine" "pseg bench ops" "pseg bench service" "pseg bench train"; do
     grep -qx "## $words" "$page" || { echo "FAILED: no section $words"; exit 1; }
     # shellcheck disable=SC2086

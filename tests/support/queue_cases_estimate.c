@@ -107,12 +107,14 @@ static void what_runs_and_who_serves_is_counted(void **state)
     assert_int_equal(e->workers, 2);
     assert_int_equal(e->busy, 2);
     assert_int_equal(e->ahead, 2);
+    assert_int_equal(e->waiting, 2);
     /* One that waits for another attempt still has to be done. */
     case_fail(q, "w", c, PSEG_R_DEVICE_FAILED, 60000, NULL);
     e = estimate(q, T, 0, 1, 1);
     assert_int_equal(e->busy, 2);
     /* The next minute's priority comes before all that waits, the last minute's behind. */
     assert_int_equal(estimate(q, T, 1, 1, 1)->ahead, 0);
+    assert_int_equal(estimate(q, T, 1, 1, 1)->waiting, 2);
     assert_int_equal(estimate(q, T, -1, 1, 1)->ahead, 2);
 }
 

@@ -42,8 +42,8 @@ local function ahead_of(p, tenant, model, place, weight, cost)
 end
 
 -- tenant model is_default request_id phrases priority weight  ->  {1 if the tenant's request_id is known, now, live
--- workers, jobs that run or wait for another attempt, waiting jobs that are begun before, mean cost, this job's cost},
--- or an error
+-- workers, jobs that run or wait for another attempt, waiting jobs that are begun before, mean cost, this job's cost,
+-- waiting jobs}, or an error
 local function estimate(keys, a)
     local p, model, now = keys[1], a[2], now_us()
     local unknown = check_model(p, { model = model, is_default = a[3] == '1' })
@@ -54,5 +54,5 @@ local function estimate(keys, a)
     local ahead, waiting = ahead_of(p, a[1], model, place, tonumber(a[7]), mean > 0 and mean or FIRST_COST_US)
     local known = a[4] ~= '' and redis.call('EXISTS', p .. 'request:' .. a[1] .. ':' .. a[4]) or 0
     local busy = math.max(0, redis.call('LLEN', p .. 'ready:' .. model) - waiting)
-    return { known, now, live_workers(p, model, now), busy, ahead, math.ceil(mean), math.ceil(cost) }
+    return { known, now, live_workers(p, model, now), busy, ahead, math.ceil(mean), math.ceil(cost), waiting }
 end

@@ -45,6 +45,7 @@ class Fake:
         self.omit_masks = omit_masks
         self.batches, self.images = {}, {}
         self.counts = {"content": 0, "sha256": 0, "uploads": 0, "uploaded": 0, "checks": 0, "submits": 0, "streams": 0}
+        self.submits = set()  # contexts of the streams that are open
         self.errors = []  # breaches of the contract by the client
         self.last_grant = 1 << 62  # no window goes past this item
         self.refuse = None  # (code, reason, text) for every call
@@ -58,6 +59,11 @@ class Fake:
         self.port = self.server.add_insecure_port(listen)
         self.target = f"127.0.0.1:{self.port}"
         self.server.start()
+
+    def wake(self):
+        """Ends the streams of items that wait for nothing but the client."""
+        for context in list(self.submits):
+            context.cancel()
 
     def stop(self):
         self.server.stop(0).wait()
@@ -101,6 +107,8 @@ class Fake:
         first = next(requests)
         b = self._find(first.header.batch, context)
         self.counts["submits"] += 1
+        self.submits.add(context)
+        context.add_callback(lambda: self.submits.discard(context))
         granted = min(b.next - 1 + self.window, self.last_grant)
         yield pb.SubmitJobsResponse(next_seq=b.next, window_end=granted, sealed=b.is_sealed)
         if b.is_sealed:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import pty
 import random
 import shutil
 import signal
@@ -23,6 +24,8 @@ from batch_fake import Fake
 
 PSEG = str(lib.BIN / "pseg")
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("PSEG_")}
+# What ASan keeps of freed memory is no growth of the program's.
+ENV["ASAN_OPTIONS"] = ENV.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=8"
 END_S = 180  # for a command to end, on a slow machine
 
 
@@ -173,6 +176,30 @@ class Batch(unittest.TestCase):
     def test_masks_that_are_fetched_by_themselves(self):
         self.run_batch(self.fake(omit_masks=True), self.good(5))
         self.assert_once(5)
+
+    def test_progress(self):
+        fake = self.fake()
+        fake.last_grant = 10
+        manifest, seen = self.good(40), b""
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        p = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *self.command(fake, manifest)], env=ENV,
+                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave)
+        os.close(slave)
+        with contextlib.suppress(OSError):  # the terminal goes with the command
+            while part := os.read(master, 4096):
+                seen += part
+                if b"10 of 40 (25.0 %)" in seen and fake.last_grant == 10:
+                    fake.last_grant = 1 << 62
+                    # Its stream is told no more: it comes again by another one.
+                    fake.wake()
+        self.assertEqual(p.wait(END_S), 0)
+        self.assertIn(b"\r\x1b[K10 of 40 (25.0 %)", seen)
+        self.assertTrue(seen.endswith(b"\r\x1b[K"), seen[-80:])
+        # Not a terminal: nothing, but where it is asked for.
+        self.out = self.folder / "out2"
+        p = self.start(fake, manifest)
+        self.assertEqual((p.communicate(timeout=END_S)[1], p.returncode), ("", 0))
 
     # ---- broken off ----
 

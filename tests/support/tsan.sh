@@ -1,7 +1,8 @@
 #!/bin/sh
 # ThreadSanitizer over what has threads of its own, and no gRPC in the same process:
 #     cmake --preset tsan && cmake --build --preset tsan && sh tests/support/tsan.sh build/release build/tsan
-# The queue, metrics and the base by their tests; a whole worker behind a scheduler of the release build.
+# The queue, metrics and the base by their tests; a whole worker behind a scheduler of the release build;
+# `pseg batch` against a server in Python.
 # libgrpc orders its events by mutexes of its own, which the sanitizer does not see: a scheduler built with it
 # shows races between the core's threads, and between them and everyone who takes an event.
 set -eu
@@ -30,6 +31,13 @@ for test in api_jobs api_masks api_prepare api_process; do
     /usr/bin/python3 -B "tests/integration/${test}_test.py" "$run/bin" "$release/gen/pseg.desc" >"$run/out" 2>&1 ||
         { tail -n 30 "$run/out" >&2; exit 1; }
 done
+
+# Its own threads are seen, and gRPC's are not looked at.
+echo "== batch" >&2
+rm "$run/bin/pseg"
+ln -s "$tsan/bin/pseg" "$run/bin/pseg"
+/usr/bin/python3 -B tests/integration/batch_test.py "$run/bin" "$release/gen/pseg.desc" >"$run/out" 2>&1 ||
+    { tail -n 30 "$run/out" >&2; exit 1; }
 
 if ls "$run"/report* >/dev/null 2>&1; then
     grep -h -A 12 'WARNING: ThreadSanitizer' "$run"/report* | head -n 200 >&2

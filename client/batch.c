@@ -48,7 +48,7 @@ static const pseg_conf_option options[] = {
     {"ttl_ms", PSEG_CONF_INT, offsetof(args, ttl_ms), "0", .unit = "ms", .min = 0, .max = 604800000,
      .help = "how long results are kept by the server; 0: its default"},
     {"skip_held", PSEG_CONF_BOOL, offsetof(args, skip_held), "false",
-     .help = "ask first which images the server holds, and send only the others"},
+     .help = "ask of every image whether the server holds it; else where that has paid"},
     {"patience_ms", PSEG_CONF_INT, offsetof(args, patience_ms), "10m", .unit = "ms", .min = 0,
      .max = 86400000, .help = "how long a server that cannot be reached is tried again"},
     {"progress", PSEG_CONF_BOOL, offsetof(args, progress), "false",

@@ -15,7 +15,12 @@
     ((size_t)32 << 20)                 /* of images in the ring; each reader may go past it once \
                                         */
 #define IMAGE_BYTES ((size_t)64 << 20) /* the servers' own limit, by default */
-#define CHECK_ITEMS 16                 /* asked for in one call, with skip_held */
+/* Sending an image that is held costs more than asking, by about a third at 150 kB over loopback
+ * and by far more over a network; asking for one that is not is for nothing. So a few are asked
+ * for, and where most are held, all of the next; else many go by until a few are asked for again.
+ */
+#define CHECK_ITEMS   16 /* in one call */
+#define UNASKED_ITEMS 1000
 
 typedef enum slot_state { SLOT_EMPTY, SLOT_READING, SLOT_READY } slot_state;
 
@@ -31,6 +36,7 @@ struct batch_reader {
     uint64_t next_read, next_take, allowed;
     uint64_t generation; /* of halts: what was begun before one is dropped */
     size_t bytes;
+    uint64_t unasked; /* so many items go by before the server is asked what it holds */
     int n_busy;
     bool is_started, quit;
     pthread_t threads[N_READERS];
@@ -83,7 +89,7 @@ out:
     return rc;
 }
 
-static pseg_status load(batch_ready *k, const batch_run *r, uint64_t seq, pseg_err *err)
+static pseg_status load(batch_ready *k, const batch_run *r, uint64_t seq, bool asks, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
@@ -95,7 +101,7 @@ static pseg_status load(batch_ready *k, const batch_run *r, uint64_t seq, pseg_e
     }
     batch_good_id(k->custom_id, k->item);
     PSEG_TRY(read_image(k, r, err));
-    if (k->content && (k->len > CLI_INLINE_BYTES || r->skip_held)) {
+    if (k->content && (k->len > CLI_INLINE_BYTES || asks)) {
         uint8_t digest[PSEG_SHA256_BYTES];
         pseg_sha256_of(digest, k->content, k->len);
         pseg_hex(k->sha256, digest, sizeof digest);
@@ -132,8 +138,17 @@ out:
     return rc;
 }
 
+/* What a reader does at once: items seq to seq + n - 1. */
+typedef struct stretch {
+    uint64_t seq;
+    size_t n;
+    bool asks;              /* the server, what it holds of these */
+    size_t n_asked, n_held; /* what came of it */
+    batch_ready list[CHECK_ITEMS];
+} stretch;
+
 /* Asks which of the images are held, and forgets the content of those. */
-static pseg_status skip_held(batch_ready *list, size_t n, batch_run *r, pseg_err *err)
+static pseg_status skip_held(stretch *t, batch_run *r, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     Pseg__V1__BatchCheckImagesRequest q = PSEG__V1__BATCH_CHECK_IMAGES_REQUEST__INIT;
@@ -142,10 +157,10 @@ static pseg_status skip_held(batch_ready *list, size_t n, batch_run *r, pseg_err
     char *digests[CHECK_ITEMS];
     batch_ready *of[CHECK_ITEMS];
 
-    for (size_t i = 0; i < n; i++)
-        if (list[i].content) {
-            of[q.n_sha256] = &list[i];
-            digests[q.n_sha256++] = list[i].sha256;
+    for (size_t i = 0; i < t->n; i++)
+        if (t->list[i].content) {
+            of[q.n_sha256] = &t->list[i];
+            digests[q.n_sha256++] = t->list[i].sha256;
         }
     if (q.n_sha256 == 0)
         goto out;
@@ -156,8 +171,11 @@ static pseg_status skip_held(batch_ready *list, size_t n, batch_run *r, pseg_err
                           err)) != PSEG_OK)
         PSEG_TRY(batch_patience_wait(&patience, -1, err));
     batch_patience_reset(&patience);
-    for (size_t i = 0; i < q.n_sha256 && i < reply->n_images; i++) {
-        if (reply->images[i]->size_bytes)
+    t->n_asked = q.n_sha256;
+    for (size_t i = 0; i < q.n_sha256; i++) {
+        bool is_held = i < reply->n_images && reply->images[i]->size_bytes;
+        t->n_held += is_held;
+        if (is_held)
             drop_content(of[i]);
         else if (of[i]->len <= CLI_INLINE_BYTES)
             of[i]->sha256[0] = '\0'; /* goes with the item */
@@ -168,17 +186,17 @@ out:
     return rc;
 }
 
-static pseg_status prepare(batch_ready *list, batch_run *r, uint64_t seq, size_t n, pseg_err *err)
+static pseg_status prepare(stretch *t, batch_run *r, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
-    for (size_t i = 0; i < n; i++)
-        PSEG_TRY(load(&list[i], r, seq + i, err));
-    if (r->skip_held)
-        PSEG_TRY(skip_held(list, n, r, err));
-    for (size_t i = 0; i < n; i++)
-        if (list[i].content && list[i].len > CLI_INLINE_BYTES)
-            PSEG_TRY(upload(&list[i], r, err));
+    for (size_t i = 0; i < t->n; i++)
+        PSEG_TRY(load(&t->list[i], r, t->seq + i, t->asks, err));
+    if (t->asks)
+        PSEG_TRY(skip_held(t, r, err));
+    for (size_t i = 0; i < t->n; i++)
+        if (t->list[i].content && t->list[i].len > CLI_INLINE_BYTES)
+            PSEG_TRY(upload(&t->list[i], r, err));
 out:
     return rc;
 }
@@ -210,11 +228,42 @@ static void put(batch_reader *b, uint64_t seq, batch_ready *ready)
     *ready = (batch_ready){0};
 }
 
+static void take_stretch(stretch *t, batch_reader *b)
+{
+    uint64_t left = last_to_read(b) - b->next_read + 1;
+
+    *t = (stretch){.seq = b->next_read, .n = 1, .asks = b->unasked == 0 || b->run->skip_held};
+    if (t->asks)
+        t->n = left < CHECK_ITEMS ? (size_t)left : CHECK_ITEMS;
+    else
+        b->unasked--;
+    for (size_t i = 0; i < t->n; i++)
+        b->slots[(t->seq + i) % N_SLOTS].state = SLOT_READING;
+    b->next_read += t->n;
+    b->n_busy++;
+}
+
+static void put_stretch(batch_reader *b, stretch *t, bool is_wanted)
+{
+    for (size_t i = 0; i < t->n; i++) {
+        if (is_wanted)
+            put(b, t->seq + i, &t->list[i]);
+        else
+            batch_ready_free(&t->list[i]);
+    }
+    if (t->n_asked)
+        b->unasked = 2 * t->n_held >= t->n_asked ? 0 : UNASKED_ITEMS;
+    b->n_busy--;
+    /* What nobody waits for is not told: at full speed that is most of it. */
+    if (!b->is_started || (b->next_take >= t->seq && b->next_take < t->seq + t->n))
+        pthread_cond_broadcast(&b->run->cv);
+}
+
 static void *reader(void *ud)
 {
     batch_reader *b = ud;
     batch_run *r = b->run;
-    batch_ready list[CHECK_ITEMS] = {0};
+    stretch t;
 
     pthread_mutex_lock(&r->mu);
     for (;;) {
@@ -222,28 +271,15 @@ static void *reader(void *ud)
             pthread_cond_wait(&r->room, &r->mu);
         if (b->quit || r->stop)
             break;
-        uint64_t seq = b->next_read, generation = b->generation, left = last_to_read(b) - seq + 1;
-        size_t n = !r->skip_held ? 1 : left < CHECK_ITEMS ? (size_t)left : CHECK_ITEMS;
-        for (size_t i = 0; i < n; i++)
-            b->slots[(seq + i) % N_SLOTS].state = SLOT_READING;
-        b->next_read += n;
-        b->n_busy++;
+        uint64_t generation = b->generation;
+        take_stretch(&t, b);
         pthread_mutex_unlock(&r->mu);
         pseg_err err = PSEG_ERR_INIT;
-        pseg_status rc = prepare(list, r, seq, n, &err);
+        pseg_status rc = prepare(&t, r, &err);
         if (rc != PSEG_OK)
             batch_run_fail(r, rc, &err);
         pthread_mutex_lock(&r->mu);
-        b->n_busy--;
-        for (size_t i = 0; i < n; i++) {
-            if (rc == PSEG_OK && generation == b->generation)
-                put(b, seq + i, &list[i]);
-            else
-                batch_ready_free(&list[i]);
-        }
-        /* What nobody waits for is not told: at a full speed that is most of it. */
-        if (!b->is_started || (b->next_take >= seq && b->next_take < seq + n))
-            pthread_cond_broadcast(&r->cv);
+        put_stretch(b, &t, rc == PSEG_OK && generation == b->generation);
     }
     pthread_mutex_unlock(&r->mu);
     return NULL;

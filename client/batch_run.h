@@ -24,7 +24,7 @@ typedef struct batch_run {
     const char *model; /* for items that name none, as all of these */
     double threshold;
     int64_t priority, ttl_ms;
-    bool skip_held;      /* send only images that the server does not hold */
+    bool skip_held;      /* ask of every image whether the server holds it; else where that pays */
     int64_t patience_ms; /* for a server that does not answer */
     batch_format format;
     batch_state *state;   /* the collector's; read by others when it has ended */

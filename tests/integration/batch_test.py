@@ -165,13 +165,31 @@ class Batch(unittest.TestCase):
         self.assertEqual(fake.counts["sha256"], 2)
         self.assertGreaterEqual(fake.counts["uploads"], 2)
         self.assertEqual(fake.counts["content"], 1)
-        self.out = self.folder / "out2"
-        before = dict(fake.counts)
+        for more in ([], ["--skip-held"]):
+            self.out, before = self.folder / f"out{more}", dict(fake.counts)
+            self.run_batch(fake, self.folder / "list.jsonl", *more)
+            self.assert_once(3)
+            self.assertEqual(fake.counts["content"], before["content"])
+            self.assertEqual(fake.counts["uploads"], before["uploads"])
+            self.assertEqual(fake.counts["checks"], before["checks"] + 3)
+
+    def test_asks_what_is_held_where_that_pays(self):
+        n, fake = 1500, self.fake(window=500)
+        lines = [{"image": f"{i}.jpg", "prompt": "a"} for i in range(n)]
+        for i in range(n):
+            (self.folder / f"{i}.jpg").write_bytes(b"%d" % i)
+        self.run_batch(fake, self.manifest(lines))
+        # A stretch for each of the threads that read, at the beginning and once more.
+        self.assertLessEqual(fake.counts["checks"], 16 * 4 * 2)
+        self.assertEqual(fake.counts["content"], n)
+        self.out, checks = self.folder / "out2", fake.counts["checks"]
+        self.run_batch(fake, self.folder / "list.jsonl")
+        self.assert_once(n)
+        self.assertEqual((fake.counts["checks"] - checks, fake.counts["content"]), (n, n))
+        self.out, checks = self.folder / "out3", fake.counts["checks"]
+        fake.images.clear()
         self.run_batch(fake, self.folder / "list.jsonl", "--skip-held")
-        self.assert_once(3)
-        self.assertEqual(fake.counts["content"], before["content"])
-        self.assertEqual(fake.counts["uploads"], before["uploads"])
-        self.assertEqual(fake.counts["checks"], 3)
+        self.assertEqual((fake.counts["checks"] - checks, fake.counts["content"]), (n, 2 * n))
 
     def test_masks_that_are_fetched_by_themselves(self):
         self.run_batch(self.fake(omit_masks=True), self.good(5))

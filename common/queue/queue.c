@@ -261,6 +261,18 @@ void pseg_queue_fetch_image(pseg_queue *q, const char *image, pseg_queue_done do
     q->ops->fetch_image(q, image, done, ud);
 }
 
+void pseg_queue_get_features(pseg_queue *q, const char *key, int64_t ttl_ms, pseg_queue_done done,
+                             void *ud)
+{
+    q->ops->get_features(q, key, ttl_ms, done, ud);
+}
+
+void pseg_queue_put_features(pseg_queue *q, const char *key, pseg_bytes data, int64_t budget,
+                             int64_t ttl_ms, pseg_queue_done done, void *ud)
+{
+    q->ops->put_features(q, key, data, budget, ttl_ms, done, ud);
+}
+
 void pseg_queue_renew(pseg_queue *q, const char *worker, const pseg_queue_lease *l, size_t n,
                       pseg_queue_done done, void *ud)
 {

@@ -404,6 +404,15 @@ void pseg_queue_claim_jobs(pseg_queue *q, const char *worker, const char *model,
                            size_t held, pseg_queue_done done, void *ud);
 /* -> blobs[0]. */
 void pseg_queue_fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, void *ud);
+/* A cache of what models made of images, kept by use within a budget: nothing is lost with it. key:
+ * [!-~]{1,300}, whatever tells one content from another. -> blobs[0], data = NULL if it is not
+ * there; what is lives for ttl_ms from now on. */
+void pseg_queue_get_features(pseg_queue *q, const char *key, int64_t ttl_ms, pseg_queue_done done,
+                             void *ud);
+/* -> created: it is there now, for ttl_ms; those used longest ago went until all fit into `budget`
+ * bytes. data: copied. Errors: BROKER_FULL. */
+void pseg_queue_put_features(pseg_queue *q, const char *key, pseg_bytes data, int64_t budget,
+                             int64_t ttl_ms, pseg_queue_done done, void *ud);
 
 typedef struct pseg_queue_lease {
     const char *id;

@@ -46,6 +46,10 @@ typedef struct queue_ops {
     void (*claim_jobs)(pseg_queue *q, const char *worker, const char *model, size_t max,
                        size_t held, pseg_queue_done done, void *ud);
     void (*fetch_image)(pseg_queue *q, const char *image, pseg_queue_done done, void *ud);
+    void (*get_features)(pseg_queue *q, const char *key, int64_t ttl_ms, pseg_queue_done done,
+                         void *ud);
+    void (*put_features)(pseg_queue *q, const char *key, pseg_bytes data, int64_t budget,
+                         int64_t ttl_ms, pseg_queue_done done, void *ud);
     void (*renew)(pseg_queue *q, const char *worker, const pseg_queue_lease *l, size_t n,
                   pseg_queue_done done, void *ud);
     void (*publish)(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_bytes result,

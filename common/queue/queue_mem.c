@@ -314,6 +314,18 @@ static void fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, 
     ACT(mem_fetch_image(s, image, r));
 }
 
+static void get_features(pseg_queue *q, const char *key, int64_t ttl_ms, pseg_queue_done done,
+                         void *ud)
+{
+    ACT(mem_get_features(s, key, ttl_ms, r));
+}
+
+static void put_features(pseg_queue *q, const char *key, pseg_bytes data, int64_t budget,
+                         int64_t ttl_ms, pseg_queue_done done, void *ud)
+{
+    ACT(mem_put_features(s, key, data, budget, ttl_ms, r));
+}
+
 static void renew(pseg_queue *q, const char *worker, const pseg_queue_lease *l, size_t n,
                   pseg_queue_done done, void *ud)
 {
@@ -484,6 +496,8 @@ static const queue_ops mem_ops = {.close = mem_close,
                                   .unregister = unregister,
                                   .claim_jobs = claim_jobs,
                                   .fetch_image = fetch_image,
+                                  .get_features = get_features,
+                                  .put_features = put_features,
                                   .renew = renew,
                                   .publish = publish,
                                   .fail = fail,

@@ -14,6 +14,7 @@ typedef struct mem_case mem_case;
 typedef struct mem_rate mem_rate;
 typedef struct mem_event mem_event;
 typedef struct mem_batch mem_batch;
+typedef struct mem_feature mem_feature;
 
 typedef struct mem_store {
     mem_job *jobs; /* by id, newest first */
@@ -23,7 +24,8 @@ typedef struct mem_store {
     mem_share *shares;
     mem_case *cases; /* by id, newest first */
     mem_rate *rates;
-    mem_batch *batches; /* newest first */
+    mem_batch *batches;    /* newest first */
+    mem_feature *features; /* used last first */
     int64_t last_place, image_bytes, skew_us;
     int64_t submitted, ended[PSEG_JOB_EXPIRED + 1];
     mem_event *first_event, *last_event; /* in their order */
@@ -65,6 +67,10 @@ void mem_unregister(mem_store *s, const char *worker);
 void mem_claim(mem_store *s, const pseg_queue_options *o, const char *worker, const char *model,
                size_t max, size_t held, pseg_queue_reply *r);
 void mem_fetch_image(mem_store *s, const char *image, pseg_queue_reply *r);
+void mem_get_features(mem_store *s, const char *key, int64_t ttl_ms, pseg_queue_reply *r);
+void mem_put_features(mem_store *s, const char *key, pseg_bytes data, int64_t budget,
+                      int64_t ttl_ms, pseg_queue_reply *r);
+void mem_free_features(mem_store *s);
 void mem_renew(mem_store *s, const pseg_queue_options *o, const char *worker,
                const pseg_queue_lease *l, size_t n, pseg_queue_reply *r);
 void mem_publish(mem_store *s, const char *worker, pseg_queue_lease l, pseg_bytes result,

@@ -236,6 +236,13 @@ void queue_parse_created(pseg_queue_reply *r, const redisReply *from, const comm
 void queue_parse_batches(pseg_queue_reply *r, const redisReply *from, const command *c);
 void queue_parse_ends(pseg_queue_reply *r, const redisReply *from, const command *c);
 
+/* ---- queue_redis_features.c ---- */
+
+void redis_get_features(pseg_queue *q, const char *key, int64_t ttl_ms, pseg_queue_done done,
+                        void *ud);
+void redis_put_features(pseg_queue *q, const char *key, pseg_bytes data, int64_t budget,
+                        int64_t ttl_ms, pseg_queue_done done, void *ud);
+
 /* ---- queue_redis_ops.c ---- */
 
 /* The arguments of a job, as the function submit takes them. `c` has none yet. */

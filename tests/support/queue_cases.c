@@ -265,7 +265,7 @@ int queue_cases_run(const char *group, const char *url)
                  {order_cases, n_order_cases},   {backlog_cases, n_backlog_cases},
                  {event_cases, n_event_cases},   {estimate_cases, n_estimate_cases},
 
-                 {batch_cases, n_batch_cases}};
+                 {batch_cases, n_batch_cases},   {feature_cases, n_feature_cases}};
     struct CMUnitTest all[MAX_CASES];
     size_t n = 0;
 

@@ -8,5 +8,6 @@ foreach(test queue queue_replies)
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_backlog.c
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_events.c
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_estimate.c
-            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_batch.c)
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_batch.c
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_features.c)
 endforeach()

@@ -9,11 +9,13 @@
 #include "common/base/alloc.h"
 #include "common/base/clock.h"
 #include "common/base/file.h"
+#include "common/base/half.h"
 #include "common/base/hash.h"
 #include "pseg/internal/v1/record.pb-c.h"
 #include "tests/support/skips.h"
 #include "worker/serve/internal.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -189,19 +191,24 @@ static void submit_one(run *r, const char *tenant, const char *phrase)
     submit(r, tenant, scene, scene_len, &phrase, 1);
 }
 
-static void run_begin(run *r, size_t batch)
+static void run_begin_with(run *r, const char *queue, size_t batch, int64_t feature_bytes,
+                           bool share)
 {
     static int count;
     pseg_worker *w = NULL;
 
     memset(r, 0, sizeof *r);
     snprintf(r->name, sizeof r->name, "serve%d", count++);
+    if (queue)
+        snprintf(r->name, sizeof r->name, "%s", queue);
     pseg_worker_options o = {.queue = options_of(r),
                              .engine = engine,
                              .id = "w",
                              .ahead = MAX_JOBS,
                              .preparers = 2,
                              .batch = batch,
+                             .feature_bytes = feature_bytes,
+                             .share_features = share,
                              .on_ended = on_ended,
                              .on_batch = on_batch,
                              .on_ended_ud = r};
@@ -212,6 +219,11 @@ static void run_begin(run *r, size_t batch)
     atomic_store(&r->w, w);
     WAIT_UNTIL(atomic_load(&r->is_held));
     assert_true(atomic_load(&r->is_held));
+}
+
+static void run_begin(run *r, size_t batch)
+{
+    run_begin_with(r, NULL, batch, 0, false);
 }
 
 /* Until all jobs have ended. n_good: how many of them come as far as the device. */
@@ -371,6 +383,84 @@ static void an_image_that_is_none_fails_its_own_jobs(void **state)
     run_end(&r);
 }
 
+/* Images that a new worker on the queue encodes for one job of the tenant; its mask. */
+static size_t encodes_of(const char *queue, const char *tenant, const char *phrase, bool share,
+                         uint8_t *mask, size_t *len)
+{
+    run r;
+
+    run_begin_with(&r, queue, 1, 1 << 26, share);
+    submit_one(&r, tenant, phrase);
+    run_jobs(&r, 1);
+    pseg_queue_reply *reply = outcome(&r, tenant, 0, 1);
+    assert_int_equal(reply->jobs[0].state, PSEG_JOB_SUCCEEDED);
+    assert_true(reply->blobs[0].len <= *len);
+    *len = reply->blobs[0].len;
+    memcpy(mask, reply->blobs[0].data, *len);
+    pseg_queue_reply_free(reply);
+    run_end(&r);
+    return atomic_load(&r.n_encodes);
+}
+
+static void features_serve_other_workers_of_the_tenant(void **state)
+{
+    static uint8_t fresh[1 << 20], found[1 << 20];
+    static float a[1 << 19], b[1 << 19];
+    size_t n_fresh = sizeof fresh, n_found = sizeof found, n = sizeof found;
+    pseg_queue_options o = PSEG_QUEUE_OPTIONS_DEFAULT;
+    pseg_queue *keeper;
+    double worst = 0, largest = 0;
+
+    (void)state;
+    NEEDS_DEVICE();
+    o.url = "mem:";
+    o.name = "features";
+    assert_int_equal(pseg_queue_open(&keeper, &o, NULL), PSEG_OK);
+    assert_int_equal(encodes_of("features", "t", "a star", false, fresh, &n_fresh), 1);
+    assert_int_equal(encodes_of("features", "t", "a star", false, found, &n_found), 0);
+    assert_int_equal(encodes_of("features", "u", "a star", false, found, &n), 1);
+    n = sizeof found;
+    assert_int_equal(encodes_of("features", "v", "a star", true, found, &n), 1);
+    n_found = sizeof found;
+    assert_int_equal(encodes_of("features", "u", "a star", true, found, &n_found), 0);
+
+    /* Through float16: logits within a hundredth of the largest. */
+    assert_int_equal(n_fresh, n_found);
+    pseg_half_to_floats(a, (const uint16_t *)(const void *)fresh, n_fresh / 2);
+    pseg_half_to_floats(b, (const uint16_t *)(const void *)found, n_fresh / 2);
+    for (size_t i = 0; i < n_fresh / 2; i++) {
+        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+        largest = fmax(largest, fabs((double)a[i]));
+        assert_true(fabsf(a[i]) < 1e4f && fabsf(b[i]) < 1e4f); /* numbers, too */
+    }
+    printf("largest logit %.3g, largest difference %.3g\n", largest, worst);
+    assert_true(worst <= largest / 100);
+    pseg_queue_close(keeper);
+}
+
+/* Whatever lies in the cache, a job gets its mask. */
+static void features_of_no_use_are_not_used(void **state)
+{
+    pseg_work w = {.arena = pseg_arena_new(1 << 26)};
+    uint8_t junk[64] = "PSF1 and what else was found";
+    pseg_err e = PSEG_ERR_INIT;
+    char key[PSEG_ENGINE_MAX_KEY + 1];
+
+    (void)state;
+    NEEDS_DEVICE();
+    assert_non_null(w.arena);
+    assert_int_equal(pseg_engine_share(engine, &w, "t:none", NULL), PSEG_PICTURE_MINE);
+    assert_int_equal(pseg_engine_restore(engine, &w, (pseg_bytes){junk, sizeof junk}, &e),
+                     PSEG_EINVAL);
+    assert_int_equal(pseg_engine_restore(engine, &w, (pseg_bytes){NULL, 0}, &e), PSEG_EINVAL);
+    assert_null(pseg_engine_shared(engine, &w, false));
+    pseg_work_free(engine, &w);
+    pseg_arena_free(w.arena);
+    pseg_engine_features_key(engine, key, "t:none");
+    assert_non_null(strstr(key, pseg_engine_digest(engine)));
+    assert_string_equal(key + strlen(key) - 7, ":t:none");
+}
+
 /* A batch of works of which one is cancelled between the steps. */
 typedef struct canceller {
     int asked, at; /* cancelled from the question number `at` on; 0: never */
@@ -426,7 +516,8 @@ static int set_up(void **state)
                              .name = "scenes",
                              .cl = PSEG_CL_OPTIONS_DEFAULT,
                              .model = PSEG_MODEL_OPTIONS_DEFAULT,
-                             .limits = PSEG_IMAGE_LIMITS_DEFAULT};
+                             .limits = PSEG_IMAGE_LIMITS_DEFAULT,
+                             .reads_features = true};
     pseg_err e = PSEG_ERR_INIT;
 
     (void)state;
@@ -460,6 +551,8 @@ int main(void)
         cmocka_unit_test(one_that_fails_takes_nobody_with_it),
         cmocka_unit_test(an_image_that_is_none_fails_its_own_jobs),
         cmocka_unit_test(a_cancelled_one_leaves_the_batch),
+        cmocka_unit_test(features_serve_other_workers_of_the_tenant),
+        cmocka_unit_test(features_of_no_use_are_not_used),
     };
 
     return with_skips(cmocka_run_group_tests(tests, set_up, tear_down));

@@ -24,9 +24,9 @@ typedef struct config {
     const char *config, *redis, *queue, *id, *ready_file, *log_level, *metrics_listen,
         *otlp_endpoint;
     int64_t decoders, decode_seconds, decode_memory;
-    int64_t batch, batch_delay_ms, encode_batch, kept_features;
+    int64_t batch, batch_delay_ms, encode_batch, kept_features, feature_cache;
     int64_t ahead, lease_ms, max_attempts, redis_timeout_ms, grace_ms, watchdog_ms;
-    bool respawn;
+    bool respawn, share_features;
 } config;
 
 static const pseg_conf_option options[] = {
@@ -52,6 +52,11 @@ static const pseg_conf_option options[] = {
      .min = 0, .max = 1e12,
      .help = "device memory for encoded images, so that their next phrases need not wait for the "
              "encoder"},
+    {"feature_cache", PSEG_CONF_INT, offsetof(config, feature_cache), "0", .unit = "bytes",
+     .min = 0, .max = 1e15,
+     .help = "of Redis' memory for encoded images that all workers share; 0: none"},
+    {"share_features", PSEG_CONF_BOOL, offsetof(config, share_features), "false",
+     .help = "tenants find what was encoded for others"},
     {"decoders", PSEG_CONF_INT, offsetof(config, decoders), "2", .min = 0, .max = 64,
      .help = "processes, locked in, that decode so many images at once; 0: one, in the worker "
              "itself"},
@@ -285,6 +290,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     eo.worker = id;
     eo.kept_bytes = (size_t)c->kept_features;
     eo.max_encode = (size_t)c->encode_batch;
+    eo.reads_features = c->feature_cache > 0;
     eo.n_decoders = (size_t)c->decoders;
     eo.decode_s = c->decode_seconds;
     eo.decode_memory_bytes = (uint64_t)c->decode_memory;
@@ -305,6 +311,8 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     wo.preparers = (size_t)c->decoders; /* each waits for one */
     wo.batch = (size_t)c->batch;
     wo.batch_delay_us = c->batch_delay_ms * 1000;
+    wo.feature_bytes = c->feature_cache;
+    wo.share_features = c->share_features;
     wo.watchdog_ms = c->watchdog_ms;
     PSEG_TRY(pseg_worker_start(&worker, &wo, err));
     pseg_worker_metrics_watch(who.metrics, worker, engine);

@@ -69,6 +69,30 @@ void pseg_features_free(pseg_features *f)
     f->m->free_features = f;
 }
 
+pseg_status pseg_features_read(float *out, pseg_model *m, const pseg_features *f, pseg_err *err)
+{
+    pseg_status rc = pseg_mem_read(out, m->stage.s, f->mem, 0, row_bytes(m, places(m)), err);
+
+    return rc == PSEG_OK ? pseg_stream_finish(m->stage.s, err) : rc;
+}
+
+pseg_status pseg_features_write(pseg_features **out, pseg_model *m, const float *numbers,
+                                pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_features *f = NULL;
+
+    *out = NULL;
+    PSEG_TRY(features_new(&f, m, err));
+    PSEG_TRY(pseg_mem_write(m->stage.s, f->mem, 0, numbers, row_bytes(m, places(m)), err));
+    PSEG_TRY(pseg_stream_finish(m->stage.s, err));
+    *out = f;
+    f = NULL;
+out:
+    pseg_features_free(f);
+    return rc;
+}
+
 static pseg_status encode_pass(pseg_features **out, pseg_model *m, const float *chw, uint32_t n,
                                pseg_err *err)
 {

@@ -112,6 +112,10 @@ const pseg_model_info *pseg_model_get_info(const pseg_model *m); /* borrowed unt
 pseg_status pseg_model_encode_images(pseg_features **out, pseg_model *m, const float *chw, size_t n,
                                      pseg_err *err);
 void pseg_features_free(pseg_features *f); /* NULL: nothing happens */
+/* Features as numbers, to be kept elsewhere, and back: [gh*gw, D]. */
+pseg_status pseg_features_read(float *out, pseg_model *m, const pseg_features *f, pseg_err *err);
+pseg_status pseg_features_write(pseg_features **out, pseg_model *m, const float *numbers,
+                                pseg_err *err);
 
 /* phrases: n strings of UTF-8. out: n new prompts; caller frees each with pseg_prompt_free; all
  * NULL on failure. Errors: PSEG_R_PROMPT_NOT_TEXT, with err.field = "prompts[i].text". */

@@ -79,6 +79,28 @@ void pseg_task_end(pseg_worker *w, pseg_task *t, pseg_ending how, const pseg_err
     pseg_task_free(w, t);
 }
 
+static void on_kept(void *ud, pseg_queue_reply *r)
+{
+    pseg_worker *w = ud;
+
+    if (r->err.code != PSEG_OK)
+        PSEG_DBG(w->opt.log, "worker", "features are not kept: %s", r->err.msg);
+    pseg_queue_reply_free(r);
+}
+
+/* To the queue, for the next phrase on any worker; nobody waits for it. */
+static void keep_features(pseg_worker *w, pseg_task *t)
+{
+    char key[PSEG_ENGINE_MAX_KEY + 1];
+    pseg_bytes packed = pseg_engine_take_features(w->opt.engine, &t->work);
+
+    if (!packed.data)
+        return;
+    pseg_task_features_key(w, t, key);
+    pseg_queue_put_features(w->queue, key, packed, w->opt.feature_bytes, PSEG_FEATURE_TTL_MS,
+                            on_kept, w);
+}
+
 void *pseg_publish_main(void *arg)
 {
     pseg_worker *w = arg;
@@ -87,6 +109,8 @@ void *pseg_publish_main(void *arg)
     while ((t = pseg_line_pop(w, &w->done, &w->done_is_over))) {
         pseg_err e = PSEG_ERR_INIT;
         pseg_status rc = pseg_engine_finish(w->opt.engine, &t->work, &e);
+        if (w->opt.feature_bytes > 0)
+            keep_features(w, t);
         pseg_task_end(w, t, rc == PSEG_OK ? PSEG_END_PUBLISH : PSEG_END_FAIL, &e);
     }
     return NULL;

@@ -106,6 +106,7 @@ static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg
     memcpy(e->how.std, e->info->std, sizeof e->how.std);
     size_t features = sizeof(float) * e->info->gh * e->info->gw * e->info->dim;
     e->pictures.max_kept = o->kept_bytes / features;
+    e->reads_features = o->reads_features;
     e->max_decode = o->model.max_phrases;
     e->max_encode = o->max_encode                ? o->max_encode
                     : d->type == PSEG_DEVICE_CPU ? 1

@@ -38,6 +38,7 @@ typedef struct pseg_engine_options {
     bool shrink_on_load; /* pseg_preprocess.may_shrink; the job's stages then say by how much */
     const char *worker;  /* id, for receipts */
     size_t kept_bytes;   /* device memory for the features of images that were asked for last */
+    bool reads_features; /* encoded images can be taken by pseg_engine_take_features */
     size_t max_encode;   /* images in one pass of the encoder; 0: one on a CPU, where more in a pass
                           * are hardly faster and make the first wait for the last, else 8 */
     const pseg_log *log;
@@ -102,6 +103,20 @@ pseg_waiter *pseg_engine_shared(pseg_engine *e, pseg_work *w, bool is_good);
 /* w is prepared: takes the reference that a waiter got. */
 void pseg_engine_adopt(pseg_work *w, pseg_picture *picture);
 
+/* Features outside of this process: what an image was made into, packed as
+ * pseg_engine_take_features gives it. The key names all that they depend on: model, kernels'
+ * sources, precision, way of decoding, and `content`, which names the image. */
+enum { PSEG_ENGINE_MAX_KEY = 300 };
+void pseg_engine_features_key(const pseg_engine *e, char out[PSEG_ENGINE_MAX_KEY + 1],
+                              const char *content);
+/* In place of pseg_engine_prepare: w is prepared, and encoded as soon as it runs. Features have
+ * gone through float16: each number is within 1/2048 of itself, and masks differ from those of the
+ * image by as little. Errors: PSEG_R_INVALID_ARGUMENT, if that is not what this engine packs. */
+pseg_status pseg_engine_restore(pseg_engine *e, pseg_work *w, pseg_bytes packed, pseg_err *err);
+/* After a run: the features of w's image, in w's arena, if they were made in it and nobody has
+ * taken them yet; else data = NULL. One thread at a time. */
+pseg_bytes pseg_engine_take_features(pseg_engine *e, pseg_work *w);
+
 /* One thread at a time. is_cancelled(ud), asked before each stage, may stop it: PSEG_R_CANCELLED.
  * NULL: never. After PSEG_EDEVICE the engine is of no more use. */
 pseg_status pseg_engine_run(pseg_engine *e, pseg_work *w, bool (*is_cancelled)(void *ud), void *ud,
@@ -130,7 +145,7 @@ typedef struct pseg_engine_batch {
  * works run one by one, as long as images are encoded singly. */
 void pseg_engine_run_batch(pseg_engine *e, pseg_engine_job *jobs, size_t n,
                            bool (*is_cancelled)(void *ud), pseg_engine_batch *done);
-/* Is its image encoded? One thread, as run. */
+/* Are its image's features at hand? One thread, as run. */
 bool pseg_engine_is_encoded(const pseg_work *w);
 /* How many images one pass of the encoder takes here. Any thread. */
 size_t pseg_engine_max_encode(const pseg_engine *e);

@@ -11,6 +11,7 @@ struct pseg_engine {
     pseg_model *model;       /* NULL: the empty model */
     pseg_decoders *decoders; /* NULL: images are decoded in this process */
     pseg_pictures pictures;
+    bool reads_features;
     size_t max_encode, max_decode;
     const pseg_model_info *info;
     pseg_preprocess how;
@@ -18,6 +19,12 @@ struct pseg_engine {
     char name[64], digest[PSEG_SHA256_HEX + 1], kernel_digest[PSEG_SHA256_HEX + 1];
     char device[192], driver[224], worker[96];
 };
+
+/* Numbers of one image's features. */
+static inline size_t pseg_engine_n_features(const pseg_engine *e)
+{
+    return (size_t)e->info->gh * e->info->gw * e->info->dim;
+}
 
 /* Logits of one mask. */
 static inline size_t pseg_engine_grid(const pseg_engine *e)

@@ -77,15 +77,16 @@ static size_t n_users(const batch *b, const pseg_picture *p)
     return n;
 }
 
-/* The images that are to be encoded, each once. */
-static size_t list_pictures(const batch *b, pseg_picture **out)
+/* The images without features on the device, each once. is_found: those whose features were found
+ * elsewhere; else those that are to be encoded. */
+static size_t list_pictures(const batch *b, pseg_picture **out, bool is_found)
 {
     size_t n = 0;
 
     for (size_t i = 0; i < b->n; i++) {
         pseg_picture *p = b->jobs[i].work->picture;
         size_t k = 0;
-        if (!is_alive(&b->jobs[i]) || p->features)
+        if (!is_alive(&b->jobs[i]) || p->features || (p->found != NULL) != is_found)
             continue;
         while (k < n && out[k] != p)
             k++;
@@ -115,9 +116,29 @@ static pseg_status encode_pass(pseg_engine *e, pseg_picture *const *p, size_t n,
         p[i]->features = features[i];
         pseg_free(p[i]->chw);
         p[i]->chw = NULL;
+        if (e->reads_features && p[i]->key)
+            p[i]->fresh = pseg_calloc(pseg_engine_n_features(e), sizeof(float)); /* or not kept */
+        if (p[i]->fresh)
+            PSEG_TRY(pseg_features_read(p[i]->fresh, e->model, features[i], err));
     }
 out:
     pseg_free(together);
+    return rc;
+}
+
+/* What was found goes to the device. */
+static pseg_status load_found(batch *b, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_picture *all[PSEG_ENGINE_MAX_JOBS];
+    size_t n = list_pictures(b, all, true);
+
+    for (size_t i = 0; i < n; i++) {
+        PSEG_TRY(pseg_features_write(&all[i]->features, b->e->model, all[i]->found, err));
+        pseg_free(all[i]->found);
+        all[i]->found = NULL;
+    }
+out:
     return rc;
 }
 
@@ -125,7 +146,9 @@ static pseg_status encode_images(batch *b, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_picture *all[PSEG_ENGINE_MAX_JOBS];
-    size_t n = list_pictures(b, all);
+    size_t n = list_pictures(b, all, false);
+
+    PSEG_TRY(load_found(b, err));
 
     for (size_t at = 0; at < n; at += b->e->max_encode) {
         size_t k = n - at < b->e->max_encode ? n - at : b->e->max_encode;
@@ -350,7 +373,7 @@ pseg_status pseg_engine_run(pseg_engine *e, pseg_work *w, bool (*is_cancelled)(v
 
 bool pseg_engine_is_encoded(const pseg_work *w)
 {
-    return w->picture && w->picture->features;
+    return w->picture && (w->picture->features || w->picture->found);
 }
 
 size_t pseg_engine_max_encode(const pseg_engine *e)

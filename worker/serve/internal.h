@@ -9,7 +9,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define PSEG_MAX_PREPARERS 64u
+#define PSEG_MAX_PREPARERS  64u
+#define PSEG_FEATURE_TTL_MS 3600000
 
 /* A job that this worker holds. It is in `held` from claim to the end, and in at most one line. */
 typedef struct pseg_task {
@@ -90,6 +91,9 @@ static inline pseg_queue_lease pseg_task_lease(const pseg_task *t)
 {
     return (pseg_queue_lease){t->id, t->fence};
 }
+/* Under which features of its image are kept in the queue. */
+void pseg_task_features_key(const pseg_worker *w, const pseg_task *t,
+                            char out[PSEG_ENGINE_MAX_KEY + 1]);
 /* A job, or several by `next`, that are in no line: each behind those that were claimed before it,
  * however long each took to get here. Whoever waits for the line finds all of them. */
 void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *first);

@@ -14,6 +14,8 @@ static void picture_free(pseg_picture *p)
 {
     pseg_features_free(p->features);
     pseg_free(p->chw);
+    pseg_free(p->found);
+    pseg_free(p->fresh);
     pseg_free(p->key);
     pseg_free(p);
 }

@@ -32,9 +32,12 @@ typedef struct pseg_picture {
     /* Written by whoever fills it: */
     uint32_t width, height; /* of the photo */
     float rect[4];
-    float *chw; /* normalised pixels; NULL once encoded */
+    float *chw;   /* normalised pixels; NULL once encoded, or if features were at hand: */
+    float *found; /* its features from elsewhere, on their way to the device */
     /* Of the thread that owns the model: */
     pseg_features *features; /* NULL: not encoded yet */
+    float *fresh; /* the same as numbers, if they are to be kept elsewhere; then of whoever
+                   * keeps them, once a job on it is done */
 } pseg_picture;
 
 /* To be embedded by who waits. */

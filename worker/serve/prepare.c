@@ -58,6 +58,31 @@ out:
     return rc;
 }
 
+/* Looks for features that a worker has made of the image. What goes wrong is as if there were none.
+ */
+static bool find_features(pseg_worker *w, pseg_task *t)
+{
+    char key[PSEG_ENGINE_MAX_KEY + 1];
+    int64_t begin = pseg_clock_mono_us();
+    pseg_queue_sync sync;
+    pseg_err e = PSEG_ERR_INIT;
+    bool is_found = false;
+
+    pseg_task_features_key(w, t, key);
+    pseg_queue_sync_init(&sync);
+    pseg_queue_get_features(w->queue, key, PSEG_FEATURE_TTL_MS, pseg_queue_sync_done, &sync);
+    pseg_queue_reply *r = pseg_queue_sync_take(&sync);
+    if (r->err.code == PSEG_OK && r->n_blobs > 0 && r->blobs[0].data) {
+        is_found = pseg_engine_restore(w->opt.engine, &t->work, r->blobs[0], &e) == PSEG_OK;
+        if (!is_found)
+            PSEG_WARN(w->opt.log, "worker", "job=%s features of no use: %s", t->id, e.msg);
+    }
+    pseg_queue_reply_free(r);
+    if (is_found)
+        pseg_work_stage(&t->work, "fetch_features", pseg_clock_mono_us() - begin);
+    return is_found;
+}
+
 /* Those who waited for the image go on: in front of `ready`, which is returned as a list; or, where
  * it could not be prepared, each tries by itself, so that none fails for what befell another. */
 static pseg_task *tell_waiters(pseg_worker *w, pseg_waiter *waiter, pseg_task *ready)
@@ -95,7 +120,9 @@ static pseg_status prepare_task(pseg_task **ready, pseg_worker *w, pseg_task *t,
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to prepare an image");
     if (state == PSEG_PICTURE_AWAITED)
         goto out;
-    if (state == PSEG_PICTURE_MINE)
+    bool is_found = t->work.picture && w->opt.feature_bytes > 0 && state == PSEG_PICTURE_MINE &&
+                    find_features(w, t);
+    if (state == PSEG_PICTURE_MINE && !is_found)
         rc = prepare_image(w, t, err);
     *ready = rc == PSEG_OK ? t : NULL;
     if (state == PSEG_PICTURE_MINE)

@@ -35,6 +35,11 @@ typedef struct pseg_worker_options {
     /* How long a batch may wait for jobs that are being prepared, when every pass of late had more
      * than one job to choose from; less the fewer had. */
     int64_t batch_delay_us;
+    /* Bytes of features that all workers of the queue keep in it together, so that a further phrase
+     * on an image costs any of them no more than the decoder; each counts with its own. 0: none.
+     * The engine must have reads_features. */
+    int64_t feature_bytes;
+    bool share_features; /* among tenants; else each finds its own only */
     /* A job that is this long in one stage hangs, unless stages of this worker take as long: ten
      * times the longest seen is allowed. 0: no watch is kept. */
     int64_t watchdog_ms;

@@ -40,6 +40,15 @@ pseg_task *pseg_task_new(pseg_worker *w, const pseg_queue_claim *c)
     return t;
 }
 
+void pseg_task_features_key(const pseg_worker *w, const pseg_task *t,
+                            char out[PSEG_ENGINE_MAX_KEY + 1])
+{
+    const char *content = strchr(t->image, ':'); /* TENANT:SHA256 */
+
+    pseg_engine_features_key(w->opt.engine, out,
+                             w->opt.share_features && content ? content + 1 : t->image);
+}
+
 static void push_one(pseg_task_line *l, pseg_task *t)
 {
     pseg_task **at = l->tail && l->tail->turn < t->turn ? &l->tail->next : &l->head;

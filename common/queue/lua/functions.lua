@@ -50,3 +50,5 @@ redis.register_function { function_name = 'pseg1_batch_get', callback = batch_ge
 redis.register_function { function_name = 'pseg1_batch_list', callback = batch_list, flags = reads }
 redis.register_function { function_name = 'pseg1_batch_done', callback = batch_done, flags = reads }
 redis.register_function { function_name = 'pseg1_batch_cancel', callback = batch_cancel, flags = always }
+redis.register_function { function_name = 'pseg1_get_features', callback = get_features, flags = always }
+redis.register_function('pseg1_put_features', put_features)

@@ -88,8 +88,10 @@ static const pseg_conf_option options[] = {
            .help = "image bytes held at once; beyond: QUEUE_FULL"),
     OPTION(max_image_bytes, PSEG_CONF_INT, "64M", .unit = "bytes", .min = 1024, .max = 536870912,
            .help = "one uploaded image"),
-    OPTION(max_upload_bytes, PSEG_CONF_INT, "512M", .unit = "bytes", .min = 1024, .max = 1e12,
-           .help = "all uploads under way in this process"),
+    OPTION(
+        max_upload_bytes, PSEG_CONF_INT, "512M", .unit = "bytes", .min = 1024, .max = 1e12,
+        .help =
+            "all uploads under way in this process, and items of batches that are not stored yet"),
     OPTION(image_ttl_ms, PSEG_CONF_INT, "60m", .unit = "ms", .min = 1000, .max = 1e12,
            .help = "life of an image since its last use"),
     OPTION(max_age_ms, PSEG_CONF_INT, "1440m", .unit = "ms", .min = 1000, .max = 1e12,

@@ -54,6 +54,7 @@ class Durability(lib.Test):
 
     def test_replicated(self):
         stub = self.scheduler("--durability", "replicated")
+        batches = self.cluster.stub(self.cluster.processes[-1], "pseg.v1.BatchService")
         self.refusal(stub, "durability replicated needs 1 replicas, redis has 0")
         port, own = free_port(), free_port()
         self.assertEqual(self.cluster.redis_cli("config", "set", "port", port), "OK")
@@ -63,6 +64,7 @@ class Durability(lib.Test):
                                                   "--save", "", "--replicaof", "127.0.0.1", port])
         job = self.works(stub)
         self.assertEqual(job.durability, REPLICATED)
+        batch = batches.CreateBatch(pb.CreateBatchRequest(), timeout=lib.CALL_S).name
         # A replica that is frozen has nothing: the job is stored, but not promised.
         replica.signal(signal.SIGSTOP)
         found = lib.failure(stub.CreateJob, pb.CreateJobRequest(request_id="again", job=lib.spec()))
@@ -71,7 +73,23 @@ class Durability(lib.Test):
         # A repeat is not promised either, until the replica has caught up.
         found = lib.failure(stub.CreateJob, pb.CreateJobRequest(request_id="again", job=lib.spec()))
         self.assertFails(found, "UNAVAILABLE", "BROKER_UNAVAILABLE")
+        # The same goes for an item of a batch, and for its seal.
+        header = pb.SubmitJobsRequest(header=pb.SubmitHeader(batch=batch))
+        item = pb.SubmitJobsRequest(item=pb.BatchItem(seq=1, job=lib.spec()))
+        seal = pb.SubmitJobsRequest(seal=pb.SubmitSeal())
+        for part in (item, seal):
+            found = lib.failure(batches.SubmitJobs, iter([header, part]))
+            self.assertFails(found, "UNAVAILABLE", "BROKER_UNAVAILABLE")
+            self.assertIn("stored, but only 0 of 1 replicas have it", found.message)
         replica.signal(signal.SIGCONT)
+
+        def sealed():
+            try:
+                return list(batches.SubmitJobs(iter([header, item, seal]), timeout=lib.CALL_S))[-1]
+            except grpc.RpcError:
+                return None
+        last = lib.until("the seal", sealed)
+        self.assertEqual((last.next_seq, last.sealed), (2, True))
         job = lib.until("the repeat", lambda: self.works_again(stub))
         self.assertEqual(lib.wait(stub, job.name).state, pb.STATE_SUCCEEDED)
 

@@ -416,7 +416,7 @@ class Results(lib.Test):
 
     def test_a_reader_that_reads_nothing_is_sent_away(self):
         name = self.create()
-        submit_all(self.stub, name, 800, lambda seq: item(seq, job=lib.spec(IMAGE, ["x" * 1000] * 16)))
+        submit_all(self.stub, name, 500, lambda seq: item(seq, job=lib.spec(IMAGE, ["x" * 1000] * 64)))
         lib.until("done", lambda: self.get(name).counts.queued == 0)
         call = self.stub.StreamBatchResults(pb.StreamBatchResultsRequest(name=name), timeout=4 * lib.CALL_S)
         next(call)

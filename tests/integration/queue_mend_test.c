@@ -74,13 +74,13 @@ static void make_batch(pseg_queue *q, int64_t ttl_ms)
     assert_true(r->created);
 }
 
-static id_text put_item(pseg_queue *q, int64_t seq)
+static id_text put_item(pseg_queue *q, int64_t seq, int64_t ttl_ms)
 {
     id_text id;
     pseg_queue_item_args a = {.job = case_args(&id), .batch = "b", .seq = seq, .custom_id = "c"};
     pseg_queue_reply *r;
 
-    a.job.ttl_ms = 50;
+    a.job.ttl_ms = ttl_ms;
     CALL(r, pseg_queue_submit_item, q, &a);
     case_keep(r);
     assert_int_equal(r->err.code, PSEG_OK);
@@ -98,7 +98,7 @@ static void a_torn_log_leaves_batches_whole(void **state)
     pseg_queue *q = open_queue();
     case_register(q, "w");
     make_batch(q, 60000);
-    id_text id = put_item(q, 1);
+    id_text id = put_item(q, 1, 60000);
     for (int k = 0; k < 4; k++)
         lose(
             ((const char *const[]){"line:m:default", "fair:m", "live", "batch_live:default:b"})[k]);
@@ -115,12 +115,12 @@ static void a_torn_log_leaves_batches_whole(void **state)
     case_sweep(q);
     assert_int_equal(count("LLEN", "batch_done:default:b"), 1);
     /* A job whose batch never got so far. */
-    id = put_item(q, 2);
+    id = put_item(q, 2, 60000);
     count("HSET", "batch:default:b next 2");
     lose("line:m:default");
     lose("fair:m");
     SWEEP_UNTIL(q, queue_state_of(q, id.s) == PSEG_JOB_UNKNOWN);
-    id_text again = put_item(q, 2);
+    id_text again = put_item(q, 2, 60000);
     assert_string_equal(case_claim(q, "w")->id, again.s);
     assert_int_equal(case_claim_count(q, "w"), 0);
 }
@@ -283,7 +283,7 @@ static void every_key_has_an_end(void **state)
             case_keep(r);
     }
     make_batch(q, 50);
-    put_item(q, 1);
+    put_item(q, 1, 50);
     CALL(r, pseg_queue_cancel_batch, q, T, "b");
     case_keep(r);
     SWEEP_UNTIL(q, count("ZCARD", "batch_cancels") == 0);

@@ -356,10 +356,12 @@ static void a_sealed_batch_takes_what_it_has(void **state)
 static void cancelling_keeps_what_is_done(void **state)
 {
     enum { N = 700 };
-    pseg_queue *q = case_open(NULL);
+    pseg_queue_options o = case_options();
     pseg_queue_reply *r;
 
     (void)state;
+    o.lease_ms = 60000; /* one job is held all the while */
+    pseg_queue *q = case_open(&o);
     create(q, "b", 60000);
     case_register(q, "w");
     for (int i = 1; i <= N; i++)

@@ -335,7 +335,7 @@ class Batch(unittest.TestCase):
 
     def test_memory_does_not_grow_with_the_manifest(self):
         peaks = []
-        for n in (1000, 20000):
+        for n in (1000, 12000):
             self.out = self.folder / f"out{n}"
             p = self.start(self.fake(window=2000), self.good(n))
             _, status, usage = os.wait4(p.pid, 0)

@@ -45,6 +45,16 @@ class Metrics(lib.Test):
         self.assertEqual(value(self.worker, "pseg_worker_info", model="scenes"), 1)
         lib.until("nothing held", lambda: value(self.worker, "pseg_worker_jobs_held") == 0)
 
+    def test_how_long_a_job_is_held(self):
+        lib.until("nothing held", lambda: value(self.worker, "pseg_worker_oldest_job_seconds") == 0)
+        names = [lib.create(self.stub, lib.png(512, 512, 100 + n), [f"phrase {n} {k}" for k in range(64)]).name
+                 for n in range(20)]
+        seen = lib.until("a job held", lambda: value(self.worker, "pseg_worker_oldest_job_seconds"))
+        self.assertLess(seen, lib.START_S)
+        for name in names:
+            lib.wait(self.stub, name)
+        lib.until("nothing held", lambda: value(self.worker, "pseg_worker_oldest_job_seconds") == 0)
+
     def test_calls_that_fail_have_their_code(self):
         lib.failure(self.stub.GetJob, pb.GetJobRequest(name="jobs/" + "0" * 32))
         lib.until("the call's code", lambda: value(self.scheduler, "pseg_rpc_duration_seconds_count", method="GetJob",

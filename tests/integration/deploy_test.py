@@ -217,6 +217,14 @@ class Kubernetes(lib.Test):
             self.assertEqual([e["name"] for e in worker["env"]], ["PSEG_REDIS"])
         if overlay == "overlays/keda-push":
             self.assertEqual(scheduler["args"][-2:], ["--scaler-listen", "0.0.0.0:7435"])
+            script = next(o for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"].startswith("pod-costs-"))
+            self.assertEqual(script["data"]["pod-costs.sh"],
+                             (KUBERNETES / "components/pod-costs/pod-costs.sh").read_text())
+            costs = container(objects, "Deployment", "pod-costs")
+            self.assertTrue(costs["securityContext"]["readOnlyRootFilesystem"])
+            self.assertFalse(named(objects, "Deployment", "pseg-worker")["spec"]["template"]["spec"]["automountServiceAccountToken"])
+            policy = named(objects, "NetworkPolicy", "pseg-worker")["spec"]["ingress"][-1]
+            self.assertEqual(policy["from"], [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "pod-costs"}}}])
             policy = named(objects, "NetworkPolicy", "pseg-scheduler")["spec"]["ingress"][-1]
             self.assertEqual(policy["ports"], [{"port": "scaler"}])
         if overlay in ("overlays/keda", "overlays/keda-push"):
@@ -277,7 +285,7 @@ class Machines(lib.Test):
         redis = compose["services"]["redis"]["command"]
         self.assertEqual(redis[:3], ["sh", "/pseg/start.sh", "/pseg/users.acl"])
         self.assertEqual(redis[redis.index("--maxmemory-policy") + 1], "noeviction")
-        for stage in ("scheduler", "worker-cpu", "worker-nvidia"):
+        for stage in ("scheduler", "worker-cpu", "worker-nvidia", "pod-costs"):
             self.assertIn(stage, stages)
 
     def test_run_time_packages_are_those_that_are_linked(self):

@@ -9,7 +9,7 @@ struct pseg_worker_metrics {
     pseg_metrics *registry;
     pseg_metrics_http *http;
     pseg_metric *info, *jobs, *stages, *prompts;
-    pseg_series *held, *redis_up, *n_prompts, *batch_size, *per_encode;
+    pseg_series *held, *oldest, *redis_up, *n_prompts, *batch_size, *per_encode;
     const char *id;
     pthread_mutex_t mu; /* of w: it must not be stopped while it is asked */
     pseg_worker *w;
@@ -49,6 +49,8 @@ static const pseg_metric_desc
                   prompt_counts,
                   sizeof prompt_counts / sizeof *prompt_counts},
     held = {"pseg_worker_jobs_held", "Jobs claimed and not ended yet.", PSEG_METRIC_GAUGE},
+    oldest = {"pseg_worker_oldest_job_seconds",
+              "Since the job held longest was claimed; 0: none is held.", PSEG_METRIC_GAUGE},
     redis_up = {"pseg_redis_up", "1 while Redis answers.", PSEG_METRIC_GAUGE};
 
 static void measure(void *ud)
@@ -57,6 +59,7 @@ static void measure(void *ud)
 
     pthread_mutex_lock(&m->mu);
     pseg_series_set(m->held, m->w ? (double)pseg_worker_n_held(m->w) : 0);
+    pseg_series_set(m->oldest, m->w ? (double)pseg_worker_oldest_us(m->w) / 1e6 : 0);
     pseg_series_set(m->redis_up, m->w && pseg_worker_is_connected(m->w));
     pthread_mutex_unlock(&m->mu);
 }
@@ -102,6 +105,7 @@ pseg_status pseg_worker_metrics_new(pseg_worker_metrics **out, const pseg_worker
     m->batch_size = pseg_metric_with(pseg_metrics_add(m->registry, &batches), NULL);
     m->per_encode = pseg_metric_with(pseg_metrics_add(m->registry, &per_encode), NULL);
     m->held = pseg_metric_with(pseg_metrics_add(m->registry, &held), NULL);
+    m->oldest = pseg_metric_with(pseg_metrics_add(m->registry, &oldest), NULL);
     m->redis_up = pseg_metric_with(pseg_metrics_add(m->registry, &redis_up), NULL);
     pseg_metrics_before(m->registry, measure, m);
     pseg_metrics_add_process(m->registry, "pseg-worker");

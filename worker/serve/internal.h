@@ -25,6 +25,7 @@ typedef struct pseg_task {
     pseg_bytes spec;
     int64_t created_unix_us;
     const char *traceparent; /* in the arena, or NULL */
+    int64_t claimed_mono_us;
     pseg_work work;
     pseg_waiter waiter; /* for an image that another job prepares */
     bool is_alone;      /* prepares its image itself: who did it for it failed */

@@ -45,6 +45,18 @@ size_t pseg_worker_n_held(const pseg_worker *cw)
     return n;
 }
 
+int64_t pseg_worker_oldest_us(const pseg_worker *cw)
+{
+    pseg_worker *w = (pseg_worker *)(uintptr_t)cw;
+    int64_t now = pseg_clock_mono_us(), oldest_us = 0;
+
+    pthread_mutex_lock(&w->mu);
+    for (const pseg_task *t = w->held; t; t = t->next_held)
+        oldest_us = now - t->claimed_mono_us > oldest_us ? now - t->claimed_mono_us : oldest_us;
+    pthread_mutex_unlock(&w->mu);
+    return oldest_us;
+}
+
 void pseg_worker_get_stats(const pseg_worker *cw, pseg_worker_stats *out)
 {
     pseg_worker *w = (pseg_worker *)(uintptr_t)cw;

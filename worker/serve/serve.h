@@ -68,6 +68,8 @@ typedef struct pseg_worker_stats {
 } pseg_worker_stats;
 /* Jobs claimed and not ended yet. Any thread. */
 size_t pseg_worker_n_held(const pseg_worker *w);
+/* Microseconds since the job held longest was claimed; 0: none is held. Any thread. */
+int64_t pseg_worker_oldest_us(const pseg_worker *w);
 void pseg_worker_get_stats(const pseg_worker *w, pseg_worker_stats *out);
 
 /* Claims nothing more from now on; what is on the device goes on. */

@@ -1,5 +1,6 @@
 #include "worker/serve/internal.h"
 #include "common/base/alloc.h"
+#include "common/base/clock.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -24,6 +25,7 @@ pseg_task *pseg_task_new(pseg_worker *w, const pseg_queue_claim *c)
         memcpy(spec, c->spec.data, c->spec.len);
     t->spec = (pseg_bytes){spec, c->spec.len};
     t->created_unix_us = c->created_unix_us;
+    t->claimed_mono_us = pseg_clock_mono_us();
     snprintf(t->id, sizeof t->id, "%s", c->id);
     t->fence = c->fence;
     t->attempt = c->attempt;

@@ -129,6 +129,13 @@ class OpenInference(lib.Test):
         self.assertEqual([(t.name, t.datatype, list(t.shape)) for t in (*m.inputs, *m.outputs)],
                          [("IMAGE", "BYTES", [1]), ("PROMPTS", "BYTES", [-1]), ("MASKS", "UINT8", [-1, -1, -1]),
                           ("IOU", "FP32", [-1]), ("BOXES", "INT32", [-1, 4])])
+        c = self.oip.ModelConfig(new("ModelConfigRequest", name="scenes"), timeout=lib.CALL_S).config
+        self.assertEqual((c.name, c.platform, c.max_batch_size), ("scenes", "pseg", 0))
+        self.assertEqual([(t.name, t.data_type, list(t.dims)) for t in (*c.input, *c.output)],
+                         [("IMAGE", 13, [1]), ("PROMPTS", 13, [-1]), ("MASKS", 2, [-1, -1, -1]), ("IOU", 11, [-1]),
+                          ("BOXES", 8, [-1, 4])])
+        found = lib.failure(self.oip.ModelConfig, new("ModelConfigRequest", name="none"))
+        self.assertFails(found, "NOT_FOUND", "MODEL_UNKNOWN", "name")
         found = lib.failure(self.oip.ModelMetadata, new("ModelMetadataRequest", name="none"))
         self.assertFails(found, "NOT_FOUND", "MODEL_UNKNOWN", "name")
         self.assertEqual(found.resource.resource_name, "none")

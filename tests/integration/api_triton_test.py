@@ -25,6 +25,9 @@ class Triton(lib.Test):
         with triton.InferenceServerClient(self.scheduler.target) as client:
             self.assertTrue(client.is_server_live() and client.is_server_ready() and client.is_model_ready("scenes"))
             self.assertEqual(client.get_server_metadata().name, "pseg")
+            config = client.get_model_config("scenes", as_json=True)["config"]
+            self.assertEqual(config["name"], "scenes")
+            self.assertEqual([t["data_type"] for t in config["input"]], ["TYPE_STRING"] * 2)
             inputs = []
             for t in client.get_model_metadata("scenes").inputs:
                 value = numpy.array({"IMAGE": [lib.SCENE], "PROMPTS": [p.encode() for p in door.PHRASES]}[t.name], dtype=numpy.object_)

@@ -1,6 +1,7 @@
 #include "scheduler/metrics.h"
 #include "common/base/alloc.h"
 #include "common/metrics/http.h"
+#include "scheduler/metrics_models.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -10,6 +11,7 @@ enum { N_STATES = 4 };
 struct pseg_scheduler_metrics {
     pseg_metrics *registry;
     pseg_metrics_http *http;
+    pseg_model_metrics *models;
     pseg_metric *calls;
     pseg_series *submitted, *ended[N_STATES], *live, *leased, *delayed, *image_bytes;
     pseg_series *redis_up, *live_calls, *refused;
@@ -85,6 +87,7 @@ pseg_status pseg_scheduler_metrics_new(pseg_scheduler_metrics **out, const char 
     m->leased = pseg_metric_with(by_state, (const char *[]){"running"});
     m->delayed = pseg_metric_with(by_state, (const char *[]){"delayed"});
     m->image_bytes = series(m->registry, &bytes);
+    PSEG_TRY(pseg_model_metrics_new(&m->models, m->registry, err));
     pseg_metrics_add_process(m->registry, "pseg-scheduler");
     const pseg_metrics_probes probes = {.is_ready = is_ready, .ud = m};
     PSEG_TRY(pseg_metrics_http_start(&m->http, listen, m->registry, &probes, &port, err));
@@ -107,6 +110,7 @@ void pseg_scheduler_metrics_free(pseg_scheduler_metrics *m)
         return;
     pseg_metrics_http_stop(m->http);
     pseg_metrics_free(m->registry);
+    pseg_model_metrics_free(m->models);
     pseg_free(m);
 }
 
@@ -151,4 +155,6 @@ void pseg_scheduler_metrics_tick(pseg_scheduler_metrics *m, pseg_queue *q, pseg_
     pseg_series_set(m->refused, (double)s.refused);
     if (ready && !atomic_exchange(&m->asking, true))
         pseg_queue_get_stats(q, counted, m);
+    if (ready)
+        pseg_model_metrics_tick(m->models, q);
 }

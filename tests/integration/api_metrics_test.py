@@ -55,6 +55,21 @@ class Metrics(lib.Test):
             lib.wait(self.stub, name)
         lib.until("nothing held", lambda: value(self.worker, "pseg_worker_oldest_job_seconds") == 0)
 
+    def test_what_waits_for_a_model(self):
+        lib.until("the worker", lambda: value(self.scheduler, "pseg_workers", model="scenes") == 1)
+        # A model whose worker is the test: its jobs wait, and it tells what they cost.
+        self.cluster.fcall("register", "hand", 60000, "waits", "d" * 64, "a device", "0.1", "")
+        names = [lib.create(self.stub, model="waits").name for _ in range(3)]
+        self.assertIn(names[0][5:], self.cluster.fcall("claim", "hand", "waits", 1, 60000, 3))
+        self.assertEqual(self.cluster.fcall("publish", "hand", names[0][5:], 1, 2500000, 0, ""), "SUCCEEDED")
+        lib.until("the backlog", lambda: value(self.scheduler, "pseg_backlog_compute_seconds", model="waits") == 5)
+        self.assertEqual(value(self.scheduler, "pseg_job_compute_seconds", model="waits"), 2.5)
+        for name in names[1:]:
+            self.stub.CancelJob(pb.CancelJobRequest(name=name), timeout=lib.CALL_S)
+        self.cluster.fcall("unregister", "hand")
+        lib.until("nothing", lambda: value(self.scheduler, "pseg_backlog_compute_seconds", model="waits") == 0 and
+                  value(self.scheduler, "pseg_workers", model="waits") == 0)
+
     def test_calls_that_fail_have_their_code(self):
         lib.failure(self.stub.GetJob, pb.GetJobRequest(name="jobs/" + "0" * 32))
         lib.until("the call's code", lambda: value(self.scheduler, "pseg_rpc_duration_seconds_count", method="GetJob",

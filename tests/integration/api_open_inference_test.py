@@ -76,7 +76,11 @@ class OpenInference(lib.Test):
         cls.stub = cluster.stub(cls.scheduler)
         cls.oip = cluster.stub(cls.scheduler, service=OIP)
         cluster.worker("scenes")
-        # A model whose worker is the test: its jobs wait.
+        cls.register(cluster)
+
+    @staticmethod
+    def register(cluster):
+        """A model whose worker is the test: its jobs wait. It counts as live for 30 s."""
         cluster.fcall("register", "hand", 600000, "empty", "d" * 64, "a device", "0.1", "")
 
     def infer(self, *args, **kw):
@@ -121,6 +125,7 @@ class OpenInference(lib.Test):
         self.assertTrue(self.oip.ServerReady(new("ServerReadyRequest"), timeout=lib.CALL_S).ready)
         about = self.oip.ServerMetadata(new("ServerMetadataRequest"), timeout=lib.CALL_S)
         self.assertEqual(about.name, "pseg")
+        self.register(self.cluster)
         for name, version, ready in (("scenes", "", True), ("", "1", True), ("empty", "", True), ("none", "1", False)):
             q = new("ModelReadyRequest", name=name, version=version)
             self.assertEqual(self.oip.ModelReady(q, timeout=lib.CALL_S).ready, ready, name)

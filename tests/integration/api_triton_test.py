@@ -19,6 +19,8 @@ class Triton(lib.Test):
     def setup(cls, cluster):
         door.OpenInference.setup.__func__(cls, cluster)
 
+    register = door.OpenInference.register
+
     infer = door.OpenInference.infer
 
     def test_a_client_that_nobody_here_wrote(self):

@@ -143,15 +143,19 @@ typedef struct pseg_queue_stats {
     int64_t quarantined; /* now */
 } pseg_queue_stats;
 
+typedef struct pseg_queue_due {
+    int64_t jobs, deadline_unix_us;
+} pseg_queue_due;
+
 /* What waits for a model's workers. */
 typedef struct pseg_queue_backlog {
     int64_t live;        /* jobs that wait or run */
     int64_t workers;     /* live ones that serve the model */
     int64_t cost_us;     /* mean compute-time of a job, on what they run on; 0: none has told yet */
     int64_t now_unix_us; /* by the queue's clock */
-    /* Of its live jobs among those of the queue that are due first, ascending. */
-    const int64_t *deadlines_unix_us;
-    size_t n_deadlines;
+    /* How many of them are due by when, both rising. */
+    const pseg_queue_due *due;
+    size_t n_due;
 } pseg_queue_backlog;
 
 /* What lies before a job that would be submitted now, by the order in which jobs are begun: the
@@ -370,8 +374,9 @@ void pseg_queue_states(pseg_queue *q, const char *tenant, const char *const *ids
 void pseg_queue_workers(pseg_queue *q, pseg_queue_done done, void *ud);
 /* -> stats. */
 void pseg_queue_get_stats(pseg_queue *q, pseg_queue_done done, void *ud);
-/* -> backlog; its deadlines are sought among the `limit` jobs of the queue that are due first,
- * which costs about a microsecond each. 0: without them. */
+/* -> backlog. Deadlines are counted among the `limit` jobs of the queue that are due first, about 4
+ * microseconds of Redis' time for each, and estimated for those behind them: from a few of all, by
+ * the model's share of the live jobs. 0: without deadlines. */
 void pseg_queue_get_backlog(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,
                             void *ud);
 /* -> estimate. Looks at a hundred tenants at most. Errors: MODEL_UNKNOWN. */

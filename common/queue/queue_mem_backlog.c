@@ -13,16 +13,24 @@ static int by_deadline(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The model's among the `limit` live jobs of the queue that are due first. */
-static void list_deadlines(mem_store *s, const char *model, size_t limit, pseg_queue_reply *r)
+/* Milliseconds, rounded as lua/ does. */
+static void add_due(pseg_queue_backlog *b, pseg_queue_due *due, int64_t jobs, const mem_job *job)
 {
-    size_t n = 0, n_found = 0;
+    due[b->n_due++] = (pseg_queue_due){jobs, (job->j.deadline_unix_us + 999) / 1000 * 1000};
+}
+
+/* Counted among the `limit` live jobs of the queue that are due first, estimated behind them. */
+static void list_due(mem_store *s, const char *model, size_t limit, pseg_queue_reply *r)
+{
+    pseg_queue_backlog *b = &r->backlog;
+    size_t n = 0;
+    int64_t jobs = 0;
 
     for (const mem_job *job = s->jobs; job; job = job->next)
         n += !pseg_job_state_is_terminal(job->j.state);
     const mem_job **all = pseg_arena_calloc(r->arena, n, sizeof(mem_job *));
-    int64_t *deadlines = pseg_arena_calloc(r->arena, n, sizeof *deadlines);
-    if (!all || !deadlines) {
+    pseg_queue_due *due = pseg_arena_calloc(r->arena, n, sizeof *due);
+    if (!all || !due) {
         mem_no_memory(r);
         return;
     }
@@ -31,11 +39,17 @@ static void list_deadlines(mem_store *s, const char *model, size_t limit, pseg_q
         if (!pseg_job_state_is_terminal(job->j.state))
             all[n++] = job;
     qsort(all, n, sizeof(mem_job *), by_deadline);
+    b->due = due;
     for (size_t i = 0; i < n && i < limit; i++)
-        if (strcmp(all[i]->j.model, model) == 0) /* milliseconds, rounded as lua/ does */
-            deadlines[n_found++] = (all[i]->j.deadline_unix_us + 999) / 1000 * 1000;
-    r->backlog.deadlines_unix_us = deadlines;
-    r->backlog.n_deadlines = n_found;
+        if (strcmp(all[i]->j.model, model) == 0)
+            add_due(b, due, ++jobs, all[i]);
+    for (size_t rank = limit; rank < n;) {
+        int64_t share = (int64_t)(rank + 1) * b->live / (int64_t)n;
+        if (share > jobs)
+            add_due(b, due, jobs = share, all[rank]);
+        size_t next = rank * 5 / 4 > rank ? rank * 5 / 4 : rank + 1;
+        rank = rank == n - 1 || next < n - 1 ? next : n - 1;
+    }
 }
 
 void mem_backlog(mem_store *s, const char *model, size_t limit, pseg_queue_reply *r)
@@ -49,6 +63,6 @@ void mem_backlog(mem_store *s, const char *model, size_t limit, pseg_queue_reply
         b->workers += w->expire_us >= b->now_unix_us && strcmp(w->w.model, model) == 0;
     for (const mem_job *job = s->jobs; job; job = job->next)
         b->live += !pseg_job_state_is_terminal(job->j.state) && strcmp(job->j.model, model) == 0;
-    if (b->live)
-        list_deadlines(s, model, limit, r);
+    if (b->live && limit)
+        list_due(s, model, limit, r);
 }

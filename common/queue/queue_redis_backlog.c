@@ -3,7 +3,8 @@
 void queue_parse_backlog(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     enum { N_HEAD = 4 };
-    bool is_right = from->type == REDIS_REPLY_ARRAY && from->elements >= N_HEAD;
+    bool is_right = from->type == REDIS_REPLY_ARRAY && from->elements >= N_HEAD &&
+                    (from->elements - N_HEAD) % 2 == 0;
 
     (void)c;
     for (size_t i = 0; is_right && i < from->elements; i++)
@@ -13,21 +14,22 @@ void queue_parse_backlog(pseg_queue_reply *r, const redisReply *from, const comm
                      "redis' answer has an unexpected shape");
         return;
     }
-    size_t n = from->elements - N_HEAD;
-    int64_t *deadlines = pseg_arena_calloc(r->arena, n, sizeof *deadlines);
-    if (!deadlines) {
+    size_t n = (from->elements - N_HEAD) / 2;
+    pseg_queue_due *due = pseg_arena_calloc(r->arena, n, sizeof *due);
+    if (!due) {
         pseg_err_set(&r->err, PSEG_R_OUT_OF_MEMORY, 0, PSEG_HERE,
                      "no memory for an answer of the queue");
         return;
     }
     for (size_t i = 0; i < n; i++)
-        deadlines[i] = from->element[N_HEAD + i]->integer;
+        due[i] = (pseg_queue_due){from->element[N_HEAD + 2 * i]->integer,
+                                  from->element[N_HEAD + 2 * i + 1]->integer};
     r->backlog = (pseg_queue_backlog){.live = from->element[0]->integer,
                                       .workers = from->element[1]->integer,
                                       .cost_us = from->element[2]->integer,
                                       .now_unix_us = from->element[3]->integer,
-                                      .deadlines_unix_us = deadlines,
-                                      .n_deadlines = n};
+                                      .due = due,
+                                      .n_due = n};
 }
 
 void queue_redis_backlog(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,

@@ -18,8 +18,8 @@ typedef struct pseg_scale_target {
         .target_s = 30.0, .startup_s = 60.0, .assumed_s = 1.0 \
     }
 
-/* How many of the queue's jobs are looked at for deadlines. */
-enum { PSEG_SCALE_DEADLINES = 1000 };
+/* How many of the queue's jobs are looked at for deadlines, one by one. */
+enum { PSEG_SCALE_DEADLINES = 128 };
 
 /* Seconds of compute-time that wait or run, 0 only if no job does; more where that many workers
  * would be too few for a deadline. Never more than target_s for each job: one job cannot be shared.

@@ -2,13 +2,13 @@
 #ifndef PSEG_TESTS_BENCH_AUTOSCALE_PLOT_H
 #define PSEG_TESTS_BENCH_AUTOSCALE_PLOT_H
 
-typedef enum rule { RULE_SECONDS, RULE_JOBS, RULE_FIXED, N_RULES } rule;
+typedef enum rule { RULE_SECONDS, RULE_NO_DEADLINES, RULE_JOBS, RULE_FIXED, N_RULES } rule;
 
 enum { SAMPLES = 720 }; /* of two minutes each */
 
 typedef struct sample {
     int workers, waiting; /* the most in it */
-    int arrivals;
+    int arrivals, late;
     double backlog_s;
 } sample;
 

@@ -1,5 +1,6 @@
-/* A day of bursty load through the very function that KEDA's questions are answered with, beside a
- * count of jobs as the Redis trigger of KEDA has it, and beside a fixed number of workers.
+/* A day of bursty load through the very function that KEDA's questions are answered with, beside
+ * the same without deadlines, a count of jobs as the Redis trigger of KEDA has it, and a fixed
+ * number of workers.
  *
  *     autoscale_sim [SVG]
  *
@@ -23,7 +24,7 @@ enum {
     TICKS = 10, /* a second */
     MAX_WORKERS = 24,
     STARTUP_S = 60,
-    TARGET_S = 300, /* cheap: deadlines say when more is needed */
+    TARGET_S = 900, /* cheap: deadlines say when more is needed */
     COST_MS = 2000,
     SLOW_MS = 5000, /* from SLOW_AT_S on, all pods run on slower devices */
     SLOW_AT_S = 13 * 3600,
@@ -70,7 +71,7 @@ typedef struct line {
 
 /* ---- a day ---- */
 
-static const char *const rule_names[] = {"keda-push", "keda", "fixed"};
+static const char *const rule_names[] = {"keda-push", "no deadlines", "keda", "fixed"};
 
 typedef struct worker {
     int64_t ready_ms; /* it computes from then on */
@@ -155,6 +156,11 @@ static line *next_line(day *d)
     return best;
 }
 
+static sample *sample_at(day *d, int64_t now)
+{
+    return &d->seen.at[now / (DAY_S * INT64_C(1000) / SAMPLES)];
+}
+
 static void work(day *d, int64_t now)
 {
     for (int i = 0; i < MAX_WORKERS; i++) {
@@ -173,7 +179,9 @@ static void work(day *d, int64_t now)
         w->free_ms = now + cost_ms;
         d->cost_ms += ((double)cost_ms - d->cost_ms) / 64; /* as the queue learns it */
         d->waits_ms[d->n_done++] = now - j->came_ms;
-        d->n_late += w->free_ms > j->due_ms;
+        bool is_late = w->free_ms > j->due_ms;
+        d->n_late += is_late;
+        sample_at(d, now)->late += is_late;
     }
 }
 
@@ -182,17 +190,18 @@ static void work(day *d, int64_t now)
 static double backlog_s(const day *d, int64_t now)
 {
     static const pseg_scale_target target = {TARGET_S, STARTUP_S, 1};
-    static int64_t due[PSEG_SCALE_DEADLINES];
-    int at[N_TENANTS];
-    pseg_queue_backlog b = {.live = n_waiting(d) + n_running(d, now),
+    static pseg_queue_due due[2 * PSEG_SCALE_DEADLINES];
+    int at[N_TENANTS], next = 0, waiting = n_waiting(d);
+    pseg_queue_backlog b = {.live = waiting + n_running(d, now),
                             .workers = n_there(d, now, true),
                             .cost_us = (int64_t)(d->cost_ms * 1000),
                             .now_unix_us = now * 1000,
-                            .deadlines_unix_us = due};
+                            .due = due};
 
     for (int t = 0; t < N_TENANTS; t++)
         at[t] = d->lines[t].next;
-    while (b.n_deadlines < PSEG_SCALE_DEADLINES) {
+    /* Those due first, and then ever fewer, as the queue tells. */
+    for (int n = 1; n <= waiting; n++) {
         const job *first = NULL;
         int from = 0;
         for (int t = 0; t < N_TENANTS; t++) {
@@ -202,11 +211,13 @@ static double backlog_s(const day *d, int64_t now)
                 from = t;
             }
         }
-        if (!first)
-            break;
-        due[b.n_deadlines++] = first->due_ms * 1000;
+        if (n > next || n == waiting) {
+            due[b.n_due++] = (pseg_queue_due){n, first->due_ms * 1000};
+            next = n < PSEG_SCALE_DEADLINES ? n : n * 5 / 4;
+        }
         at[from]++;
     }
+    b.n_due = d->rule == RULE_NO_DEADLINES ? 0 : b.n_due;
     return pseg_scale_backlog_s(&b, &target);
 }
 
@@ -214,7 +225,7 @@ static double backlog_s(const day *d, int64_t now)
  * as it does in the target's time in the morning. */
 static double wish(const day *d, int64_t now)
 {
-    if (d->rule == RULE_SECONDS)
+    if (d->rule == RULE_SECONDS || d->rule == RULE_NO_DEADLINES)
         return backlog_s(d, now) / TARGET_S;
     return (n_waiting(d) + n_running(d, now)) / (double)(TARGET_S * 1000 / COST_MS);
 }
@@ -278,7 +289,7 @@ static void scale(day *d, int64_t now)
     if (is_active)
         d->idle_since_ms = now;
     /* From none to one: by the stream within a second, or at the next look. */
-    if (is_active && have == 0 && now % (d->rule == RULE_SECONDS ? 1000 : 5000) == 0)
+    if (is_active && have == 0 && now % (d->rule == RULE_JOBS ? 5000 : 1000) == 0)
         set_workers(d, now, 1);
     else if (have && now - d->idle_since_ms >= 300000)
         set_workers(d, now, 0);
@@ -305,7 +316,7 @@ static void run(day *d, rule r)
         work(d, now);
         for (int i = 0; i < MAX_WORKERS; i++)
             d->worker_ms += d->workers[i].is_there * (1000 / TICKS);
-        sample *s = &d->seen.at[now / (DAY_S * INT64_C(1000) / SAMPLES)];
+        sample *s = sample_at(d, now);
         s->arrivals += d->lines[0].n + d->lines[1].n - before;
         int have = n_there(d, now, false), waiting = n_waiting(d);
         s->workers = have > s->workers ? have : s->workers;
@@ -333,13 +344,13 @@ int main(int argc, char **argv)
 {
     static day days[N_RULES];
 
-    printf("%-10s %7s %7s %6s %14s %9s %9s %9s\n", "rule", "jobs", "done", "late", "worker-hours",
+    printf("%-12s %7s %7s %6s %14s %9s %9s %9s\n", "rule", "jobs", "done", "late", "worker-hours",
            "wait p50", "p95", "longest");
     for (int r = 0; r < N_RULES; r++) {
         day *d = &days[r];
         run(d, (rule)r);
         qsort(d->waits_ms, (size_t)d->n_done, sizeof *d->waits_ms, by_size);
-        printf("%-10s %7d %7" PRId64 " %6" PRId64 " %14.1f %7.1f s %7.1f s %7.1f s\n",
+        printf("%-12s %7d %7" PRId64 " %6" PRId64 " %14.1f %7.1f s %7.1f s %7.1f s\n",
                rule_names[r], d->lines[0].n + d->lines[1].n, d->n_done, d->n_late,
                (double)d->worker_ms / 3.6e6, wait_s(d, 50), wait_s(d, 95), wait_s(d, 100));
     }

@@ -102,11 +102,11 @@ class Scaler(lib.Test):
         deadline.FromSeconds(int(time.time()) + 1000)
         for _ in range(100):
             lib.create(self.stub, deadline=deadline)
-        # 100 jobs of 30 s in 900 s, a tenth being kept back, take a good 3 workers that are there at once.
+        # 100 jobs of 30 s in half of 1,000 s take 6 workers that are there at once.
         late = self.value(targetSeconds="80000", assumedSeconds="30", startupSeconds="0") / 80000
-        self.assertTrue(3.3 <= late <= 4.5, late)
-        more = self.value(targetSeconds="80000", assumedSeconds="30", startupSeconds="600") / 80000
-        self.assertTrue(10 <= more <= 13, more)
+        self.assertTrue(5.9 <= late <= 8, late)
+        more = self.value(targetSeconds="80000", assumedSeconds="30", startupSeconds="250") / 80000
+        self.assertTrue(11.8 <= more <= 20, more)
         self.assertLess(self.value(targetSeconds="80000", assumedSeconds="30", startupSeconds="2000") / 80000, 0.1,
                         "workers that come too late help nobody")
 

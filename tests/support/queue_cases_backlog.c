@@ -35,7 +35,7 @@ static void what_waits_and_what_runs_is_counted(void **state)
     assert_int_equal(b->live, 0);
     assert_int_equal(b->workers, 0);
     assert_int_equal(b->cost_us, 0);
-    assert_int_equal(b->n_deadlines, 0);
+    assert_int_equal(b->n_due, 0);
     case_register(q, "w");
     for (int i = 0; i < 3; i++)
         case_submit(q);
@@ -44,7 +44,7 @@ static void what_waits_and_what_runs_is_counted(void **state)
     b = backlog(q, "m", 10);
     assert_int_equal(b->live, 3);
     assert_int_equal(b->workers, 1);
-    assert_int_equal(b->n_deadlines, 3);
+    assert_int_equal(b->n_due, 3);
     /* One that waits for another attempt has not ended. */
     assert_int_equal(case_fail(q, "w", c, PSEG_R_DEVICE_FAILED, 60000, NULL), PSEG_JOB_QUEUED);
     assert_int_equal(backlog(q, "m", 10)->live, 3);
@@ -81,20 +81,54 @@ static void deadlines_come_in_order_and_bounded(void **state)
     submit_due(q, "m", now + 20000000);
     submit_due(q, "other", now + 10000000);
     submit_due(q, "m", 0); /* the queue's longest */
-    const pseg_queue_backlog *b = backlog(q, "m", 3);
+    const pseg_queue_backlog *b = backlog(q, "m", 4);
     assert_int_equal(b->live, 3);
-    assert_int_equal(b->n_deadlines, 2); /* the other model's is one of the three */
-    assert_int_equal(b->deadlines_unix_us[0], now + 20000000);
-    assert_int_equal(b->deadlines_unix_us[1], now + 30000000);
-    b = backlog(q, "m", 4);
-    assert_int_equal(b->n_deadlines, 3);
-    assert_true(b->deadlines_unix_us[2] > now + 80000000);
-    assert_int_equal(backlog(q, "m", 0)->n_deadlines, 0);
+    assert_int_equal(b->n_due, 3);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(b->due[i].jobs, i + 1);
+    assert_int_equal(b->due[0].deadline_unix_us, now + 20000000);
+    assert_int_equal(b->due[1].deadline_unix_us, now + 30000000);
+    assert_true(b->due[2].deadline_unix_us > now + 80000000);
+    assert_int_equal(backlog(q, "m", 0)->n_due, 0);
+    /* The first is the other model's; three of four jobs being this one's, so are those behind it.
+     */
+    b = backlog(q, "m", 1);
+    assert_int_equal(b->n_due, 3);
+    assert_int_equal(b->due[0].jobs, 1);
+    assert_int_equal(b->due[0].deadline_unix_us, now + 20000000);
+    assert_int_equal(b->due[2].jobs, 3);
+    b = backlog(q, "other", 1);
+    assert_int_equal(b->n_due, 1);
+    assert_int_equal(b->due[0].deadline_unix_us, now + 10000000);
+}
+
+/* Every job counts, however many there are, and few are looked at. */
+static void of_many_jobs_all_are_due(void **state)
+{
+    pseg_queue *q = case_open(NULL);
+    enum { N = 60, LIMIT = 4 };
+
+    (void)state;
+    int64_t now = backlog(q, "m", 0)->now_unix_us / 1000000 * 1000000;
+    for (int i = 0; i < N; i++)
+        submit_due(q, i % 3 ? "m" : "other", now + (i + 100) * INT64_C(1000000));
+    const pseg_queue_backlog *b = backlog(q, "m", LIMIT);
+    assert_in_range(b->n_due, LIMIT, N / 2);
+    for (size_t i = 1; i < b->n_due; i++) {
+        assert_true(b->due[i].jobs > b->due[i - 1].jobs);
+        assert_true(b->due[i].deadline_unix_us > b->due[i - 1].deadline_unix_us);
+        /* Of the jobs due by then two thirds are this model's. */
+        int64_t rank = (b->due[i].deadline_unix_us - now) / 1000000 - 99;
+        assert_in_range(b->due[i].jobs, rank * 2 / 3 - 1, rank * 2 / 3 + 1);
+    }
+    assert_int_equal(b->due[b->n_due - 1].jobs, 2 * N / 3);
+    assert_int_equal(b->due[b->n_due - 1].deadline_unix_us, now + (N + 99) * INT64_C(1000000));
 }
 
 const struct CMUnitTest backlog_cases[] = {
     CASE(what_waits_and_what_runs_is_counted),
     CASE(it_tells_what_a_job_costs),
     CASE(deadlines_come_in_order_and_bounded),
+    CASE(of_many_jobs_all_are_due),
 };
 const size_t n_backlog_cases = sizeof backlog_cases / sizeof *backlog_cases;

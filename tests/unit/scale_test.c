@@ -41,12 +41,12 @@ static void a_job_has_one_worker_at_most(void **state)
 {
     const pseg_scale_target t = {10, 60, 1};
     pseg_queue_backlog b = backlog(4, 1, 1000);
-    int64_t due[4] = {NOW + 1500 * S, NOW + 1500 * S, NOW + 1500 * S, NOW + 1500 * S};
+    const pseg_queue_due due = {4, NOW + 1500 * S};
 
     (void)state;
     near(pseg_scale_backlog_s(&b, &t), 40);
-    b.deadlines_unix_us = due;
-    b.n_deadlines = 4;
+    b.due = &due;
+    b.n_due = 1;
     near(pseg_scale_backlog_s(&b, &t), 40);
 }
 
@@ -55,26 +55,26 @@ static double due_workers(pseg_queue_backlog b, int64_t each, int64_t from_s, in
                           double startup_s)
 {
     const pseg_scale_target t = {1e9, startup_s, 1};
-    int64_t due[64];
+    pseg_queue_due due[64];
 
     for (int64_t i = 0; i < each; i++)
-        due[i] = NOW + (from_s + i * step_s) * S;
-    b.deadlines_unix_us = due;
-    b.n_deadlines = (size_t)each;
+        due[i] = (pseg_queue_due){i + 1, NOW + (from_s + i * step_s) * S};
+    b.due = due;
+    b.n_due = (size_t)each;
     return pseg_scale_backlog_s(&b, &t) / 1e9;
 }
 
 static void deadlines_raise_it(void **state)
 {
     (void)state;
-    /* 60 jobs of 10 s in 90 s of 100: six and two thirds. */
-    near(due_workers(backlog(60, 0, 10), 60, 100, 0, 0), 600 / 90.0);
+    /* 60 jobs of 10 s in half of 100 s. */
+    near(due_workers(backlog(60, 0, 10), 60, 100, 0, 0), 600 / 50.0);
     /* The first deadlines are the hard ones. */
-    near(due_workers(backlog(60, 0, 10), 60, 100, 100, 0), 10 / 90.0);
-    /* New workers have 45 s of the 90 left: two are there, which do 18 of the 60 jobs. */
-    near(due_workers(backlog(60, 2, 10), 60, 100, 0, 45), 2 + 420 / 45.0);
+    near(due_workers(backlog(60, 0, 10), 60, 100, 100, 0), 10 / 50.0);
+    /* New workers have 25 s of the 50 left: two are there, which do 10 of the 60 jobs. */
+    near(due_workers(backlog(60, 2, 10), 60, 100, 0, 25), 2 + 500 / 25.0);
     /* Enough are there: what is needed, not more. */
-    near(due_workers(backlog(60, 20, 10), 60, 100, 0, 45), 600 / 90.0);
+    near(due_workers(backlog(60, 20, 10), 60, 100, 0, 25), 600 / 50.0);
     /* New ones come too late: those that are there stay. */
     near(due_workers(backlog(60, 2, 10), 60, 100, 0, 1000), 2);
     /* What is past asks for nothing. */

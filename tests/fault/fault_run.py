@@ -23,6 +23,7 @@ import load
 import load_batch
 from cluster import lib
 from lib_pseg import pb
+import grpc
 
 NAMES = {0: "UNSPECIFIED", 1: "QUEUED", 2: "RUNNING", 3: "SUCCEEDED", 4: "FAILED", 5: "CANCELLED", 6: "EXPIRED"}
 
@@ -96,12 +97,22 @@ def acknowledged(path):
     return {r["job"] for r in history.read(path) if r["e"] == "ack"}
 
 
+def page_of(stub, token, key):
+    """None while Redis is still loading what the last fault made it forget."""
+    try:
+        return stub.ListJobs(pb.ListJobsRequest(page_size=200, page_token=token), timeout=lib.CALL_S,
+                             metadata=(("authorization", f"Bearer {key}"),))
+    except grpc.RpcError as e:
+        if e.code() != grpc.StatusCode.UNAVAILABLE:
+            raise
+        return None
+
+
 def read_back(cluster, tenant, key):
     """Every job of a tenant, as a scheduler lists them."""
     stub, token = cluster.stub(cluster.schedulers[0]), ""
     while True:
-        page = stub.ListJobs(pb.ListJobsRequest(page_size=200, page_token=token), timeout=lib.CALL_S,
-                             metadata=(("authorization", f"Bearer {key}"),))
+        page = lib.until("a page of jobs", lambda t=token: page_of(stub, t, key))
         for j in page.jobs:
             reason = ""
             if j.error.details:

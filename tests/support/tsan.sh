@@ -1,7 +1,7 @@
 #!/bin/sh
 # ThreadSanitizer over what has threads of its own, and no gRPC in the same process:
 #     cmake --preset tsan && cmake --build --preset tsan && sh tests/support/tsan.sh build/release build/tsan
-# The queue, metrics and the base by their tests; a whole worker behind a scheduler of the release build;
+# The queue, metrics, the base and a worker's threads by their tests; a whole worker behind a scheduler of the release build;
 # `pseg batch` against a server in Python.
 # libgrpc orders its events by mutexes of its own, which the sanitizer does not see: a scheduler built with it
 # shows races between the core's threads, and between them and everyone who takes an event.
@@ -14,7 +14,7 @@ trap 'rm -rf "$run"' EXIT
 # A worker whose grace is over ends with a thread on the device, by intent.
 export TSAN_OPTIONS="exitcode=66:log_path=$run/report:ignore_noninstrumented_modules=1:report_thread_leaks=0"
 
-for test in base conf job metrics queue queue_replies queue_redis queue_random; do
+for test in base conf job metrics queue queue_replies queue_redis queue_random serve; do
     echo "== $test" >&2
     "$tsan/tests/test_$test" >"$run/out" 2>&1 || { status=$?; [ $status = 77 ] || { tail -n 30 "$run/out" >&2; exit 1; }; }
 done

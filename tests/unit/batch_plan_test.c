@@ -12,10 +12,10 @@ enum { N_LINES = 20000, SPARE_MIB = 320 };
 #if __has_feature(address_sanitizer)
 enum { N_LINES = 20000, SPARE_MIB = 320 };
 #else
-enum { N_LINES = 500000, SPARE_MIB = 32 };
+enum { N_LINES = 200000, SPARE_MIB = 32 };
 #endif
 #else
-enum { N_LINES = 500000, SPARE_MIB = 32 };
+enum { N_LINES = 200000, SPARE_MIB = 32 };
 #endif
 
 static batch_plan *plan_of(const char *const *names, size_t n, batch_form form, const char *prompt)

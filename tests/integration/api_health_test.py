@@ -106,6 +106,7 @@ class Broken(lib.Test):
             "CancelJob": s.CancelJob.future(pb.CancelJobRequest(name=name), timeout=timeout),
             "FetchMasks": s.FetchMasks(pb.FetchMasksRequest(name=name), timeout=timeout),
             "ListModels": s.ListModels.future(pb.ListModelsRequest(), timeout=timeout),
+            "EstimateJob": s.EstimateJob.future(pb.EstimateJobRequest(), timeout=timeout),
         }
 
     def all_unavailable(self, timeout):

@@ -9,12 +9,16 @@ import threading
 import time
 
 import cluster as c
+import sentinel
 from cluster import lib
 
 # kind: how often, among the others
 WEIGHTS = {"worker_kill": 30, "worker_freeze": 20, "worker_term": 8, "scheduler_kill": 12, "scheduler_freeze": 6,
            "scheduler_term": 4, "redis_kill": 6, "redis_freeze": 6, "redis_full": 4, "disk_full": 2, "net_cut": 6,
            "net_hold": 4, "net_slow": 4, "functions_flush": 2, "clients_kill": 4}
+# Of a cluster with Sentinels: its servers are broken one at a time, and only when all of them are well.
+SENTINEL_WEIGHTS = {**{k: w for k, w in WEIGHTS.items() if k.split("_")[0] in ("worker", "scheduler")},
+                    "failover_kill": 40, "failover_freeze": 30, "failover_behind": 40}
 
 
 class Adversary(threading.Thread):
@@ -199,6 +203,64 @@ class Adversary(threading.Thread):
         self.later(self.rng.uniform(0.1, 4), self.over(kind, "line", line.through))
         return True
 
+    def failover(self, kind):
+        """The master is killed, and comes back as a replica; or it is frozen, and wakes up as one that knows
+        nothing of the other, sometimes before there is another; or it goes on for a while when neither replica
+        follows, and dies with the one that has what it wrote meanwhile."""
+        lasts = self.rng.uniform(1.5, 6) if kind == "failover_freeze" else self.rng.uniform(0, 3)
+        alone_s = self.rng.uniform(0.2, 1.5)
+        node = self.cluster.is_whole()
+        if not node or not self.once("redis"):
+            return False
+        self.tell("fault", kind, node.name)
+        state = {"away": [node], "served": False, "until": time.monotonic() + lasts, "begun": time.monotonic()}
+        if kind == "failover_behind":
+            behind, ahead = (n for n in self.cluster.nodes if n is not node)
+            state["away"].append(ahead)
+            self.cluster.leave_behind(node, behind, ahead)
+            self.later(alone_s, lambda: self.survive_behind(kind, behind, state))
+            return True
+        if kind == "failover_kill":
+            node.process.kill()
+        else:
+            node.process.signal(c.SIGNALS["freeze"])
+        self.later(0.1, self.fail_over(kind, state))
+        return True
+
+    def survive_behind(self, kind, behind, state):
+        for n in state["away"]:
+            n.process.kill()
+        behind.process.signal(c.SIGNALS["thaw"])
+        self.later(0.1, self.fail_over(kind, state))
+
+    def fail_over(self, kind, state):
+        """Looks again and again how far the cluster is, until it is whole."""
+        name = state["away"][0].name
+
+        def come_back():
+            master = self.cluster.named()
+            if kind == "failover_freeze":
+                state["away"].pop().process.signal(c.SIGNALS["thaw"])
+            elif master and master not in state["away"]:
+                while state["away"]:
+                    state["away"].pop().start_server(master, wait=False)
+
+        def heal():
+            now = time.monotonic()
+            if state["away"] and now >= state["until"]:
+                come_back()
+            if not state["served"] and self.cluster.serving(state["away"]):
+                self.tell("healed", kind, name)
+                state["served"] = True
+            if state["served"] and not state["away"] and self.cluster.is_whole():
+                self.tell("back", kind, name)
+                self.broken.discard("redis")
+            elif now - state["begun"] > sentinel.WHOLE_S:
+                raise AssertionError(f"{kind} of {name}: no whole cluster within {sentinel.WHOLE_S} s")
+            else:
+                self.later(0.1, heal)
+        return heal
+
     def clock(self, kind):
         """Redis' clock jumps, for good."""
         self.tell("fault", kind, "redis")
@@ -211,8 +273,8 @@ class Adversary(threading.Thread):
         what, _, how = kind.partition("_")
         if what in ("worker", "scheduler"):
             return getattr(self, f"member_{how}")(kind, what)
-        if what == "net":
-            return self.net(kind)
+        if what in ("net", "failover"):
+            return getattr(self, what)(kind)
         return getattr(self, kind)(kind)
 
     # ---- the thread ----

@@ -21,7 +21,16 @@ What it asserts, by the names that a violation carries:
     drain          a process that is asked to stop exits with 0
     attempt_burnt  a job that ended well after only a drain has one attempt
     left           no key is left in Redis
+    undone         what a master told is missing on the one that took its place only where a fail-over explains it
     void           the history is whole: it has begun, ended, and the stream was read without a gap
+
+Redis replicates after it has answered: a master that dies or freezes may have told of changes that the next master
+never got. The watcher holds what it was told against the next master's stream (`master`); entries that are missing
+there are undone, and so is what was done by them: those jobs wait, or run, once more. All promises hold for what is
+left, the surviving history: in it each acknowledged job ends, once, in the state that the final reading tells. An
+entry may be undone only if it was told within lag_s before a fail-over began, or later. A fail-over begins with its
+fault; one that nobody made, for Sentinels may take a slow master for dead, OWN_S before it was seen. How many entries
+and how many ends were undone, and how many of those jobs then ended in another state than was told first, is counted.
 """
 import bisect
 import collections
@@ -31,7 +40,9 @@ import sys
 import history
 
 TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"}
-BROKER = {"redis_kill", "redis_freeze", "redis_full", "disk_full", "failover", "net_cut", "net_hold", "clock"}
+FAILOVER = {"failover_kill", "failover_freeze", "failover_behind"}
+BROKER = {"redis_kill", "redis_freeze", "redis_full", "disk_full", "net_cut", "net_hold", "clock", *FAILOVER}
+OWN_S = 10.0    # from what makes Sentinels choose another master until the watcher reads that one
 SETTLE_S = 3.0  # after Redis is back: a time-out of 2 s, and a second until it is dialled again
 
 
@@ -44,6 +55,7 @@ class Report:
         self.recovery = []
         self.expiry = []
         self.publications_twice = self.lost = 0
+        self.failed_over = {}
         self.seconds = 0
 
     def broken(self, promise, text):
@@ -53,7 +65,8 @@ class Report:
         return {"jobs": self.counts["ack"], "submitted": self.counts["submit"], "refused": self.counts["refused"],
                 "seconds": round(self.seconds, 1), "states": dict(self.states), "faults": dict(self.faults),
                 "faults_total": sum(self.faults.values()), "lost": self.lost,
-                "published_twice": self.publications_twice, "recovery_s": quantiles(self.recovery),
+                "published_twice": self.publications_twice, "failed_over": self.failed_over,
+                "recovery_s": quantiles(self.recovery),
                 "expiry_delay_s": quantiles(self.expiry),
                 "violations": [{"promise": p, "what": w} for p, w in self.violations]}
 
@@ -65,6 +78,8 @@ class Report:
                  "faults " + "  ".join(f"{k} {v}" for k, v in sorted(d["faults"].items())),
                  "recovery of a killed or frozen worker's jobs, s: " + line_of(d["recovery_s"]),
                  "expiry after the deadline, s: " + line_of(d["expiry_delay_s"])]
+        if self.failed_over:
+            lines.append("failed over: " + line_of(self.failed_over))
         kinds = collections.Counter(p for p, _ in self.violations)
         lines += [f"BROKEN {p}: {w}" for p, w in self.violations[:40]]
         lines.append("promises kept" if not self.violations else
@@ -101,8 +116,11 @@ class Away:
                     spans.append((since, r["t"] + SETTLE_S))
         if depth:
             spans.append((since, end))
+        made = list(spans)
+        spans += [(r["t"] - OWN_S, r["t"] + SETTLE_S) for r in records
+                  if r["e"] == "master" and not any(a <= r["t"] <= b for a, b in made)]
         self.spans = []
-        for a, b in spans:
+        for a, b in sorted(spans):
             if self.spans and a <= self.spans[-1][1]:
                 self.spans[-1] = (self.spans[-1][0], max(b, self.spans[-1][1]))
             else:
@@ -110,6 +128,37 @@ class Away:
 
     def within(self, a, b):
         return sum(max(0, min(b, y) - max(a, x)) for x, y in self.spans)
+
+
+def begin_of_failover(by, master):
+    """When that began by which this master was chosen."""
+    open_ = {r["t"] for r in by["fault"] if r["kind"] in FAILOVER and r["n"] < master["n"]}
+    closed = [r["t"] for r in by["back"] if r["n"] < master["n"]]
+    return max((t for t in open_ if not any(b >= t for b in closed)), default=master["t"] - OWN_S)
+
+
+def surviving(report, by, lag):
+    """The changes of the surviving history, by job."""
+    left, gone = by["change"], []
+    for m in by["master"]:
+        missing, oldest = set(m["undone"]), begin_of_failover(by, m) - lag
+        now_gone = [c for c in left if c["n"] < m["n"] and c["entry"] in missing]
+        left = [c for c in left if c["n"] > m["n"] or c["entry"] not in missing]
+        gone += now_gone
+        for c in now_gone:
+            if c["t"] < oldest:
+                report.broken("undone", f"{c['job']} {c['state']}, told at {c['t']:.3f} s, is missing on {m['target']} "
+                                        f"at {m['t']:.3f} s; only what was told since {oldest:.3f} s may be")
+    changes = collections.defaultdict(list)
+    for c in left:
+        changes[c["job"]].append(c)
+    if by["master"]:
+        ends = [c for c in gone if c["state"] in TERMINAL]
+        report.failed_over = {
+            "masters": len(by["master"]), "changes_undone": len(gone), "ends_undone": len(ends),
+            "other_end": sum(any(x["state"] in TERMINAL and x["state"] != c["state"] for x in changes[c["job"]])
+                             for c in ends)}
+    return left, changes
 
 
 def check_ends(report, acked, changes, finals):
@@ -235,9 +284,7 @@ def check(records):
     submits = {r["rid"]: r for r in reversed(by["submit"])}
     acked = {r["rid"]: r for r in reversed(by["ack"])}
     finals = {r["job"]: r for r in by["final"]}
-    changes = collections.defaultdict(list)
-    for r in by["change"]:
-        changes[r["job"]].append(r)
+    left, changes = surviving(report, by, begin.get("lag_s", 0))
     away = Away(records, report.seconds)
     for what in ("submit", "refused"):
         report.counts[what] = len({r["rid"] for r in by[what]})
@@ -245,7 +292,7 @@ def check(records):
     report.faults.update(r["kind"] for r in by["fault"])
     for r in by["gap"]:
         report.broken("void", f"{r.get('entries')} entries of the event stream were not read")
-    entries = [c["entry"] for c in by["change"]]
+    entries = [c["entry"] for c in left]
     if entries != sorted(entries, key=lambda e: [int(x) for x in e.split("-")]):
         report.broken("void", "the event stream went backwards")
     check_ends(report, acked, changes, finals)

@@ -5,6 +5,7 @@ import copy
 import unittest
 
 import checker
+import history
 
 BOUND = {"lease_s": 10, "scan_s": 2, "slack_s": 3}
 
@@ -205,6 +206,83 @@ class Doctored(unittest.TestCase):
         r = good()
         r.insert(len(r) - 1, {"e": "left", "t": 22, "key": "pseg:{q}:job:1"})
         self.breaks(r, "left")
+
+    def failed_over(self, master=18.5, **more):
+        """A good one, in which A ended at 16 and that was undone: a master died at 17, and another was read."""
+        r = good()
+        r[0]["lag_s"] = 5
+        at = self.index(r, e="exit")
+        r[at:at] = [{"e": "fault", "t": 17, "kind": "failover_kill", "target": "node1"},
+                    {"e": "healed", "t": 18, "kind": "failover_kill", "target": "node1"},
+                    {"e": "master", "t": master, "target": "node2", "undone": ["1-8"]},
+                    {"e": "change", "t": 18.6, "job": "A", "state": "QUEUED", "entry": "2-1"},
+                    {"e": "change", "t": 18.7, "job": "A", "state": "RUNNING", "entry": "2-2"},
+                    {"e": "change", "t": 18.8, "job": "A", "state": "SUCCEEDED", "entry": "2-3"},
+                    {"e": "back", "t": 19, "kind": "failover_kill", "target": "node1"}]
+        return r
+
+    def test_an_end_that_a_dying_master_told(self):
+        found = self.breaks(self.failed_over()).as_dict()
+        self.assertEqual(found["failed_over"], {"masters": 1, "changes_undone": 1, "ends_undone": 1, "other_end": 0})
+        self.assertEqual((found["lost"], found["published_twice"]), (0, 0))
+
+    def test_the_same_end_without_a_fail_over(self):
+        r = self.failed_over()
+        del r[self.index(r, e="master")]
+        self.assertEqual(self.breaks(r, "ended_twice").publications_twice, 1)
+
+    def test_another_end_than_was_told_first(self):
+        r = self.failed_over()
+        r[self.index(r, entry="2-3")]["state"] = "EXPIRED"
+        self.breaks(r, "disagrees")
+        r[self.index(r, job="A", e="final")]["state"] = "EXPIRED"
+        self.assertEqual(self.breaks(r).failed_over["other_end"], 1)
+
+    def test_an_undone_end_that_never_comes_again(self):
+        r = self.failed_over()
+        del r[self.index(r, entry="2-3")]
+        self.assertEqual(self.breaks(r, "lost").lost, 1)
+
+    def test_two_ends_on_the_master_that_survived(self):
+        r = self.failed_over()
+        at = self.index(r, entry="2-3")
+        r.insert(at + 1, {**r[at], "entry": "2-4"})
+        self.breaks(r, "ended_twice")
+
+    def test_what_was_told_long_before_may_not_be_undone(self):
+        r = self.failed_over()
+        r[self.index(r, e="master")]["undone"] = ["1-5", "1-6", "1-7", "1-8"]
+        r[self.index(r, entry="2-3")]["entry"] = "2-4"
+        r.insert(self.index(r, entry="2-4"), {"e": "change", "t": 18.75, "job": "C", "state": "SUCCEEDED", "entry": "2-3"})
+        found = self.breaks(r, "undone")
+        self.assertEqual([w.split(" ")[0] for _, w in found.violations], ["C"], "told at 5.6 s; those of A within 5 s of 17")
+
+    def test_a_fail_over_that_nobody_made(self):
+        r = self.failed_over()
+        r = [x for x in r if not x.get("kind", "").startswith("failover")]
+        self.breaks(r)
+        r[0]["lag_s"] = 0
+        r[self.index(r, entry="1-8")]["t"] = 8.4
+        self.breaks(r, "undone")
+
+    def test_a_fail_over_that_is_over_explains_nothing(self):
+        r = self.failed_over(master=40)
+        r[self.index(r, e="back")]["t"] = 18.2
+        r.insert(self.index(r, e="healed", target="node1") + 1, r.pop(self.index(r, e="back")))
+        self.breaks(r, "undone")
+
+    def test_what_two_masters_have_in_common(self):
+        told = [("1-1", ["id", "A"]), ("1-2", ["id", "B"]), ("1-3", ["id", "C"])]
+        for stream, n in ((told, 3), ([*told, ("2-1", [])], 3), (told[:2], 2), ([*told[:2], ("2-1", [])], 2), ([], 0),
+                          ([told[0], ("1-2", ["id", "C"]), told[2]], 1)):
+            self.assertEqual(history.common(told, stream), n, stream)
+
+    def test_a_recovery_that_a_fail_over_held_up(self):
+        span = [{"e": "fault", "t": 8, "kind": "failover_freeze", "target": "node1"},
+                {"e": "healed", "t": 9, "kind": "failover_freeze", "target": "node1"}]
+        self.breaks(self.late(span))
+        self.breaks(self.late([{**x, "kind": "worker_freeze"} for x in span]), "late")
+        self.breaks(self.late([{"e": "master", "t": 9, "target": "node2", "undone": []}]))
 
     def test_a_history_that_is_not_whole(self):
         self.breaks(good()[:-1], "void")

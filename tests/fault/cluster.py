@@ -17,6 +17,20 @@ QUEUE = "fault"
 PREFIX = "pseg:{%s}:" % QUEUE
 
 
+def ask(connect, *words):
+    """A command on a connection of its own; None if there is no answer."""
+    try:
+        r = connect()
+    except OSError:
+        return None
+    try:
+        return r(*words)
+    except (OSError, resp.Refused):
+        return None
+    finally:
+        r.close()
+
+
 class Member:
     """A place for a scheduler or a worker: the process in it comes and goes."""
 
@@ -66,26 +80,25 @@ class Cluster(lib.Cluster):
         if self.line is None:
             self.line = proxy.Proxy(self.folder / "line.sock", self.socket)
 
+    def redis_url(self, through_line):
+        return f"unix:{self.folder / 'line.sock' if through_line else self.socket}"
+
+    def mastership(self):
+        """Who is asked, and what is another whenever it is somebody else."""
+        return None, ()
+
+    def connect(self, timeout_s=5):
+        return resp.Redis(self.socket, timeout_s)
+
     def ask(self, *words):
-        """A command on a connection of its own; None if there is no answer."""
-        try:
-            r = resp.Redis(self.socket)
-        except OSError:
-            return None
-        try:
-            return r(*words)
-        except (OSError, resp.Refused):
-            return None
-        finally:
-            r.close()
+        return ask(self.connect, *words)
 
     def add(self, kind, tenants_file=None, model="empty", through_line=False, extra=(), env=()):
         members = self.schedulers if kind == "scheduler" else self.workers
         name = f"{kind}{len(members) + 1}"
         ready = self.folder / f"{name}.ready"
-        redis = self.folder / "line.sock" if through_line else self.socket
-        args = [*env, lib.BIN / f"pseg-{kind}", "--redis", f"unix:{redis}", "--queue", QUEUE, "--lease-ms",
-                self.lease_ms, "--ready-file", ready, *extra]
+        args = [*env, lib.BIN / f"pseg-{kind}", "--redis", self.redis_url(through_line), "--queue", QUEUE,
+                "--lease-ms", self.lease_ms, "--ready-file", ready, *extra]
         if kind == "scheduler":
             args += ["--listen", f"unix:{self.folder / name}.sock", "--default-model", "empty"]
             if tenants_file:
@@ -103,7 +116,7 @@ class Cluster(lib.Cluster):
         """The jobs that a worker holds now; the caller has frozen it. None: Redis does not tell."""
         id_ = worker.ready.read_text() if worker.ready.exists() else ""
         try:
-            r = resp.Redis(self.socket, timeout_s=1)
+            r = self.connect(timeout_s=1)
             try:
                 jobs = r("ZRANGE", PREFIX + "leases", 0, -1)
                 return [j for j in jobs if r("HGET", f"{PREFIX}job:{j}", "worker") == id_]

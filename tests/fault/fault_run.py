@@ -3,9 +3,9 @@
 
     fault_run.py BIN DESCRIPTORS [--jobs N] [--faults N] [--seed S] [--out FOLDER] ...
 
-Starts a Redis, schedulers and workers, lets clients submit jobs while an adversary breaks what it can, waits for
-the end of every job, and gives the history to checker.py. FOLDER gets history.jsonl, report.json and report.txt.
-Exit status 0: every promise was kept; 1: not; 77: a tool is missing."""
+Starts a Redis (with --sentinel a master, two replicas and three Sentinels), schedulers and workers, lets clients
+submit jobs while an adversary breaks what it can, waits for the end of every job, and gives the history to
+checker.py. FOLDER gets history.jsonl, report.json and report.txt. Exit status 0: every promise was kept; 1: not; 77: a tool is missing."""
 import argparse
 import hashlib
 import json
@@ -21,6 +21,8 @@ import cluster as c
 import history
 import load
 import load_batch
+import sentinel
+import watcher
 from cluster import lib
 from lib_pseg import pb
 import grpc
@@ -37,7 +39,7 @@ def options():
     p.add_argument("--pause-s", type=float, default=1.0, help="between two faults, on the average")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--clients", type=int, default=4)
-    p.add_argument("--batches", type=int, default=2, help="clients that send a batch, of a tenth of the jobs each, besides")
+    p.add_argument("--batches", type=int, default=2, help="clients that send a batch, of a tenth of the jobs each, besides; not with --sentinel")
     p.add_argument("--tenants", type=int, default=3)
     p.add_argument("--schedulers", type=int, default=2)
     p.add_argument("--workers", type=int, default=4)
@@ -46,17 +48,25 @@ def options():
     p.add_argument("--lease-ms", type=int, default=2000)
     p.add_argument("--scan-s", type=float, default=2.0)
     p.add_argument("--slack-s", type=float, default=3.0)
-    p.add_argument("--fsync", default="always")
+    p.add_argument("--fsync", default="", help="default: always; with --sentinel everysec")
+    p.add_argument("--sentinel", action="store_true", help="a master, two replicas and three Sentinels, and fail-overs")
+    p.add_argument("--replicas", type=int, default=sentinel.SentinelCluster.replicas, help="of the schedulers, with "
+                   "--sentinel; with fewer than all of them a promised job may be lost")
     p.add_argument("--rate", type=float, default=-1, help="jobs a second of all clients; 0: as fast as they go; "
                    "default: so that jobs and faults take equally long")
     p.add_argument("--only", default="", help="kinds of faults, with commas; default: all")
     p.add_argument("--out", default="")
-    return p.parse_args()
+    o = p.parse_args()
+    o.fsync = o.fsync or ("everysec" if o.sentinel else "always")
+    if o.sentinel:
+        o.batches = 0
+    return o
 
 
 def weights_of(o):
     only = [k for k in o.only.split(",") if k]
-    return {k: w for k, w in adversary.WEIGHTS.items() if not only or k in only}
+    known = adversary.SENTINEL_WEIGHTS if o.sentinel else adversary.WEIGHTS
+    return {k: w for k, w in known.items() if not only or k in only}
 
 
 def start_load(o, cluster, keys):
@@ -130,7 +140,7 @@ def left_keys(cluster):
     """What is in Redis once all times to live have passed. They are made to pass by hand: whatever has an expiry
     gets one of a millisecond, and in the sorted sets of times everything is due; then sweeps do the rest. What has
     no end written down anywhere is found by this and by nothing else."""
-    r = c.resp.Redis(cluster.socket, timeout_s=60)
+    r = cluster.connect(timeout_s=60)
     r("CONFIG", "SET", "appendfsync", "no")
     for key in r("KEYS", "*"):
         if r("PTTL", key) > 0:
@@ -161,19 +171,23 @@ def left_keys(cluster):
 
 def run(o, out):
     log = history.Writer(out / "history.jsonl")
-    log.write("begin", seed=o.seed, lease_s=o.lease_ms / 1000, scan_s=o.scan_s, slack_s=o.slack_s, options=vars(o))
+    log.write("begin", seed=o.seed, lease_s=o.lease_ms / 1000, scan_s=o.scan_s, slack_s=o.slack_s, lag_s=sentinel.LAG_S,
+              options=vars(o))
     keys = {f"tenant{i}": f"key of tenant {i}, seed {o.seed}" for i in range(o.tenants)}
-    with c.Cluster(log, o.lease_ms, o.fsync) as cluster:
+    kind = sentinel.SentinelCluster if o.sentinel else c.Cluster
+    with kind(log, o.lease_ms, o.fsync) as cluster:
+        cluster.replicas = o.replicas
         file = cluster.folder / "keys"
         file.write_text("".join(f"{hashlib.sha256(k.encode()).hexdigest()} {t}\n" for t, k in keys.items()))
         for i in range(o.schedulers):
-            cluster.add("scheduler", file, through_line=i % 2 == 1)
+            cluster.add("scheduler", file, through_line=i % 2 == 1,
+                        extra=("--durability", "replicated", "--replicas", o.replicas) if o.sentinel else ())
         for i in range(o.workers):
             cluster.add("worker", through_line=i % 2 == 1)
         for i in range(o.embedded):
             cluster.add("worker", model="scenes", through_line=i % 2 == 1)
-        watcher = load.Watcher(cluster)
-        watcher.start()
+        watch = watcher.Watcher(cluster)
+        watch.start()
         clients = start_load(o, cluster, keys)
         breaker = adversary.Adversary(cluster, o.seed, o.faults, o.pause_s, weights_of(o))
         breaker.start()
@@ -182,14 +196,16 @@ def run(o, out):
             m.process.wait_ready()
         jobs = acknowledged(out / "history.jsonl")
         bound = time.monotonic() + 6 * (o.lease_ms / 1000 + o.scan_s + o.slack_s) + 60
-        while not watcher.all_ended(jobs) and time.monotonic() < bound:
+        while not watch.all_ended(jobs) and not watch.fault and time.monotonic() < bound:
             time.sleep(0.05)
         for tenant, key in keys.items():
             read_back(cluster, tenant, key)
         for m in (*cluster.workers, *cluster.schedulers):
             log.write("exit", target=m.name, status=m.process.stop(40), wanted=True)
-        watcher.stopping = True
-        watcher.join()
+        watch.stopping = True
+        watch.join()
+        if watch.fault:
+            raise watch.fault
         for key in left_keys(cluster):
             log.write("left", key=key)
         log.write("end")

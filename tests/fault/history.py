@@ -1,7 +1,7 @@
 """The history of a fault run: one JSON object a line, each with "e" (what) and "t" (seconds since the run
 began, by one monotonic clock). What happened is written when it happened; judging it is checker.py's.
 
-    begin    seed, lease_s, scan_s, slack_s
+    begin    seed, lease_s, scan_s, slack_s, lag_s
     submit   rid, tenant, model, priority, deadline    before the first call that asks for the job
     ack      rid, job                                  the call has answered OK: from now on it is promised
     refused  rid, reason                               the call has failed for good; no promise was given
@@ -10,9 +10,12 @@ began, by one monotonic clock). What happened is written when it happened; judgi
     batch    batch, items, counts                      the batch at its end
     cancel   rid                                       a cancellation was asked for
     change   job, state, entry, worker                 one entry of the queue's event stream, in its order
+    master   target, undone                            another master is read: entries of the stream that were told
+                                                       before and that it does not have
     gap      entries                                   the stream was cut before it was read: the run is void
     fault    kind, target, held                        of a worker: the jobs that it held at that moment
-    healed   kind, target                              the fault is over (a restart, a thaw, a line let through)
+    healed   kind, target                              the fault is over (a restart, a thaw, a line let through, a master that promises)
+    back     kind, target                              a failed-over server follows the new master
     exit     target, status, wanted                    a process has ended; wanted: after SIGTERM
     final    job, state, attempts, tenant, reason, item  as a scheduler tells it after the load has ended
     left     key                                       in Redis when all times to live have passed
@@ -44,3 +47,12 @@ class Writer:
 def read(path):
     with open(path, encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+def common(told, stream):
+    """How many of the entries that were told the stream has too, from the first on: what comes after them is
+    another history."""
+    n = 0
+    while n < min(len(told), len(stream)) and told[n] == stream[n]:
+        n += 1
+    return n

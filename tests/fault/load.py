@@ -5,7 +5,6 @@ import random
 import threading
 import time
 
-import cluster as c
 from cluster import lib
 from lib_pseg import pb
 import grpc
@@ -124,44 +123,3 @@ class Client(threading.Thread):
                     job.call = None
                     under_way.append(job)
             tick.wait(0.002)
-
-
-class Watcher(threading.Thread):
-    """Reads the queue's event stream from Redis itself, without a gap, into the history."""
-
-    def __init__(self, cluster):
-        super().__init__(daemon=True)
-        self.cluster, self.last, self.stopping, self.open = cluster, "0-0", False, {}
-        self.lock, self.ended = threading.Lock(), set()
-
-    def run(self):
-        r = None
-        while not self.stopping:
-            try:
-                r = r or c.resp.Redis(self.cluster.socket, timeout_s=5)
-                got = r("XREAD", "COUNT", 2000, "BLOCK", 200, "STREAMS", c.PREFIX + "events", self.last)
-                for entry, fields in got[0][1] if got else ():
-                    self.take(entry, fields)
-                    self.last = entry
-            except (OSError, c.resp.Refused):
-                r = None
-                time.sleep(0.02)
-
-    def take(self, entry, fields):
-        """An entry tells of one job or of several: id, worker if it has one, state, again and again. Tenant and batch
-        stand before those that they hold for."""
-        found = []
-        for name, value in zip(fields[::2], fields[1::2]):
-            if name == "id":
-                found.append({"job": value})
-            elif name not in ("tenant", "batch"):
-                found[-1][name] = value
-        for change in found:
-            self.cluster.history.write("change", entry=entry, **change)
-            if change["state"] in ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"):
-                with self.lock:
-                    self.ended.add(change["job"])
-
-    def all_ended(self, jobs):
-        with self.lock:
-            return jobs <= self.ended

@@ -218,7 +218,7 @@ static void report(const args *a, const figures *f, json_t *out)
         return;
     printf("%llu jobs by %lld clients", (unsigned long long)n, (long long)a->clients);
     if (a->rate > 0)
-        printf(", %g a second due (%s), %lld begun late for want of a client", a->rate, a->arrivals,
+        printf(", %g a second due (%s), %lld of them begun over 1 ms late", a->rate, a->arrivals,
                (long long)f->late);
     printf(": %.1f jobs/s; latency p50 %.2f ms, p90 %.2f, p99 %.2f, max %.2f; %lld failed\n", rate,
            pseg_latency_percentile(f->all, 50), pseg_latency_percentile(f->all, 90),

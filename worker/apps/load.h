@@ -34,7 +34,8 @@ pseg_status pseg_load_start(pseg_load *l, int64_t jobs, pseg_err *err);
 typedef struct pseg_load_window {
     double seconds;
     int64_t failed; /* of those counted in the histogram */
-    int64_t late;   /* begun more than a millisecond after they were due: all clients were busy */
+    int64_t late;   /* begun more than a millisecond after they were due: all clients, or the
+                       processors, were busy */
 } pseg_load_window;
 /* Waits until `seconds` have passed, or all jobs have ended; into (cleared) gets the times of those
  * that did meanwhile. False: all have ended. */

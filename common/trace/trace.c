@@ -38,7 +38,6 @@ struct pseg_trace {
     pthread_cond_t cv;
     heap *waiting;
     size_t n_under_way;
-    uint64_t sent, dropped;
     pseg_series *n_sent, *n_dropped;
     bool is_closing, told_lost;
 };
@@ -143,13 +142,6 @@ static void heap_free(heap *h)
     pseg_free(h);
 }
 
-/* With the mutex held. */
-static void count(pseg_trace *t, bool good, size_t n)
-{
-    *(good ? &t->sent : &t->dropped) += n;
-    pseg_series_add(good ? t->n_sent : t->n_dropped, (double)n);
-}
-
 void pseg_trace_tell(pseg_trace *t, const pseg_span *s, size_t n)
 {
     if (!t || n == 0 || !s->context.is_sampled)
@@ -168,22 +160,12 @@ void pseg_trace_tell(pseg_trace *t, const pseg_span *s, size_t n)
     if (fits && before == 0)
         h->since_mono_us = pseg_clock_mono_us();
     if (!fits) {
-        count(t, false, n);
+        pseg_series_add(t->n_dropped, (double)n);
         if (h)
             h->n = before;
     }
     if (fits && (before == 0 || h->n >= FULL))
         pthread_cond_signal(&t->cv);
-    pthread_mutex_unlock(&t->mu);
-}
-
-void pseg_trace_get_stats(pseg_trace *t, pseg_trace_stats *out)
-{
-    *out = (pseg_trace_stats){0};
-    if (!t)
-        return;
-    pthread_mutex_lock(&t->mu);
-    *out = (pseg_trace_stats){t->sent, t->dropped};
     pthread_mutex_unlock(&t->mu);
 }
 
@@ -296,7 +278,7 @@ static void *send_main(void *arg)
         tell_outcome(t, good, &e);
         pthread_mutex_lock(&t->mu);
         t->n_under_way = 0;
-        count(t, good, h->n);
+        pseg_series_add(good ? t->n_sent : t->n_dropped, (double)h->n);
         heap_free(h);
     }
     pthread_mutex_unlock(&t->mu);

@@ -71,9 +71,4 @@ void pseg_trace_tell(pseg_trace *t, const pseg_span *s, size_t n);
  * span. t = NULL: nothing happens. */
 void pseg_trace_count_in(pseg_trace *t, pseg_metrics *registry);
 
-typedef struct pseg_trace_stats {
-    uint64_t sent, dropped; /* spans */
-} pseg_trace_stats;
-void pseg_trace_get_stats(pseg_trace *t, pseg_trace_stats *out); /* any thread; NULL: zeros */
-
 #endif

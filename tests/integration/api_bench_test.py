@@ -99,7 +99,8 @@ class Bench(lib.Test):
 
     def test_what_does_not_go_together(self):
         for args, words in ((["--arrivals", "odd"], "poisson or even"),
-                            (["--batch", "--rate", 5], "leave out --rate"), (["--seconds", 1, "--until-stable", 3], "give one")):
+                            (["--batch", "--rate", 5], "leave out --rate"),
+                            (["--warm-s", 1, "--jobs", 5], "--seconds or --until-stable"), (["--seconds", 1, "--until-stable", 3], "give one")):
             p = self.begin(*args)
             _, err = p.communicate(timeout=60)
             self.assertEqual(p.returncode, 2, err)

@@ -37,7 +37,7 @@ static const pseg_conf_option options[] = {
     {"max_windows", PSEG_CONF_INT, offsetof(args, max_windows), "20", .min = 3, .max = 10000,
      .help = "after which --until-stable gives up, with exit status 4"},
     {"warm_s", PSEG_CONF_REAL, offsetof(args, warm_s), "0", .unit = "s", .min = 0, .max = 3600,
-     .help = "of load that does not count, before"},
+     .help = "of load that does not count, before --seconds or --until-stable"},
     {"clients", PSEG_CONF_INT, offsetof(args, clients), "16", .min = 1, .max = 4096,
      .help = "each with one job at a time; with --rate how many jobs may be under way at most"},
     {"rate", PSEG_CONF_REAL, offsetof(args, rate), "0", .unit = "jobs/s", .min = 0, .max = 1e6,
@@ -240,6 +240,11 @@ static pseg_status check(const args *a, pseg_err *err)
     if (a->seconds > 0 && a->until_stable > 0)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
                   "--seconds and --until-stable both say when to end; give one");
+    if (a->warm_s > 0 && a->seconds <= 0 && a->until_stable <= 0)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "--warm-s %g with --jobs does not tell when to end; give --seconds or "
+                  "--until-stable",
+                  a->warm_s);
     if (a->batch && (a->rate > 0 || a->seconds > 0 || a->until_stable > 0 || a->warm_s > 0 ||
                      a->distinct || a->plot))
         PSEG_FAIL(
@@ -293,7 +298,7 @@ static pseg_status run(const args *a, json_t *out, pseg_err *err)
         goto out;
     }
     PSEG_TRY(pseg_load_open(&l, &o, err));
-    bool has_end = a->seconds <= 0 && a->until_stable <= 0 && a->warm_s <= 0;
+    bool has_end = a->seconds <= 0 && a->until_stable <= 0;
     rc = pseg_load_start(l, has_end ? a->jobs : 0, err);
     if (rc == PSEG_OK)
         rc = warm_up(l, a, err);

@@ -53,10 +53,6 @@ void pseg_task_end(pseg_worker *w, pseg_task *t, pseg_ending how, const pseg_err
             PSEG_INFO(w->opt.log, "worker", "job=%s attempt=%lld state=%s%s%s", t->id,
                       (long long)t->attempt, pseg_job_state_name(state),
                       how == PSEG_END_FAIL ? " why=" : "", how == PSEG_END_FAIL ? why->msg : "");
-            atomic_fetch_add(how == PSEG_END_PUBLISH ? &w->n_done
-                             : how == PSEG_END_FAIL  ? &w->n_failed
-                                                     : &w->n_released,
-                             1);
         } else if (reason == PSEG_R_BROKER_UNAVAILABLE && pseg_clock_mono_ms() < until) {
             pseg_queue_reply_free(r);
             pthread_mutex_lock(&w->mu);
@@ -70,7 +66,6 @@ void pseg_task_end(pseg_worker *w, pseg_task *t, pseg_ending how, const pseg_err
                       : how == PSEG_END_FAIL  ? "failed"
                                               : "released",
                       r->err.msg);
-            atomic_fetch_add(&w->n_lost, 1);
         }
         tell_ended(w, t, how, why, reason != PSEG_R_NONE);
         pseg_queue_reply_free(r);

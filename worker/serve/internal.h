@@ -79,7 +79,6 @@ struct pseg_worker {
     int64_t longest_us[2]; /* of the device, of preparing */
     double load; /* of the device's thread: share of its passes at which other jobs stood ready */
     _Atomic bool failed, hung;
-    _Atomic uint64_t n_done, n_failed, n_lost, n_released;
 };
 
 /* ---- task.c: jobs and the lines in which they wait; each call takes the lock ---- */

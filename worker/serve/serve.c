@@ -57,14 +57,6 @@ int64_t pseg_worker_oldest_us(const pseg_worker *cw)
     return oldest_us;
 }
 
-void pseg_worker_get_stats(const pseg_worker *cw, pseg_worker_stats *out)
-{
-    pseg_worker *w = (pseg_worker *)(uintptr_t)cw;
-
-    *out = (pseg_worker_stats){atomic_load(&w->n_done), atomic_load(&w->n_failed),
-                               atomic_load(&w->n_lost), atomic_load(&w->n_released)};
-}
-
 static pseg_status start_thread(bool *runs, pthread_t *thread, void *(*run)(void *), void *arg,
                                 pseg_err *err)
 {

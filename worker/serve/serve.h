@@ -63,14 +63,10 @@ bool pseg_worker_is_hung(const pseg_worker *w);
 /* Has Redis answered since the start? Any thread. */
 bool pseg_worker_is_connected(const pseg_worker *w);
 
-typedef struct pseg_worker_stats {
-    uint64_t done, failed, lost, released;
-} pseg_worker_stats;
 /* Jobs claimed and not ended yet. Any thread. */
 size_t pseg_worker_n_held(const pseg_worker *w);
 /* Microseconds since the job held longest was claimed; 0: none is held. Any thread. */
 int64_t pseg_worker_oldest_us(const pseg_worker *w);
-void pseg_worker_get_stats(const pseg_worker *w, pseg_worker_stats *out);
 
 /* Claims nothing more from now on; what is on the device goes on. */
 void pseg_worker_drain(pseg_worker *w);

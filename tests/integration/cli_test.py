@@ -557,7 +557,7 @@ def main():
                       f"{type(e).__name__}: {e}")
         sys.stdout.flush()
     print(f"{len(chosen) - failed - skipped} passed, {failed} failed, {skipped} skipped")
-    return 1 if failed else 77 if skipped == len(chosen) else 0
+    return 1 if failed else 77 if skipped else 0
 
 
 sys.exit(main())

@@ -2,13 +2,11 @@
 #include "common/base/alloc.h"
 #include "common/base/clock.h"
 #include "common/base/half.h"
+#include "worker/eval/device.h"
 #include "worker/eval/measure.h"
 
 #include <stdio.h>
 #include <string.h>
-
-/* Prompts that stay on the device for the next image that needs them. */
-enum { MAX_PROMPTS = 4096 };
 
 /* An image on its way. Slots are a ring: image i goes through slot i mod n_slots. */
 typedef enum stage {
@@ -29,7 +27,6 @@ typedef struct slot {
 
 typedef struct pipeline {
     eval_common c;
-    pseg_model *m;
     pseg_preprocess how;
     slot *slots;
     uint32_t n_slots;
@@ -39,11 +36,7 @@ typedef struct pipeline {
     bool is_over;
     pseg_status rc; /* of whichever thread failed first */
     pseg_err err;
-    /* of the device's thread alone */
-    pseg_prompt **prompts; /* [plan's texts] */
-    bool *is_refused;
-    uint32_t *held; /* those with a prompt, n_held of them */
-    uint32_t n_held;
+    eval_device device; /* of the thread that runs it alone */
 } pipeline;
 
 void pseg_eval_preprocess_of(pseg_preprocess *out, const pseg_model_info *info)
@@ -67,13 +60,6 @@ static void answers_clear(eval_answers *a)
     a->logits = NULL;
     a->predicted = NULL;
     a->n = 0;
-}
-
-/* Is this an error of one image, and not of the run? */
-static bool is_of_data(const pseg_err *e)
-{
-    return e->code != PSEG_ENOMEM && e->code != PSEG_EINTERNAL && e->code != PSEG_EDEVICE &&
-           e->code != PSEG_ECANCELLED;
 }
 
 /* ---- threads that load and measure ---- */
@@ -105,7 +91,7 @@ static void load(pipeline *p, slot *s)
     pseg_status rc = source->load(&s->answers.photo, s->chw, source, s->image, &p->how, &err);
 
     s->has_failed = rc != PSEG_OK;
-    if (rc != PSEG_OK && is_of_data(&err))
+    if (rc != PSEG_OK && eval_is_of_data(&err))
         eval_fault(&p->c,
                    err.reason == PSEG_R_FILE_NOT_FOUND ? PSEG_EVAL_FAULT_IMAGE_MISSING
                                                        : PSEG_EVAL_FAULT_IMAGE_BROKEN,
@@ -171,211 +157,6 @@ static void *work(void *arg)
 
 /* ---- the device ---- */
 
-static void forget_prompts(pipeline *p)
-{
-    for (uint32_t i = 0; i < p->n_held; i++) {
-        pseg_prompt_free(p->prompts[p->held[i]]);
-        p->prompts[p->held[i]] = NULL;
-    }
-    p->n_held = 0;
-}
-
-/* The distinct phrases of an image, its controls' with them, those refused left out. */
-static pseg_status gather(pipeline *p, eval_answers *a, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    const pseg_eval_plan *plan = p->c.plan;
-    uint32_t first = plan->first[a->image], end = plan->first[a->image + 1];
-    size_t most = 2 * (size_t)(end - first);
-
-    a->phrases = pseg_calloc(most, sizeof *a->phrases);
-    a->is_cut = pseg_calloc(most, sizeof *a->is_cut);
-    a->predicted = pseg_calloc(most, sizeof *a->predicted);
-    if (!a->phrases || !a->is_cut || !a->predicted)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the phrases of an image");
-    for (uint32_t i = first; i < end; i++) {
-        const uint32_t both[2] = {plan->entries[i].phrase, plan->entries[i].shuffled};
-        for (int k = 0; k < 2; k++)
-            if (both[k] != PSEG_EVAL_NONE && eval_answer_of(a, both[k]) == PSEG_EVAL_NONE)
-                a->phrases[a->n++] = both[k];
-    }
-out:
-    return rc;
-}
-
-static pseg_status encode_one(pipeline *p, uint32_t phrase, pseg_err *err)
-{
-    pseg_err own = PSEG_ERR_INIT;
-    const char *text = p->c.plan->texts.text[phrase];
-    pseg_status rc = pseg_model_encode_texts(&p->prompts[phrase], p->m, &text, 1, &own);
-
-    if (rc == PSEG_OK) {
-        p->held[p->n_held++] = phrase;
-    } else if (is_of_data(&own)) {
-        p->is_refused[phrase] = true;
-        eval_fault(&p->c, PSEG_EVAL_FAULT_PHRASE_REFUSED, text, own.msg);
-        rc = PSEG_OK;
-    } else if (err) {
-        *err = own;
-    }
-    return rc;
-}
-
-/* Encodes those of the n phrases that have no prompt; one that the model refuses is left out. */
-static pseg_status encode_phrases(pipeline *p, const uint32_t *phrases, uint32_t n, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    uint32_t *fresh = pseg_calloc(n, sizeof *fresh), n_fresh = 0;
-    const char **texts = pseg_calloc(n, sizeof *texts);
-    pseg_prompt **made = pseg_calloc(n, sizeof(pseg_prompt *));
-    pseg_err own = PSEG_ERR_INIT;
-
-    if (!fresh || !texts || !made)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %u phrases", n);
-    for (uint32_t i = 0; i < n; i++)
-        if (!p->prompts[phrases[i]] && !p->is_refused[phrases[i]]) {
-            texts[n_fresh] = p->c.plan->texts.text[phrases[i]];
-            fresh[n_fresh++] = phrases[i];
-        }
-    if (n_fresh == 0)
-        goto out;
-    rc = pseg_model_encode_texts(made, p->m, texts, n_fresh, &own);
-    if (rc == PSEG_OK) {
-        for (uint32_t i = 0; i < n_fresh; i++) {
-            p->prompts[fresh[i]] = made[i];
-            p->held[p->n_held++] = fresh[i];
-        }
-    } else if (is_of_data(&own)) {
-        rc = PSEG_OK;
-        for (uint32_t i = 0; i < n_fresh; i++)
-            PSEG_TRY(encode_one(p, fresh[i], err));
-    } else if (err) {
-        *err = own;
-    }
-out:
-    pseg_free(fresh);
-    pseg_free(texts);
-    pseg_free(made);
-    return rc;
-}
-
-/* The distinct phrases of all images of the batch that have no prompt yet, in one call. */
-static pseg_status encode_texts(pipeline *p, slot **slots, uint32_t n, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    uint32_t total = 0, at = 0;
-    uint32_t *all = NULL;
-    bool *is_seen = pseg_calloc(p->c.plan->texts.n, sizeof *is_seen);
-
-    for (uint32_t i = 0; i < n; i++)
-        total += slots[i]->answers.n;
-    all = pseg_calloc(total, sizeof *all);
-    if (!all || !is_seen)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %u phrases", total);
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t k = 0; k < slots[i]->answers.n; k++) {
-            uint32_t phrase = slots[i]->answers.phrases[k];
-            if (!is_seen[phrase])
-                all[at++] = phrase;
-            is_seen[phrase] = true;
-        }
-    if (p->n_held + at > MAX_PROMPTS)
-        forget_prompts(p);
-    PSEG_TRY(encode_phrases(p, all, at, err));
-out:
-    pseg_free(all);
-    pseg_free(is_seen);
-    return rc;
-}
-
-typedef struct pairs {
-    const pseg_features **images;
-    const pseg_prompt **prompts;
-    float *logits, *iou;
-    uint32_t n;
-} pairs;
-
-static void pairs_free(pairs *p)
-{
-    pseg_free(p->images);
-    pseg_free(p->prompts);
-    pseg_free(p->logits);
-    pseg_free(p->iou);
-}
-
-/* All pairs of the batch; phrases that were refused leave the answers. */
-static pseg_status pairs_make(pairs *out, pipeline *p, slot **slots, pseg_features **features,
-                              uint32_t n, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    size_t grid = (size_t)p->c.info->mask_width * p->c.info->mask_height, most = 0;
-
-    for (uint32_t i = 0; i < n; i++)
-        most += slots[i]->answers.n;
-    *out = (pairs){.images = pseg_calloc(most, sizeof(pseg_features *)),
-                   .prompts = pseg_calloc(most, sizeof(pseg_prompt *)),
-                   .logits = pseg_calloc(most, grid * sizeof(float)),
-                   .iou = pseg_calloc(most, sizeof(float))};
-    if (!out->images || !out->prompts || !out->logits || !out->iou)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %zu masks", most);
-    for (uint32_t i = 0; i < n; i++) {
-        eval_answers *a = &slots[i]->answers;
-        uint32_t kept = 0;
-        for (uint32_t k = 0; k < a->n; k++) {
-            const pseg_prompt *prompt = p->prompts[a->phrases[k]];
-            if (!prompt)
-                continue;
-            a->is_cut[kept] = pseg_prompt_is_cut(prompt);
-            a->phrases[kept++] = a->phrases[k];
-            out->images[out->n] = features[i];
-            out->prompts[out->n++] = prompt;
-        }
-        a->n = kept;
-        a->logits = pseg_calloc(kept, grid * sizeof *a->logits);
-        if (!a->logits)
-            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %u masks", kept);
-    }
-out:
-    return rc;
-}
-
-static pseg_status run_batch(pipeline *p, slot **slots, uint32_t n, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    size_t pixels = 3 * (size_t)p->how.width * p->how.height, at = 0;
-    size_t grid = (size_t)p->c.info->mask_width * p->c.info->mask_height;
-    pseg_features **features = pseg_calloc(n, sizeof(pseg_features *));
-    float *chw = pseg_aligned_alloc(n * pixels * sizeof *chw);
-    pairs all = {0};
-    int64_t begin = pseg_clock_mono_us();
-
-    if (!features || !chw)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a batch of %u images", n);
-    for (uint32_t i = 0; i < n; i++) {
-        memcpy(chw + i * pixels, slots[i]->chw, pixels * sizeof *chw);
-        PSEG_TRY(gather(p, &slots[i]->answers, err));
-    }
-    PSEG_TRY(pseg_model_encode_images(features, p->m, chw, n, err));
-    PSEG_TRY(encode_texts(p, slots, n, err));
-    PSEG_TRY(pairs_make(&all, p, slots, features, n, err));
-    if (all.n > 0)
-        PSEG_TRY(pseg_model_decode(all.logits, all.iou, p->m, all.images, all.prompts, all.n, err));
-    for (uint32_t i = 0; i < n; i++) {
-        eval_answers *a = &slots[i]->answers;
-        pseg_half_from_floats(a->logits, all.logits + at * grid, a->n * grid);
-        memcpy(a->predicted, all.iou + at, a->n * sizeof *a->predicted);
-        at += a->n;
-    }
-    p->c.run->device_us += pseg_clock_mono_us() - begin;
-out:
-    for (uint32_t i = 0; features && i < n; i++)
-        pseg_features_free(features[i]);
-    pseg_free(features);
-    pseg_free(chw);
-    pairs_free(&all);
-    return rc;
-}
-
 /* Waits until the images begin .. end - 1 are loaded; *n of them are usable. */
 static pseg_status await(pipeline *p, slot **slots, uint32_t *n, uint32_t begin, uint32_t end,
                          pseg_err *err)
@@ -405,6 +186,26 @@ static pseg_status await(pipeline *p, slot **slots, uint32_t *n, uint32_t begin,
     return rc;
 }
 
+static pseg_status run_batch(pipeline *p, slot **slots, uint32_t n, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    size_t pixels = 3 * (size_t)p->how.width * p->how.height;
+    float *chw = pseg_aligned_alloc(n * pixels * sizeof *chw);
+    eval_answers **answers = pseg_calloc(n, sizeof(eval_answers *));
+
+    if (!chw || !answers)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a batch of %u images", n);
+    for (uint32_t i = 0; i < n; i++) {
+        memcpy(chw + i * pixels, slots[i]->chw, pixels * sizeof *chw);
+        answers[i] = &slots[i]->answers;
+    }
+    PSEG_TRY(eval_device_answer(answers, &p->device, chw, n, err));
+out:
+    pseg_free(chw);
+    pseg_free(answers);
+    return rc;
+}
+
 static pseg_status run_device(pipeline *p, slot **slots, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
@@ -430,29 +231,26 @@ out:
 
 /* ---- the whole ---- */
 
-static pseg_status pipeline_init(pipeline *p, pseg_err *err)
+static pseg_status pipeline_init(pipeline *p, pseg_model *m, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     size_t pixels = 3 * (size_t)p->how.width * p->how.height;
-    uint32_t n_texts = p->c.plan->texts.n;
 
     p->n_slots = 2 * p->c.o->batch + p->c.o->threads;
     p->slots = pseg_calloc(p->n_slots, sizeof *p->slots);
-    p->prompts = pseg_calloc(n_texts, sizeof(pseg_prompt *));
-    p->is_refused = pseg_calloc(n_texts, sizeof *p->is_refused);
-    p->held = pseg_calloc(n_texts, sizeof *p->held);
-    if (!p->slots || !p->prompts || !p->is_refused || !p->held)
+    if (!p->slots)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %u images in work", p->n_slots);
     for (uint32_t k = 0; k < p->n_slots; k++)
         if (!(p->slots[k].chw = pseg_aligned_alloc(pixels * sizeof(float))))
             PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %u images in work", p->n_slots);
+    PSEG_TRY(eval_device_init(&p->device, &p->c, m, err));
 out:
     return rc;
 }
 
 static void pipeline_deinit(pipeline *p)
 {
-    forget_prompts(p);
+    eval_device_deinit(&p->device);
     for (uint32_t k = 0; p->slots && k < p->n_slots; k++) {
         slot *s = &p->slots[k];
         /* Where the run ended early, images may be on their way still. */
@@ -463,9 +261,6 @@ static void pipeline_deinit(pipeline *p)
         pseg_free(s->chw);
     }
     pseg_free(p->slots);
-    pseg_free(p->prompts);
-    pseg_free(p->is_refused);
-    pseg_free(p->held);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->mu);
     pthread_mutex_destroy(&p->c.report_mu);
@@ -532,7 +327,6 @@ pseg_status pseg_eval_run_new(pseg_eval_run **out, pseg_model *m, pseg_eval_sour
                            .o = o,
                            .info = pseg_model_get_info(m),
                            .report_mu = PTHREAD_MUTEX_INITIALIZER},
-                     .m = m,
                      .mu = PTHREAD_MUTEX_INITIALIZER,
                      .changed = PTHREAD_COND_INITIALIZER,
                      .err = PSEG_ERR_INIT};
@@ -546,7 +340,7 @@ pseg_status pseg_eval_run_new(pseg_eval_run **out, pseg_model *m, pseg_eval_sour
     line.c.run = r;
     pseg_eval_preprocess_of(&line.how, line.c.info);
     line.how.may_shrink = o->may_shrink;
-    PSEG_TRY(pipeline_init(&line, err));
+    PSEG_TRY(pipeline_init(&line, m, err));
     PSEG_TRY(pipeline_run(&line, err));
     for (uint32_t i = 0; i < p->n; i++)
         r->n_done += r->outcomes[i].is_done;

@@ -262,6 +262,11 @@ static pseg_status take_parameter(oip_request *out, pseg_arena *a, const char *k
     } else if (strcmp(key, "image_sha256") == 0 && is_text(p)) {
         out->spec->image_case = PSEG__V1__JOB_SPEC__IMAGE_SHA256;
         out->spec->sha256 = p->string_param;
+    } else if (strcmp(key, "triton_enable_empty_final_response") == 0 &&
+               p->parameter_choice_case ==
+                   INFERENCE__INFER_PARAMETER__PARAMETER_CHOICE_BOOL_PARAM) {
+        /* Triton's clients say with each call whether a stream of answers is to end with an empty
+         * one. There is one answer here. */
     } else {
         PSEG_FAIL(PSEG_R_INVALID_ARGUMENT, 0,
                   "there is no parameter \"%.40s\" of this type; there are mask_encoding, "

@@ -105,6 +105,11 @@ class OpenInference(lib.Test):
             job = self.stub.GetJob(pb.GetJobRequest(name=reply.parameters["job"].string_param), timeout=lib.CALL_S)
             self.assertEqual(job.state, pb.STATE_SUCCEEDED)
 
+    def test_what_triton_says_of_streams_means_nothing_here(self):
+        """Triton's clients since 2.40 send it with each call, streams or not."""
+        for value in (False, True):
+            self.assertEqual(len(self.infer(triton_enable_empty_final_response=value).outputs), 3)
+
     def test_encodings_outputs_and_threshold(self):
         for name, encoding in (("png", pb.MASK_ENCODING_PNG), ("rle", pb.MASK_ENCODING_COCO_RLE)):
             expected = self.segment(encoding, mask_threshold=0.3)
@@ -177,6 +182,8 @@ class OpenInference(lib.Test):
             (request(mask_threshold=True), "INVALID_ARGUMENT", "THRESHOLD_OUT_OF_RANGE", "parameters.mask_threshold"),
             (request(timeout=0), "INVALID_ARGUMENT", "INVALID_ARGUMENT", "parameters.timeout"),
             (request(timeout="soon"), "INVALID_ARGUMENT", "INVALID_ARGUMENT", "parameters.timeout"),
+            (request(triton_enable_empty_final_response="yes"), "INVALID_ARGUMENT", "INVALID_ARGUMENT",
+             "parameters.triton_enable_empty_final_response"),
             (request(sequence_id=1), "INVALID_ARGUMENT", "INVALID_ARGUMENT", "parameters.sequence_id"),
             (request(image_sha256="a" * 64), "INVALID_ARGUMENT", "INVALID_ARGUMENT", "inputs[0]"),
             (request(image=None, image_sha256="a" * 63), "INVALID_ARGUMENT", "NAME_INVALID", "parameters.image_sha256"),

@@ -294,6 +294,26 @@ static void test_neighbours(void **state)
     pseg_decoders_close(d);
 }
 
+/* What the program does before it forks leaves no thread behind, whose locks a child would inherit
+ * and never see opened. */
+static void test_forks_alone(void **state)
+{
+    pseg_decoders *d = open_them(1, false);
+    char path[64];
+    struct dirent *e;
+    int n = 0;
+
+    (void)state;
+    snprintf(path, sizeof path, "/proc/%d/task", (int)decoder_of(getpid()));
+    DIR *threads = opendir(path);
+    assert_non_null(threads);
+    while ((e = readdir(threads)))
+        n += e->d_name[0] != '.';
+    closedir(threads);
+    assert_int_equal(n, 1);
+    pseg_decoders_close(d);
+}
+
 static void test_open(void **state)
 {
     pseg_decoders_options o = PSEG_DECODERS_OPTIONS_DEFAULT;
@@ -319,7 +339,7 @@ int main(void)
         cmocka_unit_test(test_same_as_here), cmocka_unit_test(test_faults),
         cmocka_unit_test(test_loop),         cmocka_unit_test(test_silent),
         cmocka_unit_test(test_killed),       cmocka_unit_test(test_neighbours),
-        cmocka_unit_test(test_open),
+        cmocka_unit_test(test_open),         cmocka_unit_test(test_forks_alone),
     };
     pseg_err err = PSEG_ERR_INIT;
 

@@ -1,6 +1,7 @@
 #include "worker/decode/child.h"
 #include "common/image/image.h"
 #include "worker/decode/jail.h"
+#include "worker/decode/warm.h"
 #include "worker/decode/wire.h"
 
 #include <errno.h>
@@ -151,6 +152,7 @@ int pseg_decode_main(int argc, char **argv, void (*before)(const uint8_t *data, 
         fprintf(stderr, "error: pseg-decode: %s\n", e.msg[0] ? e.msg : strerror(errno));
         return 1;
     }
+    pseg_decode_warm();
     int status = nurse(&n);
     pseg_jail_free(n.jail);
     return status;

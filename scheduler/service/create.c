@@ -158,9 +158,13 @@ static void hand_over(pseg_rpc_call *c, submission *sub)
 static void have_estimate(pseg_rpc_call *c, pseg_queue_reply *r)
 {
     submission *sub = state_of(c)->submission;
+    pseg_err e = PSEG_ERR_INIT;
 
-    if (!fail_if_error(c, r) &&
-        !fail_if_infeasible(c, &r->estimate, sub->made.args.deadline_unix_us))
+    if (fail_if_error(c, r))
+        return;
+    if (is_infeasible(&e, &r->estimate, sub->made.args.deadline_unix_us))
+        pseg_rpc_fail(c, &e);
+    else
         hand_over(c, sub);
 }
 

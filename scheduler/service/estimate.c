@@ -45,10 +45,9 @@ void estimate_for(op *o, const char *request_id, const char *model, int64_t phra
 
 /* ---- refusing ---- */
 
-bool fail_if_infeasible(pseg_rpc_call *c, const pseg_queue_estimate *e, int64_t deadline_unix_us)
+bool is_infeasible(pseg_err *err, const pseg_queue_estimate *e, int64_t deadline_unix_us)
 {
     job_outlook o = outlook_of(e);
-    pseg_err err = PSEG_ERR_INIT;
     char deadline[32], finish[32];
 
     if (e->is_known || !o.is_known || o.finish_unix_us <= deadline_unix_us)
@@ -56,16 +55,15 @@ bool fail_if_infeasible(pseg_rpc_call *c, const pseg_queue_estimate *e, int64_t 
     pseg_clock_format_unix_us(deadline, deadline_unix_us);
     pseg_clock_format_unix_us(finish, o.finish_unix_us);
     pseg_err_set(
-        &err, PSEG_R_DEADLINE_INFEASIBLE, 0, PSEG_HERE,
+        err, PSEG_R_DEADLINE_INFEASIBLE, 0, PSEG_HERE,
         "the deadline %s cannot be met: %lld jobs wait and %lld run before this one, on %lld "
         "workers at %.3f s each, so it would be done at %s; give it until then, or more "
         "priority, or no deadline",
         deadline, (long long)e->ahead, (long long)e->busy, (long long)e->workers,
         (double)e->mean_us / 1e6, finish);
-    pseg_err_field(&err, "job.deadline");
-    pseg_err_value(&err, "%s", deadline);
-    pseg_err_limit(&err, "%s", finish);
-    pseg_rpc_fail(c, &err);
+    pseg_err_field(err, "job.deadline");
+    pseg_err_value(err, "%s", deadline);
+    pseg_err_limit(err, "%s", finish);
     return true;
 }
 

@@ -203,9 +203,9 @@ pseg_status labels_take(Pseg__Internal__V1__JobSpec *s, pseg_arena *a, const Pse
 /* Asks the queue on behalf of o for what lies before such a job of the caller's. */
 void estimate_for(op *o, const char *request_id, const char *model, int64_t phrases,
                   int64_t priority);
-/* Fails the call with DEADLINE_INFEASIBLE if the job would not be done by its deadline. False also
+/* Would the job not be done by its deadline? *err says so then, as DEADLINE_INFEASIBLE. False also
  * where that cannot be told, and where the job is there already. */
-bool fail_if_infeasible(pseg_rpc_call *c, const pseg_queue_estimate *e, int64_t deadline_unix_us);
+bool is_infeasible(pseg_err *err, const pseg_queue_estimate *e, int64_t deadline_unix_us);
 
 /* ---- batches ---- */
 

@@ -32,7 +32,7 @@ typedef struct pseg_service_options {
     int64_t upload_drain_ms;       /* how long uploads may go on once the server stops */
     int64_t default_result_ttl_ms; /* of jobs that name none */
     pseg_durability durability;    /* of the queue, told with each job that is made */
-    bool refuse_infeasible; /* CreateJob and Segment: deadlines that are not met as things stand */
+    bool refuse_infeasible; /* of new jobs: deadlines that are not met as things stand */
     /* What a tenant may have; any thread. NULL: no limits. */
     void (*limits_of)(void *ud, const char *tenant, pseg_queue_tenant *out);
     /* Tells f of all limits; f must not call back. NULL: there are none. */

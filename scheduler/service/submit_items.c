@@ -76,7 +76,11 @@ item *submit_item_new(submit_stream *s, const Pseg__V1__BatchItem *q)
         pseg_free(refuse);
         goto out;
     }
-    *it = (item){.stream = s, .seq = q->seq, .refuse = refuse, .job = job};
+    *it = (item){.stream = s,
+                 .seq = q->seq,
+                 .phrases = q->job ? (int64_t)q->job->n_prompts : 0,
+                 .refuse = refuse,
+                 .job = job};
     it->bytes = sizeof *it + n;
     char *at = it->data;
     pseg_queue_submit_args *a = &it->job.args;

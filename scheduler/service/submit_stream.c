@@ -19,8 +19,6 @@ enum {
     ROOM_MS = 100, /* how often a stream looks whether all streams keep less than they may */
 };
 
-static void go_on(submit_stream *s);
-
 /* ---- to the queue ---- */
 
 static void drop_safe(submit_stream *s)
@@ -87,7 +85,7 @@ static void item_answered(pseg_rpc_call *c, void *arg)
     if (s->has_ended)
         submit_item_free(it);
     else if (!pseg_rpc_is_over(c))
-        go_on(s);
+        submit_go_on(s);
 }
 
 static void item_done(void *ud, pseg_queue_reply *r)
@@ -102,6 +100,8 @@ static void pump(submit_stream *s)
 {
     while (s->unsent && !s->is_full && s->under_way < s->allowed && !pseg_rpc_is_over(s->call)) {
         item *it = s->unsent;
+        if (!submit_is_decided(s, it))
+            return;
         it->ticket = pseg_rpc_hold(s->call);
         if (!it->ticket) {
             fail_no_memory(s->call);
@@ -110,6 +110,7 @@ static void pump(submit_stream *s)
         s->unsent = it->next;
         s->under_way++;
         it->in_flight = true;
+        submit_was_sent(s, it);
         pseg_queue_item_args a = {.job = it->job.args,
                                   .batch = s->batch,
                                   .seq = it->seq,
@@ -136,7 +137,7 @@ static void try_again(pseg_rpc_timer *t, void *ud)
     s->is_full = false;
     s->allowed = 1;
     s->unsent = s->head;
-    go_on(s);
+    submit_go_on(s);
 }
 
 /* ---- to the client ---- */
@@ -163,7 +164,7 @@ void submit_writable(pseg_rpc_call *c)
     submit_stream *s = state_of(c)->submit;
 
     s->is_sending = false;
-    go_on(s);
+    submit_go_on(s);
 }
 
 static void sealed(pseg_rpc_call *c, pseg_queue_reply *r)
@@ -178,7 +179,7 @@ static void sealed(pseg_rpc_call *c, pseg_queue_reply *r)
         s->is_sealing = s->is_sealed = s->owes_ack = true;
         results_wake(&service_of(c)->results, pseg_rpc_tenant(c), s->batch);
     }
-    go_on(s);
+    submit_go_on(s);
 }
 
 static void seal(submit_stream *s)
@@ -210,7 +211,7 @@ static void stalled(pseg_rpc_timer *t, void *ud)
 static void look_for_room(pseg_rpc_timer *t, void *ud)
 {
     (void)t;
-    go_on(ud);
+    submit_go_on(ud);
 }
 
 /* Lets the next message come, if there is room for it. Only a client that has nothing to wait for
@@ -231,8 +232,7 @@ static void read_next(submit_stream *s)
     pseg_rpc_read(s->call);
 }
 
-/* Everything that may be the next thing to do. */
-static void go_on(submit_stream *s)
+void submit_go_on(submit_stream *s)
 {
     drop_safe(s);
     if (s->is_full && !s->under_way && !s->retry.armed) {
@@ -269,7 +269,7 @@ static void opened(pseg_rpc_call *c, pseg_queue_reply *r)
     s->is_sealed = r->batches[0].sealed;
     s->is_open = s->owes_ack = true;
     look_at_limits(s);
-    go_on(s);
+    submit_go_on(s);
 }
 
 static void begin(pseg_rpc_call *c, const Pseg__V1__SubmitHeader *h)
@@ -353,7 +353,7 @@ static void take_item(submit_stream *s, const Pseg__V1__BatchItem *q)
         if (!s->unsent)
             s->unsent = it;
     }
-    go_on(s);
+    submit_go_on(s);
 }
 
 static void is_no_turn(pseg_rpc_call *c, bool has_begun)
@@ -385,7 +385,7 @@ void submit_jobs(pseg_rpc_call *c, const void *msg)
     } else if (s && (!q || q->part_case == PSEG__V1__SUBMIT_JOBS_REQUEST__PART_SEAL)) {
         s->is_eof = !q;
         s->wants_seal = q != NULL;
-        go_on(s);
+        submit_go_on(s);
     } else {
         is_no_turn(c, s != NULL);
     }
@@ -398,7 +398,7 @@ void submit_drain(pseg_rpc_call *c)
 
     if (state && state->submit && state->submit->is_open) {
         state->submit->is_draining = true;
-        go_on(state->submit);
+        submit_go_on(state->submit);
         return;
     }
     pseg_err_set(&e, PSEG_R_DRAINING, 0, PSEG_HERE, "the server is stopping; connect again");

@@ -11,6 +11,15 @@ from lib_pseg import pb
 COST_S = 200  # so long that no slow machine gets near a deadline
 
 
+BATCHES = "pseg.v1.BatchService"
+
+
+def reason_of(status):
+    (info,) = [lib.message("google.rpc.ErrorInfo").FromString(any_.value) for any_ in status.details
+               if any_.type_url.endswith("ErrorInfo")]
+    return info.reason
+
+
 def in_s(seconds):
     at = time.time() + seconds
     return {"seconds": int(at), "nanos": int(at % 1 * 1e9)}
@@ -21,7 +30,8 @@ class Estimates(lib.Test):
     def setup(cls, cluster):
         cls.server = cluster.scheduler("--default-model", "empty")
         cls.lenient = cluster.stub(cls.server)
-        cls.strict = cluster.stub(cluster.scheduler("--default-model", "empty", "--refuse-infeasible"))
+        cls.strict_server = cluster.scheduler("--default-model", "empty", "--refuse-infeasible")
+        cls.strict = cluster.stub(cls.strict_server)
 
     def setUp(self):
         self.cluster.redis_cli("FLUSHDB")
@@ -105,6 +115,44 @@ class Estimates(lib.Test):
         self.assertEqual([j.name for j in jobs], [first.name], "what was refused left nothing")
         for deadline in (late, None):
             self.strict.CreateJob(pb.CreateJobRequest(job=lib.spec(deadline=deadline)), timeout=lib.CALL_S)
+
+    def batch(self, stub, items):
+        """Submits the items; what became of those that ended at once, by number."""
+        name = stub.CreateBatch(pb.CreateBatchRequest(), timeout=lib.CALL_S).name
+        requests = [pb.SubmitJobsRequest(header=pb.SubmitHeader(batch=name))]
+        requests += [pb.SubmitJobsRequest(item=pb.BatchItem(seq=i + 1, job=job)) for i, job in enumerate(items)]
+        requests.append(pb.SubmitJobsRequest(seal=pb.SubmitSeal()))
+        *_, last = stub.SubmitJobs(iter(requests), timeout=2 * lib.CALL_S)
+        self.assertTrue(last.sealed)
+        counts = stub.GetBatch(pb.GetBatchRequest(name=name), timeout=lib.CALL_S).counts
+        self.assertEqual((counts.failed, counts.queued), (counts.refused, len(items) - counts.refused))
+        ended, stream = {}, stub.StreamBatchResults(pb.StreamBatchResultsRequest(name=name), timeout=2 * lib.CALL_S)
+        while len(ended) < counts.refused:
+            answer = next(stream)
+            if answer.HasField("result"):
+                ended[answer.result.seq] = answer.result.error
+        stream.cancel()
+        return ended
+
+    def test_items_that_cannot_be_in_time_are_refused(self):
+        self.serve()
+        strict = self.cluster.stub(self.strict_server, BATCHES)
+
+        def spec(costs, **kw):
+            return lib.spec(deadline=in_s(COST_S * costs) if costs else None, **kw)
+        # Each that is taken stands before those behind it: 4 of the first 10 are in time, and so is the first of the
+        # last two, behind these 4 and one that has all the time.
+        items = [spec(4.5) for _ in range(10)] + [spec(0), spec(6.5), spec(6.5), spec(1.5, model="unknown"),
+                                                  spec(1.5, priority=1), spec(1.5, priority=1)]
+        self.assertEqual(self.batch(self.cluster.stub(self.server, BATCHES), items).keys(), {14})
+        self.cluster.redis_cli("FLUSHDB")
+        self.serve()
+        ended = self.batch(strict, items)
+        self.assertEqual({seq: reason_of(e) for seq, e in ended.items()},
+                         {**{seq: "DEADLINE_INFEASIBLE" for seq in (5, 6, 7, 8, 9, 10, 13, 16)}, 14: "MODEL_UNKNOWN"})
+        self.assertIn("4 jobs wait and 0 run before this one, on 1 workers at 200.000 s each", ended[5].message)
+        self.assertIn("6 jobs wait", ended[13].message)
+        self.assertIn("1 jobs wait", ended[16].message)
 
 
     def test_top(self):

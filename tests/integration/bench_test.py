@@ -51,6 +51,20 @@ def check_profile():
     assert gemm and all(r["gflops"] > 0 and r["share"] > 0 for r in gemm)
 
 
+def check_job(folder):
+    """A whole job takes more than its image alone (by processor time, which a busy machine leaves as it is), and a model of random weights runs wherever one from a folder does."""
+    d = json.loads(run("bench", "engine", "--model", MODEL, "--batch", "1", "--seconds", "0.1", "--json"))
+    job, image = d["job"], d["encode_image"][0]
+    assert near(job["jobs_per_s"], 1000 / job["ms"]) and 0.7 < job["cpu_ms"] / image["cpu_ms"] < 7, d
+    found = json.loads(run("run", "--model", "random:dinov2-small@56", "--image", str(ROOT / "docs/example/scene.png"),
+                           "--prompt", "a circle", "--out", str(folder / "out"), "--json"))
+    assert found["model"] == "random-dinov2-small@56", found
+    assert len(found["results"]) == 1 and math.isfinite(found["results"][0]["predicted_iou"]), found
+    p = subprocess.run([BIN / "pseg", "run", "--model", "random:dinov2-small", "--image-size", "224", "--image",
+                        str(ROOT / "docs/example/scene.png"), "--prompt", "a circle"], capture_output=True, env=ENV, timeout=600)
+    assert p.returncode == 2 and b"random:dinov2-small" in p.stderr and b"--image-size" in p.stderr, p
+
+
 def check_ops():
     d = json.loads(run("bench", "ops", "--only", "gemm", "--case", "decoder", "--seconds", "0.01", "--json"))
     (row,) = d["ops"]
@@ -109,6 +123,7 @@ def main():
     check_ops()
     check_train()
     with tempfile.TemporaryDirectory() as folder:
+        check_job(pathlib.Path(folder))
         check_trace(pathlib.Path(folder))
     print("roofline and trace are sound")
 

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+static const char random_prefix[] = "random:";
+
 /* A folder, or the name of one that came with PSEG: relative to this program in the installed tree,
  * or where the source lies in the build tree. */
 static pseg_status find_model(char **out, const char *model, pseg_err *err)
@@ -82,7 +84,14 @@ pseg_status engine_options_of(pseg_engine_options *o, char **folder, const engin
     o->source.decoder = a->decoder;
     o->source.width = o->source.height = (uint32_t)a->image_size;
     bool whole = a->vision && a->text && a->decoder;
-    if (strcmp(a->model, PSEG_ENGINE_EMPTY) != 0 && !whole) {
+    if (strncmp(a->model, random_prefix, sizeof random_prefix - 1) == 0) {
+        o->preset = a->model + sizeof random_prefix - 1;
+        if (a->vision || a->text || a->decoder || a->image_size)
+            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                      "--model \"%s\" has all its parts: leave out --vision, --text, --decoder and "
+                      "--image-size",
+                      a->model);
+    } else if (strcmp(a->model, PSEG_ENGINE_EMPTY) != 0 && !whole) {
         PSEG_TRY(find_model(folder, a->model, err));
         o->source.folder = *folder;
     }

@@ -20,7 +20,8 @@ typedef struct engine_args {
      .unit = "DIR",                                                                               \
      .letter = 'm',                                                                               \
      .help =                                                                                      \
-         "PSEG model folder; a bare name is sought among those installed; `empty` does no work"}, \
+         "PSEG model folder; a bare name is sought among those installed; `empty` does no work, " \
+         "`random:PRESET` (of `pseg bench engine`) has weights of no use, to measure with"},      \
         {"vision",                                                                                \
          PSEG_CONF_STRING,                                                                        \
          offsetof(type, member.vision),                                                           \

@@ -92,7 +92,8 @@ static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg
     snprintf(e->device, sizeof e->device, "%s", d->name);
     snprintf(e->driver, sizeof e->driver, "%.60s, driver %.60s", d->platform_version, d->driver);
     log_stage(e, o, "device", &at);
-    PSEG_TRY(pseg_model_open(&e->model, e->cl, &o->source, &o->model, err));
+    PSEG_TRY(o->preset ? pseg_model_random(&e->model, e->cl, o->preset, 1, &o->model, err)
+                       : pseg_model_open(&e->model, e->cl, &o->source, &o->model, err));
     log_stage(e, o, "model", &at);
     e->info = pseg_model_get_info(e->model);
     snprintf(e->name, sizeof e->name, "%s", e->info->name);
@@ -133,7 +134,7 @@ pseg_status pseg_engine_open(pseg_engine **out, const pseg_engine_options *o, ps
     e->limits = o->limits;
     snprintf(e->worker, sizeof e->worker, "%s", o->worker ? o->worker : "");
     pseg_pictures_init(&e->pictures, 0);
-    if (o->source.folder || o->source.vision) {
+    if (o->source.folder || o->source.vision || o->preset) {
         PSEG_TRY(open_model(e, o, err));
     } else {
         snprintf(e->name, sizeof e->name, PSEG_ENGINE_EMPTY);

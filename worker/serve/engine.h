@@ -25,7 +25,8 @@ enum { PSEG_ENGINE_MAX_STAGES = 12, PSEG_ENGINE_MAX_JOBS = 64 };
 typedef struct pseg_engine pseg_engine;
 
 typedef struct pseg_engine_options {
-    pseg_model_source source; /* folder NULL and no parts: the empty model */
+    pseg_model_source source; /* folder NULL, no parts and no preset: the empty model */
+    const char *preset;       /* of pseg_model_random, in place of a source; NULL: none */
     const char *name;         /* under which it is served; NULL: the model's own */
     pseg_cl_options cl;
     pseg_model_options model;

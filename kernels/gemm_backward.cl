@@ -55,7 +55,8 @@ static inline bool is_inside(shift s, uint m, const pseg_weight_grad_params *p)
 
 #if PSEG_CPU
 
-/* out[n][k] (+)= sum_m x[m][k] g[m][n], packed. Dimension 2 counts pieces of rows_per_item rows, each
+/* out[n][k] (+)= sum_m x[m][k] g[m][n], packed; and, of the columns that are read for it anyhow,
+ * bias[n] (+)= sum_m g[m][n], by the items that have the first of the blocks. Dimension 2 counts pieces of rows_per_item rows, each
  * with a result of its own, piece elements behind the last; dimension 1 columns_per_item columns,
  * COLUMNS at most; dimension 0 blocks_per_item blocks of KB of k (of one tap). MB rows at a time,
  * both factors' parts are copied to where they lie densely (rows that are 4096 bytes apart share
@@ -144,7 +145,26 @@ static inline void pack_rows(float *to, gcfloat *x, uint m, uint rows, uint n_k,
     }
 }
 
-__kernel void weight_grad(gfloat *out, gcfloat *x, gcfloat *g, const pseg_weight_grad_params p)
+/* The sums of the packed columns' rows. */
+static inline void bias_sums(gfloat *bias, const float *panel, uint rows, uint first, uint last,
+                             bool is_more, const pseg_weight_grad_params *p)
+{
+    for (uint col = first; col < last; col += 16) {
+        const float *from = panel + (col - first) / NR * rows * NR + col % NR;
+        float16 sum = (float16)(0.0f);
+
+        if (col >= p->n)
+            return;
+        for (uint r = 0; r < rows; r++)
+            sum += vload16(0, from + r * NR);
+        if (is_more)
+            sum += fv_load(bias + col, p->n - col);
+        fv_store(sum, bias + col, p->n - col);
+    }
+}
+
+__kernel void weight_grad(gfloat *out, gfloat *bias, gcfloat *x, gcfloat *g,
+                          const pseg_weight_grad_params p)
 {
     float xb[MB * KB], gb[MB * COLUMNS];
     uint blocks = (p.c + KB - 1) / KB, columns = (p.n + PANEL - 1) / PANEL * PANEL;
@@ -155,10 +175,13 @@ __kernel void weight_grad(gfloat *out, gcfloat *x, gcfloat *g, const pseg_weight
     uint from = (uint)get_global_id(2) * p.rows_per_item, to = min(from + p.rows_per_item, p.m);
 
     out += p.out_off + get_global_id(2) * p.piece;
+    bias += p.bias_off + get_global_id(2) * p.piece;
     for (uint m = from; m < to; m += MB) {
         uint rows = min((uint)MB, to - m);
 
         pack_columns(gb, g + p.g_off + m * p.g_stride, rows, first, last, &p);
+        if ((p.flags & WANTS_BIAS) && b0 == 0)
+            bias_sums(bias, gb, rows, first, last, (p.flags & ADDS_BIAS) || m > from, &p);
         for (uint b = b0; b < b1; b++) {
             uint tap = b / blocks, k0 = b % blocks * KB, n_k = min((uint)KB, p.c - k0);
             const float *panel = gb;
@@ -169,9 +192,29 @@ __kernel void weight_grad(gfloat *out, gcfloat *x, gcfloat *g, const pseg_weight
                              col % PANEL;
 
                 for (uint k = 0; k < n_k; k += MR)
-                    weight_tile(at + k * PANEL, xb + k, panel, rows, n_k - k, p.add || m > from);
+                    weight_tile(at + k * PANEL, xb + k, panel, rows, n_k - k,
+                                (p.flags & ADDS_W) || m > from);
             }
         }
+    }
+}
+
+/* One row: dimension 0 strides over it, the weight's numbers and then the bias'. */
+__kernel void weight_sum(gfloat *out, gfloat *bias, gcfloat *work, const pseg_weight_sum_params p)
+{
+    ulong all = p.elems + (p.flags & WANTS_BIAS ? p.n : 0); /* elems: whole panels */
+
+    for (ulong i = (ulong)get_global_id(0) * FV; i < all; i += (ulong)get_global_size(0) * FV) {
+        bool is_bias = i >= p.elems;
+        uint n = (uint)min(all - i, (ulong)FV);
+        gfloat *to = is_bias ? bias + p.bias_off + (i - p.elems) : out + p.out_off + i;
+        fv sum = (fv)(0.0f);
+
+        for (uint r = 0; r < p.pieces; r++)
+            sum += fv_load(work + r * p.piece + i, n);
+        if (p.flags & (is_bias ? ADDS_BIAS : ADDS_W))
+            sum += fv_load(to, n);
+        fv_store(sum, to, n);
     }
 }
 
@@ -225,7 +268,7 @@ weight_grad(gfloat *out, gcfloat *x, gcfloat *g, const pseg_weight_grad_params p
             gfloat *to = out + p.out_off +
                          (((ulong)(n / PANEL) * p.taps + tap) * p.c + k) * PANEL + n % PANEL;
 
-            *to = p.add ? *to + acc[i][j] : acc[i][j];
+            *to = p.flags & ADDS_W ? *to + acc[i][j] : acc[i][j];
         }
 }
 

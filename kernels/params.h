@@ -55,13 +55,25 @@ typedef struct pseg_sum_params {
 } pseg_sum_params;
 PSEG_SIZE_IS(pseg_sum_params, 80);
 
-/* Of a weight [n, taps*c]; h, w: the map, 1 x 1 with one tap. piece: elements between the results of
- * two pieces of rows. */
+/* Of a weight [n, taps*c], and of a bias [n]; h, w: the map, 1 x 1 with one tap. piece: elements
+ * between the results of two pieces of rows, of either. */
 typedef struct pseg_weight_grad_params {
-    pseg_u64 out_off, x_off, g_off, x_stride, g_stride, piece;
-    pseg_u32 m, n, c, taps, h, w, blocks_per_item, columns_per_item, rows_per_item, add;
+    pseg_u64 out_off, bias_off, x_off, g_off, x_stride, g_stride, piece;
+    pseg_u32 m, n, c, taps, h, w, blocks_per_item, columns_per_item, rows_per_item, flags;
 } pseg_weight_grad_params;
-PSEG_SIZE_IS(pseg_weight_grad_params, 88);
+PSEG_SIZE_IS(pseg_weight_grad_params, 96);
+
+/* flags of both */
+#define WANTS_BIAS 1u
+#define ADDS_W     2u
+#define ADDS_BIAS  4u
+
+/* The pieces' sums: of a weight's elems, and of a bias' n that lie behind them. */
+typedef struct pseg_weight_sum_params {
+    pseg_u64 out_off, bias_off, elems, piece;
+    pseg_u32 n, pieces, flags, pad;
+} pseg_weight_sum_params;
+PSEG_SIZE_IS(pseg_weight_sum_params, 48);
 
 typedef struct pseg_turn_params {
     pseg_u64 out_off, w_off;

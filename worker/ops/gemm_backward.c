@@ -88,19 +88,21 @@ out:
     return rc;
 }
 
-static pseg_status bias_grad(pseg_stream *s, const pseg_op_grads *g, size_t rows, size_t n,
-                             size_t stride, pseg_err *err)
+/* What is wanted of the weight's and the bias' gradient: one pass over the output's gives both. */
+static pseg_status weight_and_bias(pseg_stream *s, const pseg_op_args *a, const pseg_op_grads *g,
+                                   pseg_weight_grad_params *p, pseg_err *err)
 {
-    pseg_sum sum = {.out = g->t[BIAS],
-                    .x = g->t[OUT],
-                    .groups = 1,
-                    .count = rows,
-                    .c = n,
-                    .inner_stride = stride,
-                    .alpha = 1.0f,
-                    .add = g->add >> BIAS & 1};
+    pseg_weight_grads out = {.w = g->t[W], .adds_w = g->add >> W & 1};
 
-    return pseg_sum_rows(s, &sum, 0, err);
+    if (pseg_wants(g, BIAS)) {
+        out.bias = g->t[BIAS];
+        out.adds_bias = g->add >> BIAS & 1;
+    }
+    if (pseg_wants(g, W))
+        return pseg_weight_grad(s, &out, pseg_arg_of(a, A), &g->t[OUT], p, err);
+    return out.bias.mem ? pseg_bias_grad(s, &out.bias, out.adds_bias, &g->t[OUT], p->m, p->n,
+                                         p->g_stride, err)
+                        : PSEG_OK;
 }
 
 /* ---- gemm --------------------------------------------------------------------------------- */
@@ -211,28 +213,21 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, const pseg_op_g
 {
     pseg_status rc = PSEG_OK;
     const int64_t *i = a->i;
+    pseg_weight_grad_params p = {
+        .x_off = a->t[A].off,
+        .x_stride = (uint64_t)i[A_STRIDE],
+        .g_stride = (uint64_t)i[OUT_STRIDE],
+        .m = (uint32_t)i[M],
+        .n = (uint32_t)i[N],
+        .c = (uint32_t)i[K],
+        .taps = 1,
+        .h = 1,
+        .w = 1,
+    };
 
     if (pseg_wants(g, A))
         PSEG_TRY(launch_a(s, a, g, err));
-    if (pseg_wants(g, W)) {
-        pseg_weight_grad_params p = {
-            .x_off = a->t[A].off,
-            .x_stride = (uint64_t)i[A_STRIDE],
-            .g_stride = (uint64_t)i[OUT_STRIDE],
-            .m = (uint32_t)i[M],
-            .n = (uint32_t)i[N],
-            .c = (uint32_t)i[K],
-            .taps = 1,
-            .h = 1,
-            .w = 1,
-        };
-
-        PSEG_TRY(
-            pseg_weight_grad(s, &g->t[W], g->add >> W & 1, pseg_arg_of(a, A), &g->t[OUT], &p, err));
-        pseg_stream_credit(s, pseg_op_row_gemm.flops(a), pseg_op_row_gemm.bytes(a));
-    }
-    if (pseg_wants(g, BIAS))
-        PSEG_TRY(bias_grad(s, g, (size_t)i[M], (size_t)i[N], (size_t)i[OUT_STRIDE], err));
+    PSEG_TRY(weight_and_bias(s, a, g, &p, err));
     if (pseg_wants(g, RES)) {
         pseg_spread b = {.out = g->t[RES],
                          .x = g->t[OUT],
@@ -388,28 +383,21 @@ static pseg_status v_launch(pseg_stream *s, const pseg_op_args *a, const pseg_op
     pseg_status rc = PSEG_OK;
     const int64_t *i = a->i;
     uint32_t rows = (uint32_t)(i[V_BATCH] * i[V_HEIGHT] * i[V_WIDTH]);
+    pseg_weight_grad_params p = {
+        .x_off = a->t[A].off,
+        .x_stride = (uint64_t)i[V_C],
+        .g_stride = (uint64_t)i[V_N],
+        .m = rows,
+        .n = (uint32_t)i[V_N],
+        .c = (uint32_t)i[V_C],
+        .taps = 9,
+        .h = (uint32_t)i[V_HEIGHT],
+        .w = (uint32_t)i[V_WIDTH],
+    };
 
     if (pseg_wants(g, A))
         PSEG_TRY(v_launch_x(s, a, g, rows, err));
-    if (pseg_wants(g, W)) {
-        pseg_weight_grad_params p = {
-            .x_off = a->t[A].off,
-            .x_stride = (uint64_t)i[V_C],
-            .g_stride = (uint64_t)i[V_N],
-            .m = rows,
-            .n = (uint32_t)i[V_N],
-            .c = (uint32_t)i[V_C],
-            .taps = 9,
-            .h = (uint32_t)i[V_HEIGHT],
-            .w = (uint32_t)i[V_WIDTH],
-        };
-
-        PSEG_TRY(
-            pseg_weight_grad(s, &g->t[W], g->add >> W & 1, pseg_arg_of(a, A), &g->t[OUT], &p, err));
-        pseg_stream_credit(s, pseg_op_row_conv3.flops(a), pseg_op_row_conv3.bytes(a));
-    }
-    if (pseg_wants(g, BIAS))
-        PSEG_TRY(bias_grad(s, g, rows, (size_t)i[V_N], (size_t)i[V_N], err));
+    PSEG_TRY(weight_and_bias(s, a, g, &p, err));
 out:
     return rc;
 }

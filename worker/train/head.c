@@ -1,4 +1,4 @@
-#include "worker/train/head.h"
+#include "worker/train/head_parts.h"
 #include "common/base/alloc.h"
 #include "worker/model/decoder.h"
 #include "worker/model/neck.h"
@@ -14,15 +14,6 @@ struct pseg_train_head {
     pseg_train_views views;
 };
 
-/* What building needs at hand. */
-typedef struct builder {
-    pseg_graph *g;
-    const pseg_head_config *c;
-    const pseg_train_shape *s;
-    size_t places, t, rows, keys; /* tokens a sample; rows of all tokens, of all keys */
-    pseg_var pe, pos, key_len;
-} builder;
-
 pseg_status pseg_train_head_specs(pseg_specs *out, const pseg_head_config *c, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
@@ -33,8 +24,7 @@ out:
     return rc;
 }
 
-static pseg_var param(pseg_graph *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static pseg_var param(pseg_graph *g, const char *fmt, ...)
+pseg_var head_param(pseg_graph *g, const char *fmt, ...)
 {
     char name[PSEG_SPEC_NAME];
     va_list ap;
@@ -46,28 +36,21 @@ static pseg_var param(pseg_graph *g, const char *fmt, ...)
 }
 
 /* x w^T + b (+ res) by the tensors of a prefix. */
-static pseg_var linear(pseg_graph *g, const char *prefix, pseg_var x, pseg_var res, size_t rows,
-                       size_t n, size_t k, pseg_act act)
+pseg_var head_linear(pseg_graph *g, const char *prefix, pseg_var x, pseg_var res, size_t rows,
+                     size_t n, size_t k, pseg_act act)
 {
-    return pseg_graph_linear(g, x, param(g, "%s.weight", prefix), param(g, "%s.bias", prefix), res,
-                             rows, n, k, act);
-}
-
-static pseg_var layernorm(pseg_graph *g, const char *prefix, pseg_var x, size_t rows, size_t c,
-                          float eps, pseg_act act)
-{
-    return pseg_graph_layernorm(g, x, param(g, "%s.weight", prefix), param(g, "%s.bias", prefix),
-                                rows, c, eps, act);
+    return pseg_graph_linear(g, x, head_param(g, "%s.weight", prefix),
+                             head_param(g, "%s.bias", prefix), res, rows, n, k, act);
 }
 
 /* ---- the neck -------------------------------------------------------------------------------- */
 
-static pseg_var gn_gelu(const builder *b, const char *prefix, pseg_var x)
+static pseg_var gn_gelu(const head_builder *b, const char *prefix, pseg_var x)
 {
     const pseg_head_config *c = b->c;
 
-    return pseg_graph_groupnorm(b->g, x, param(b->g, "%s.norm.weight", prefix),
-                                param(b->g, "%s.norm.bias", prefix),
+    return pseg_graph_groupnorm(b->g, x, head_param(b->g, "%s.norm.weight", prefix),
+                                head_param(b->g, "%s.norm.bias", prefix),
                                 (pseg_groupnorm){.b_n = b->s->n_images,
                                                  .hw = b->places,
                                                  .c = c->dim,
@@ -76,10 +59,10 @@ static pseg_var gn_gelu(const builder *b, const char *prefix, pseg_var x)
                                                  .act = PSEG_ACT_GELU});
 }
 
-static pseg_var conv3(const builder *b, const char *prefix, pseg_var x)
+static pseg_var conv3(const head_builder *b, const char *prefix, pseg_var x)
 {
-    pseg_var y = pseg_graph_conv3(b->g, x, param(b->g, "%s.conv.weight", prefix),
-                                  param(b->g, "%s.conv.bias", prefix),
+    pseg_var y = pseg_graph_conv3(b->g, x, head_param(b->g, "%s.conv.weight", prefix),
+                                  head_param(b->g, "%s.conv.bias", prefix),
                                   (pseg_conv3){.batch = b->s->n_images,
                                                .h = b->s->gh,
                                                .width = b->s->gw,
@@ -88,12 +71,12 @@ static pseg_var conv3(const builder *b, const char *prefix, pseg_var x)
     return gn_gelu(b, prefix, y);
 }
 
-static pseg_var add_maps(const builder *b, pseg_var x, pseg_var y)
+static pseg_var add_maps(const head_builder *b, pseg_var x, pseg_var y)
 {
     return pseg_graph_add(b->g, x, y, b->s->n_images, b->places, b->c->dim, false);
 }
 
-static pseg_var build_neck(const builder *b, const pseg_var *taps)
+static pseg_var build_neck(const head_builder *b, const pseg_var *taps)
 {
     size_t rows = b->s->n_images * b->places;
     uint32_t n = b->c->n_taps;
@@ -104,8 +87,8 @@ static pseg_var build_neck(const builder *b, const pseg_var *taps)
         snprintf(prefix, sizeof prefix, "neck.lateral.%u", i);
         snprintf(conv, sizeof conv, "%s.conv", prefix);
         level[i] = gn_gelu(b, prefix,
-                           linear(b->g, conv, taps[i], PSEG_NO_VAR, rows, b->c->dim,
-                                  b->c->vision_dim, PSEG_ACT_NONE));
+                           head_linear(b->g, conv, taps[i], PSEG_NO_VAR, rows, b->c->dim,
+                                       b->c->vision_dim, PSEG_ACT_NONE));
     }
     for (uint32_t i = n - 1; i > 0; i--)
         level[i - 1] = add_maps(b, level[i - 1], level[i]);
@@ -117,131 +100,6 @@ static pseg_var build_neck(const builder *b, const pseg_var *taps)
     return conv3(b, "neck.fuse", sum);
 }
 
-/* ---- the two-way transformer ----------------------------------------------------------------- */
-
-static pseg_var add_pe(const builder *b, pseg_var q)
-{
-    return pseg_graph_add(b->g, q, b->pe, 1, b->rows, b->c->dim, false);
-}
-
-static pseg_var add_pos(const builder *b, pseg_var k)
-{
-    return pseg_graph_add(b->g, k, b->pos, b->s->batch, b->places, b->c->dim, true);
-}
-
-/* One attention: inputs of its three projections, and what is added to its result. */
-typedef struct attend {
-    const char *prefix;
-    pseg_var q, k, v, res;
-    size_t n_q, n_k, inner;
-    bool is_masked;
-} attend;
-
-static pseg_var attention(const builder *b, const attend *a)
-{
-    static const char *const parts[] = {"q_proj", "k_proj", "v_proj"};
-    const pseg_var in[] = {a->q, a->k, a->v};
-    size_t c = b->c->dim, batch = b->s->batch, heads = b->c->heads;
-    pseg_var made[3], out;
-    char prefix[96];
-
-    for (int i = 0; i < 3; i++) {
-        snprintf(prefix, sizeof prefix, "%s.%s", a->prefix, parts[i]);
-        made[i] = linear(b->g, prefix, in[i], PSEG_NO_VAR, batch * (i ? a->n_k : a->n_q), a->inner,
-                         c, PSEG_ACT_NONE);
-    }
-    out = pseg_graph_attention(b->g, made[0], made[1], made[2],
-                               a->is_masked ? b->key_len : PSEG_NO_VAR, batch, heads,
-                               a->inner / heads, a->n_q, a->n_k);
-    snprintf(prefix, sizeof prefix, "%s.out_proj", a->prefix);
-    return linear(b->g, prefix, out, a->res, batch * a->n_q, c, a->inner, PSEG_ACT_NONE);
-}
-
-static pseg_var token_norm(const builder *b, uint32_t layer, int which, pseg_var x)
-{
-    char prefix[64];
-
-    snprintf(prefix, sizeof prefix, "decoder.layers.%u.layer_norm%d", layer, which);
-    return layernorm(b->g, prefix, x, which == 4 ? b->keys : b->rows, b->c->dim, b->c->ln_eps,
-                     PSEG_ACT_NONE);
-}
-
-static void build_block(const builder *b, uint32_t i, pseg_var *q, pseg_var *k)
-{
-    size_t c = b->c->dim, inner = c / b->c->downsample;
-    char self[64], ti[64], it[64], mlp[64];
-
-    snprintf(self, sizeof self, "decoder.layers.%u.self_attn", i);
-    snprintf(ti, sizeof ti, "decoder.layers.%u.cross_attn_token_to_image", i);
-    snprintf(it, sizeof it, "decoder.layers.%u.cross_attn_image_to_token", i);
-    pseg_var qp = i ? add_pe(b, *q) : *q;
-    pseg_var x =
-        attention(b, &(attend){self, qp, qp, *q, i ? *q : PSEG_NO_VAR, b->t, b->t, c, true});
-    *q = token_norm(b, i, 1, x);
-    pseg_var kp = add_pos(b, *k);
-    qp = add_pe(b, *q);
-    x = attention(b, &(attend){ti, qp, kp, *k, *q, b->t, b->places, inner, false});
-    *q = token_norm(b, i, 2, x);
-    snprintf(mlp, sizeof mlp, "decoder.layers.%u.mlp.lin1", i);
-    x = linear(b->g, mlp, *q, PSEG_NO_VAR, b->rows, b->c->mlp, c, PSEG_ACT_RELU);
-    snprintf(mlp, sizeof mlp, "decoder.layers.%u.mlp.lin2", i);
-    x = linear(b->g, mlp, x, *q, b->rows, c, b->c->mlp, PSEG_ACT_NONE);
-    *q = token_norm(b, i, 3, x);
-    qp = add_pe(b, *q);
-    x = attention(b, &(attend){it, kp, qp, *q, *k, b->places, b->t, inner, true});
-    *k = token_norm(b, i, 4, x);
-}
-
-static pseg_var build_final(const builder *b, pseg_var q, pseg_var k)
-{
-    size_t inner = b->c->dim / b->c->downsample;
-    pseg_var qp = add_pe(b, q), kp = add_pos(b, k);
-    pseg_var x = attention(b, &(attend){"decoder.final_attn_token_to_image", qp, kp, k, q, b->t,
-                                        b->places, inner, false});
-
-    return layernorm(b->g, "decoder.layer_norm_final_attn", x, b->rows, b->c->dim,
-                     b->c->final_ln_eps, PSEG_ACT_NONE);
-}
-
-/* ---- the mask and the IoU -------------------------------------------------------------------- */
-
-static pseg_var build_upsampler(const builder *b, pseg_var x)
-{
-    size_t rows = b->keys, cin = b->c->dim;
-    char prefix[64];
-
-    for (uint32_t i = 0; i < b->c->n_upsample; i++) {
-        size_t cout = b->c->upsample[i];
-        pseg_var bias =
-            pseg_graph_repeat(b->g, param(b->g, "decoder.upsample.%u.conv.bias", i), 4, cout);
-
-        x = pseg_graph_linear(b->g, x, param(b->g, "decoder.upsample.%u.conv.weight", i), bias,
-                              PSEG_NO_VAR, rows, 4 * cout, cin, PSEG_ACT_NONE);
-        rows *= 4;
-        snprintf(prefix, sizeof prefix, "decoder.upsample.%u.norm", i);
-        x = i + 1 < b->c->n_upsample
-                ? layernorm(b->g, prefix, x, rows, cout, b->c->upsample_eps, PSEG_ACT_GELU)
-                : pseg_graph_act(b->g, x, rows * cout, PSEG_ACT_GELU);
-        cin = cout;
-    }
-    return x;
-}
-
-/* MLP of token `row` of each sample. */
-static pseg_var build_mlp(const builder *b, const char *prefix, pseg_var q, size_t row, size_t n)
-{
-    size_t c = b->c->dim, batch = b->s->batch;
-    char name[64];
-    pseg_var x = pseg_graph_row(b->g, q, batch, b->t, c, row);
-
-    snprintf(name, sizeof name, "%s.proj_in", prefix);
-    x = linear(b->g, name, x, PSEG_NO_VAR, batch, c, c, PSEG_ACT_RELU);
-    snprintf(name, sizeof name, "%s.layers.0", prefix);
-    x = linear(b->g, name, x, PSEG_NO_VAR, batch, c, c, PSEG_ACT_RELU);
-    snprintf(name, sizeof name, "%s.proj_out", prefix);
-    return linear(b->g, name, x, PSEG_NO_VAR, batch, n, c, PSEG_ACT_NONE);
-}
-
 /* ---- all of it ------------------------------------------------------------------------------- */
 
 typedef struct inputs {
@@ -249,12 +107,12 @@ typedef struct inputs {
     pseg_var logits, iou, stats;
 } inputs;
 
-static pseg_var build_tokens(const builder *b, inputs *in)
+static pseg_var build_tokens(const head_builder *b, inputs *in)
 {
     size_t c = b->c->dim, batch = b->s->batch, words = b->s->max_prompt - 1;
     pseg_graph_piece parts[4] = {
-        {param(b->g, "decoder.iou_token"), 1, true},
-        {param(b->g, "decoder.mask_token"), 1, true},
+        {head_param(b->g, "decoder.iou_token"), 1, true},
+        {head_param(b->g, "decoder.mask_token"), 1, true},
     };
     size_t n = 3;
 
@@ -268,19 +126,20 @@ static pseg_var build_tokens(const builder *b, inputs *in)
             word = in->words = pseg_graph_input(b->g, batch * words * b->c->text_hidden);
     }
     parts[2] = (pseg_graph_piece){
-        linear(b->g, "text_proj", text, PSEG_NO_VAR, batch, c, b->c->text_dim, PSEG_ACT_NONE), 1,
-        false};
+        head_linear(b->g, "text_proj", text, PSEG_NO_VAR, batch, c, b->c->text_dim, PSEG_ACT_NONE),
+        1, false};
     if (b->c->has_word_tokens) {
-        parts[n++] = (pseg_graph_piece){linear(b->g, "text_token_proj", word, PSEG_NO_VAR,
-                                               batch * words, c, b->c->text_hidden, PSEG_ACT_NONE),
-                                        words, false};
+        parts[n++] =
+            (pseg_graph_piece){head_linear(b->g, "text_token_proj", word, PSEG_NO_VAR,
+                                           batch * words, c, b->c->text_hidden, PSEG_ACT_NONE),
+                               words, false};
     }
     return pseg_graph_stack(b->g, parts, n, batch, c);
 }
 
-static void build(builder *b, inputs *in, size_t pixels)
+static void build(head_builder *b, inputs *in, size_t pixels)
 {
-    size_t c = b->c->dim, batch = b->s->batch, last = b->c->upsample[b->c->n_upsample - 1];
+    size_t batch = b->s->batch, last = b->c->upsample[b->c->n_upsample - 1];
     pseg_var q, k, mask, taps[PSEG_MAX_TAPS];
 
     if (b->s->towers && b->s->towers->vision)
@@ -293,26 +152,23 @@ static void build(builder *b, inputs *in, size_t pixels)
     in->target = pseg_graph_input(b->g, batch * pixels);
     in->weight = pseg_graph_input(b->g, batch);
     k = build_neck(b, taps);
-    if (b->s->n_images != batch) {
-        in->image_of = pseg_graph_input(b->g, batch);
-        k = pseg_graph_gather(b->g, k, in->image_of, batch, b->s->n_images, b->places * c);
-    }
-    b->pos = param(b->g, "decoder.pos_embed");
+    b->image_of = PSEG_NO_VAR;
+    if (b->s->n_images != batch)
+        b->image_of = in->image_of = pseg_graph_input(b->g, batch);
+    b->pos = head_param(b->g, "decoder.pos_embed");
     b->pe = q = build_tokens(b, in);
-    for (uint32_t i = 0; i < b->c->depth; i++)
-        build_block(b, i, &q, &k);
-    q = build_final(b, q, k);
-    k = build_upsampler(b, k);
-    mask = build_mlp(b, "decoder.mask_mlp", q, 1, last);
+    head_build_blocks(b, &q, &k);
+    k = head_build_upsampler(b, k);
+    mask = head_build_mlp(b, "decoder.mask_mlp", q, 1, last);
     in->logits = pseg_graph_maskdot(b->g, mask, k, batch, pixels, last);
-    in->iou = build_mlp(b, "decoder.iou_head", q, 0, 1);
+    in->iou = head_build_mlp(b, "decoder.iou_head", q, 0, 1);
     pseg_graph_keep(b->g, in->logits);
     pseg_graph_keep(b->g, in->iou);
     in->stats = pseg_graph_mask_loss(b->g, in->logits, in->target, in->weight, in->iou, batch,
                                      pixels, b->s->loss);
 }
 
-static void find_views(pseg_train_head *h, const builder *b, const inputs *in)
+static void find_views(pseg_train_head *h, const head_builder *b, const inputs *in)
 {
     pseg_train_views *v = &h->views;
 
@@ -357,7 +213,7 @@ pseg_status pseg_train_head_new(pseg_train_head **out, pseg_cl *cl, const pseg_p
     h->places = (size_t)shape->gh * shape->gw;
     h->pixels = h->places << (2 * c->n_upsample);
     PSEG_TRY(pseg_graph_new(&h->g, cl, params, shape->has_backward, err));
-    builder b = {.g = h->g, .c = &h->c, .s = &h->shape, .places = h->places};
+    head_builder b = {.g = h->g, .c = &h->c, .s = &h->shape, .places = h->places};
     b.t = 2 + (size_t)shape->max_prompt;
     b.rows = shape->batch * b.t;
     b.keys = shape->batch * h->places;

@@ -287,6 +287,58 @@ static void scenes_are_the_same_again(void **state)
     assert_int_equal(pseg_train_scenes(&source, &c, &sizes, &set, NULL), PSEG_EINVAL);
 }
 
+/* How many of the phrases of an epoch are of each kind. */
+static void count_kinds(size_t *out, const pseg_train_scene_set *set)
+{
+    pseg_head_config c;
+    pseg_train_sizes sizes = {12, 4, 1};
+    pseg_train_source source;
+    pseg_loader *l;
+    const pseg_train_batch *b;
+    pseg_loader_place place;
+
+    pseg_head_config_default(&c);
+    c.height = c.width = 112;
+    c.gh = c.gw = 8;
+    assert_int_equal(pseg_train_scenes(&source, &c, &sizes, set, NULL), PSEG_OK);
+    assert_int_equal(
+        pseg_loader_open(&l, &source, &c, &sizes, (pseg_loader_place){0, 0, true}, 1, NULL),
+        PSEG_OK);
+    while (pseg_loader_next(&b, &place, l, NULL) == PSEG_OK && b)
+        for (uint32_t i = 0; i < b->n_samples; i++) {
+            const char *text = b->phrases[i];
+            bool is_relational = strstr(text, " to ") || strstr(text, " of ") ||
+                                 strstr(text, "above ") || strstr(text, "over ") ||
+                                 strstr(text, "below ") || strstr(text, "under ") ||
+                                 strstr(text, "beneath ");
+
+            assert_true(b->image_of[i] < b->n_images);
+            out[pseg_train_phrase_of(text, is_relational, false)]++;
+        }
+    pseg_loader_close(l);
+    pseg_train_source_close(&source);
+}
+
+static void kinds_are_drawn_by_weight(void **state)
+{
+    pseg_train_scene_set plain = {160, 0, false}, near = plain, fixed = {160, 0, true};
+    size_t a[PSEG_TRAIN_N_PHRASES] = {0}, b[PSEG_TRAIN_N_PHRASES] = {0},
+           c[PSEG_TRAIN_N_PHRASES] = {0};
+
+    (void)state;
+    for (size_t k = 0; k < PSEG_TRAIN_N_PHRASES; k++)
+        near.weights[k] = fixed.weights[k] = k == PSEG_TRAIN_NEAR ? 20 : 1;
+    count_kinds(a, &plain);
+    count_kinds(b, &near);
+    count_kinds(c, &fixed);
+    /* Not preferred, near has its share of one phrase in seven; all batches are full either way. */
+    assert_int_equal(a[0] + a[1] + a[2], 40 * 12);
+    assert_int_equal(b[0] + b[1] + b[2], 40 * 12);
+    assert_in_range(a[PSEG_TRAIN_NEAR], 40, 100);
+    assert_in_range(b[PSEG_TRAIN_NEAR], 120, 300);
+    assert_true(c[PSEG_TRAIN_NEAR] > a[PSEG_TRAIN_NEAR] && c[PSEG_TRAIN_NEAR] < b[PSEG_TRAIN_NEAR]);
+}
+
 /* ---- the log --------------------------------------------------------------------------------- */
 
 static char *text_of(const char *name)
@@ -463,6 +515,7 @@ int main(void)
         cmocka_unit_test(first_weights_are_pytorchs),
         cmocka_unit_test(loader_goes_through_everything),
         cmocka_unit_test(scenes_are_the_same_again),
+        cmocka_unit_test(kinds_are_drawn_by_weight),
         cmocka_unit_test(log_is_cut_where_a_run_goes_on),
         cmocka_unit_test(head_config_comes_back),
         cmocka_unit_test(half_refuses_what_it_cannot_hold),

@@ -31,6 +31,42 @@ out:
     return rc;
 }
 
+/* --kind-weight: KIND=W, joined by commas; 1 for those that are not named. */
+static pseg_status weights_of(float *out, const char *text, pseg_err *err)
+{
+    static const char *const kinds[PSEG_TRAIN_N_PHRASES] = {
+        [PSEG_TRAIN_ATTRIBUTE] = "attribute",
+        [PSEG_TRAIN_DIRECTION] = "direction",
+        [PSEG_TRAIN_NEAR] = "near",
+        [PSEG_TRAIN_SUPERLATIVE] = "superlative",
+    };
+    pseg_status rc = PSEG_OK;
+    char *copy = text ? pseg_strdup(text) : NULL, *rest = copy;
+
+    for (size_t k = 0; k < PSEG_TRAIN_N_PHRASES; k++)
+        out[k] = 1;
+    if (text && !copy)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for --kind-weight");
+    for (char *one; rest && (one = strsep(&rest, ","));) {
+        char *value = strchr(one, '='), *end = NULL;
+        double w = value ? strtod(value + 1, &end) : 0;
+        size_t k = 0;
+
+        while (k < PSEG_TRAIN_N_PHRASES && (!value || strlen(kinds[k]) != (size_t)(value - one) ||
+                                            strncmp(one, kinds[k], (size_t)(value - one)) != 0))
+            k++;
+        if (k == PSEG_TRAIN_N_PHRASES || end == value + 1 || *end || !(w >= 0.01 && w <= 100))
+            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                      "--kind-weight \"%.60s\": expected KIND=W with attribute, direction, near or "
+                      "superlative, and W of 0.01 to 100",
+                      text);
+        out[k] = (float)w;
+    }
+out:
+    pseg_free(copy);
+    return rc;
+}
+
 static pseg_status open_scenes(pseg_train_source *out, const train_args *a,
                                const pseg_head_config *c, const pseg_train_sizes *sizes,
                                pseg_err *err)
@@ -46,6 +82,7 @@ static pseg_status open_scenes(pseg_train_source *out, const train_args *a,
     PSEG_TRY(scenes_of(&set.val, NULL, "val", val, err));
     if (set.train == 0)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--data %s: nothing to train on", a->data.items[0]);
+    PSEG_TRY(weights_of(set.weights, a->kind_weight, err));
     PSEG_TRY(pseg_train_scenes(out, c, sizes, &set, err));
 out:
     return rc;
@@ -128,6 +165,10 @@ static pseg_status open_data(pseg_train_source *out, pseg_cl *cl, const train_ar
 
     if (!texts || !parts)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for data sets");
+    if (a->kind_weight)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "--kind-weight %.60s: kinds are known of scenes alone (--data scenes:N)",
+                  a->kind_weight);
     for (size_t i = 0; i < a->data.n; i++) {
         texts[i] = pseg_strdup(a->data.items[i]);
         if (!texts[i])

@@ -21,6 +21,9 @@ const pseg_conf_option train_options[] = {
          "training"},
     {"kind", PSEG_CONF_STRING, offsetof(train_args, kind), NULL, .unit = "NAME",
      .help = "samples of this kind alone, in training and validation"},
+    {"kind_weight", PSEG_CONF_STRING, offsetof(train_args, kind_weight), NULL, .unit = "KIND=W,..",
+     .help = "of scenes: draw phrases of a kind likelier in training, W of 0.01 to 100 in place of "
+             "1; attribute, direction, near (next to, closest to), superlative"},
     {"mirror", PSEG_CONF_BOOL, offsetof(train_args, mirror), "false",
      .help = "take about half of the photos mirrored, left and right exchanged in the phrase"},
     {"features", PSEG_CONF_STRING, offsetof(train_args, features), NULL, .unit = "DIR",

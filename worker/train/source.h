@@ -41,16 +41,32 @@ typedef struct pseg_train_sizes {
     uint64_t seed;
 } pseg_train_sizes;
 
+/* Phrases of scenes, by what is to be understood. NEAR: "next to", "nearest to", "closest to". */
+typedef enum pseg_train_phrase {
+    PSEG_TRAIN_ATTRIBUTE,
+    PSEG_TRAIN_DIRECTION,
+    PSEG_TRAIN_NEAR,
+    PSEG_TRAIN_SUPERLATIVE,
+    PSEG_TRAIN_N_PHRASES
+} pseg_train_phrase;
+
 /* Scenes drawn by seed (worker/scenes): train of them an epoch and val for validation. */
 typedef struct pseg_train_scene_set {
     uint64_t train, val;
     bool is_fixed; /* the same in every epoch; else new ones each time, none of them seen twice */
+    /* How much likelier a phrase of a kind is to be drawn in training, where not all can be; all
+     * equal, or all 0: no kind is preferred. Otherwise twice as many scenes are drawn as are taken,
+     * unless they are fixed, so that those that have what is wanted can be. */
+    float weights[PSEG_TRAIN_N_PHRASES];
 } pseg_train_scene_set;
-/* Each image comes with batch / images of its phrases, fewer if it has not so many. Validation is
- * always on the same. head: its image must be square, 64 to 1024 px. */
+/* The images of a batch come with `batch` of all their phrases, or with all of them if they have
+ * fewer; with one image a sample, each with one. Validation is always on the same. head: its image
+ * must be square, 64 to 1024 px. */
 pseg_status pseg_train_scenes(pseg_train_source *out, const pseg_head_config *head,
                               const pseg_train_sizes *sizes, const pseg_train_scene_set *set,
                               pseg_err *err);
+/* text: as a phrase of scenes. */
+pseg_train_phrase pseg_train_phrase_of(const char *text, bool is_relational, bool is_superlative);
 
 /* A mask of h x w bytes, those that are `value` counting, averaged over oh x ow equal parts, pixels
  * at a border by their share: soft where a border runs through a part. */

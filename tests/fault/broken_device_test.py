@@ -9,10 +9,15 @@ import signal
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "integration"))
+import lib_metrics  # noqa: E402
 import lib_pseg as lib  # noqa: E402
 from lib_pseg import pb  # noqa: E402
 
 LIBRARY = pathlib.Path(sys.argv[3]).resolve()
+
+
+def ready_id(worker):
+    return worker.ready.read_text()
 
 
 class Broken(lib.Test):
@@ -68,6 +73,33 @@ class Broken(lib.Test):
 
     def test_a_device_that_fails(self):
         self.check("fail", "the device failed")
+
+    def jobs_of(self, n, first):
+        return [lib.create(self.stub, lib.png(64, 64, first + k)) for k in range(n)]
+
+    def ups(self, worker):
+        """Of each device, whether it is in use."""
+        found = lib_metrics.families(worker)["pseg_worker_device_up"].samples
+        return sorted(s.value for s in found)
+
+    def test_one_device_of_two_that_fails(self):
+        """It is taken out, by name; the other one and the process go on, until it fails, too."""
+        worker = self.worker("--device", "cpu/2", "--threads", 2, "--metrics-listen", "127.0.0.1:0")
+        pid = self.pid(worker)
+        jobs = self.jobs_at_once(worker, "fail", images=[lib.png(64, 64, 100 + n) for n in range(3)])
+        self.assertEqual(sorted(self.attempts(jobs)), [1, 1, 2], "one is charged, the others are not")
+        self.assertRegex(worker.log(), r"the device failed: .* \(\d+:\d+/2\.[01]\): .*clEnqueue")
+        self.assertEqual(self.ups(worker), [0, 1])
+        self.assertEqual(lib_metrics.get(worker, "/readyz")[0], 200)
+        self.assertEqual(self.attempts(self.jobs_of(4, 110)), [1] * 4)
+        record = self.cluster.redis_cli("--raw", "HVALS", self.cluster.redis_cli(
+            "--raw", "KEYS", "*:worker:" + ready_id(worker)).strip())
+        self.assertRegex(record, r"/2\.0\).*, .*/2\.1\)")
+        self.assertEqual(record.count("): failed"), 1)
+        self.assertEqual(self.pid(worker), pid, "the same process")
+        self.jobs_at_once(worker, "fail", images=[lib.png(64, 64, 120 + n) for n in range(3)])
+        self.assertNotEqual(worker.wait(), 0)
+        self.assertIn("this process ends so that a new one can start afresh", worker.log())
 
     def decoding(self, worker):
         """The processes that wait for the next image."""

@@ -94,6 +94,94 @@ static void selects_by_type_index_and_name(void **state)
     assert_int_equal(at, 0);
 }
 
+static void assert_refused(const char *which, const char *error)
+{
+    char ids[3][PSEG_DEVICE_ID];
+    pseg_err err = PSEG_ERR_INIT;
+    size_t n = 7;
+
+    assert_int_equal(pseg_device_expand(ids, &n, 3, &which, 1, &err), PSEG_EINVAL);
+    assert_int_equal(n, 0);
+    assert_int_equal(err.reason, PSEG_R_CONFIG_INVALID);
+    if (!strstr(err.msg, error))
+        fail_msg("%s: %s", which, err.msg);
+}
+
+static void several_devices_are_named_at_once(void **state)
+{
+    static const char *const twice[] = {"0:0", "0:0"};
+    pseg_device_info *list = NULL;
+    char ids[3][PSEG_DEVICE_ID], text[80];
+    pseg_err err = PSEG_ERR_INIT;
+    size_t n = 0, n_all = 0;
+
+    (void)state;
+    NEEDS_DEVICE();
+    assert_int_equal(pseg_device_list(&list, &n_all, NULL), PSEG_OK);
+    const char *which = "all";
+    if (n_all <= 3) {
+        assert_int_equal(pseg_device_expand(ids, &n, 3, &which, 1, NULL), PSEG_OK);
+        assert_int_equal(n, n_all);
+        for (size_t i = 0; i < n; i++)
+            assert_string_equal(ids[i], list[i].id);
+    }
+    assert_int_equal(pseg_device_expand(ids, &n, 3, twice, 1, NULL), PSEG_OK);
+    assert_int_equal(n, 1);
+    assert_string_equal(ids[0], "0:0");
+    assert_refused("0:0,0:0", "device 0:0 is named twice");
+    assert_int_equal(pseg_device_expand(ids, &n, 3, twice, 2, &err), PSEG_EINVAL);
+    assert_refused("0:0/0", "device 0:0 in 0 parts");
+    assert_refused("0:0/63000", "the limits are 1..");
+    assert_refused("0:0/1.1", "part 1 of 1; parts count from 0");
+    which = "no such/2";
+    assert_int_equal(pseg_device_expand(ids, &n, 3, &which, 1, &err), PSEG_EDEVICE);
+    if (list[0].compute_units >= 2) {
+        snprintf(text, sizeof text, "%s/2.1,0:0/2.0", list[0].id);
+        which = text;
+        assert_int_equal(pseg_device_expand(ids, &n, 3, &which, 1, NULL), PSEG_OK);
+        assert_int_equal(n, 2);
+        assert_string_equal(ids[0], "0:0/2.1");
+        assert_string_equal(ids[1], "0:0/2.0");
+        assert_refused("0:0/2,0:0/2.1", "named twice");
+        assert_refused("0:0/2,0:0/1.0,0:0", "more than 3 devices");
+    }
+    pseg_free(list);
+}
+
+/* A part has a share of the units, its own id, and works. */
+static void a_part_is_a_device(void **state)
+{
+    pseg_cl_options o = PSEG_CL_OPTIONS_DEFAULT;
+    pseg_err err = PSEG_ERR_INIT;
+    pseg_cl *cl = NULL;
+    pseg_stream *s;
+    pseg_mem *m = NULL;
+    uint8_t data[64] = "from here", back[64] = "";
+
+    (void)state;
+    NEEDS_DEVICE();
+    o.device = "cpu/2.1";
+    o.no_cache = true;
+    if (pseg_cl_open(&cl, &o, &err) != PSEG_OK) {
+        assert_true(err.reason == PSEG_R_CONFIG_INVALID || err.reason == PSEG_R_DEVICE_NOT_FOUND);
+        skip_here(); /* no CPU device, one of one unit, or a driver that cannot */
+    }
+    assert_non_null(strstr(pseg_cl_device(cl)->id, "/2.1"));
+    assert_true(pseg_cl_device(cl)->compute_units >= 1);
+    s = open_stream(cl);
+    assert_int_equal(pseg_mem_new(&m, cl, sizeof data, NULL), PSEG_OK);
+    assert_int_equal(pseg_mem_write(s, m, 0, data, sizeof data, NULL), PSEG_OK);
+    assert_int_equal(pseg_mem_read(back, s, m, 0, sizeof back, NULL), PSEG_OK);
+    assert_int_equal(pseg_stream_finish(s, NULL), PSEG_OK);
+    assert_memory_equal(data, back, sizeof data);
+    pseg_mem_free(m);
+    pseg_stream_close(s);
+    pseg_cl_close(cl);
+    o.device = "cpu/2";
+    assert_int_equal(pseg_cl_open(&cl, &o, &err), PSEG_EINVAL);
+    assert_non_null(strstr(err.msg, "are 2 devices, one is wanted"));
+}
+
 static void no_device_names_the_remedy(void **state)
 {
     pseg_err err = PSEG_ERR_INIT;
@@ -677,6 +765,8 @@ int main(void)
         cmocka_unit_test(selects_by_type_index_and_name),
         cmocka_unit_test(assembly_is_for_drivers_that_survive_it),
         cmocka_unit_test(no_device_names_the_remedy),
+        cmocka_unit_test(several_devices_are_named_at_once),
+        cmocka_unit_test(a_part_is_a_device),
         cmocka_unit_test(unknown_device_is_refused_on_opening),
         cmocka_unit_test(listed_devices_are_described),
         cmocka_unit_test(threads_are_chosen_before_drivers_start),

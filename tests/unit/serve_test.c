@@ -25,6 +25,7 @@
 #define WAIT_MS  120000
 
 static pseg_engine *engine; /* NULL: no device */
+static pseg_engine *pair;   /* with two devices, halves of one; NULL: there is no such thing */
 static uint8_t *scene;
 static size_t scene_len;
 
@@ -77,6 +78,35 @@ static void a_picture_that_fails_is_forgotten(void **state)
     pseg_pictures_deinit(&s);
 }
 
+static void a_picture_is_encoded_by_one_device_at_a_time(void **state)
+{
+    pseg_pictures s;
+    pseg_picture *p;
+
+    (void)state;
+    pseg_pictures_init(&s, 0);
+    s.n_devices = 2;
+    assert_int_equal(pseg_pictures_take(&p, &s, "t:1", NULL), PSEG_PICTURE_MINE);
+    assert_null(pseg_pictures_filled(&s, p, true));
+    assert_true(pseg_pictures_claim(&s, p, 1));
+    assert_true(pseg_pictures_claim(&s, p, 1)); /* by another job on it */
+    assert_false(pseg_pictures_claim(&s, p, 0));
+    pseg_pictures_unclaim(&s, p, 0); /* which is not its to end */
+    assert_false(pseg_pictures_claim(&s, p, 0));
+    pseg_pictures_unclaim(&s, p, 1); /* nothing came of it: the next may try */
+    assert_false(pseg_picture_is_encoded(&s, p));
+    assert_true(pseg_pictures_claim(&s, p, 0));
+    assert_false(pseg_pictures_claim(&s, p, 1));
+    p->numbers = pseg_calloc(1, sizeof *p->numbers);
+    assert_non_null(p->numbers);
+    pseg_pictures_unclaim(&s, p, 0);
+    assert_true(pseg_picture_is_encoded(&s, p));
+    assert_true(pseg_pictures_claim(&s, p, 1)); /* both at once from now on */
+    assert_true(pseg_pictures_claim(&s, p, 0));
+    pseg_pictures_drop(&s, p);
+    pseg_pictures_deinit(&s);
+}
+
 /* ---- jobs ---- */
 
 /* A worker whose device waits, after a first job that is nobody's concern, until the jobs of the
@@ -89,6 +119,8 @@ typedef struct run {
     pseg_worker *_Atomic w;
     _Atomic bool is_held;
     _Atomic size_t n_awaited; /* jobs that are to be ready; 0: not said yet */
+    bool needs_both; /* no device goes on after its first pass until the other has had one, too */
+    _Atomic size_t n_on[2]; /* passes of each device */
     /* of the worker's hooks, without the first job */
     _Atomic size_t n_passes, n_jobs, n_encodes, n_pairs, n_ended;
 } run;
@@ -120,11 +152,15 @@ static size_t n_ready(run *r)
     return n;
 }
 
-static void on_batch(void *ud, size_t n_jobs, const pseg_engine_batch *done)
+static void on_batch(void *ud, size_t device, size_t n_jobs, const pseg_engine_batch *done)
 {
     run *r = ud;
 
-    if (!atomic_exchange(&r->is_held, true)) {
+    if (r->needs_both) {
+        atomic_fetch_add(&r->n_on[device], 1);
+        WAIT_UNTIL(atomic_load(&r->n_on[!device]) > 0);
+    }
+    if (!r->needs_both && !atomic_exchange(&r->is_held, true)) {
         WAIT_UNTIL(atomic_load(&r->n_awaited) && n_ready(r) >= atomic_load(&r->n_awaited));
         return;
     }
@@ -191,14 +227,15 @@ static void submit_one(run *r, const char *tenant, const char *phrase)
     submit(r, tenant, scene, scene_len, &phrase, 1);
 }
 
+static int n_runs;
+
 static void run_begin_with(run *r, const char *queue, size_t batch, int64_t feature_bytes,
                            bool share)
 {
-    static int count;
     pseg_worker *w = NULL;
 
     memset(r, 0, sizeof *r);
-    snprintf(r->name, sizeof r->name, "serve%d", count++);
+    snprintf(r->name, sizeof r->name, "serve%d", n_runs++);
     if (queue)
         snprintf(r->name, sizeof r->name, "%s", queue);
     pseg_worker_options o = {.queue = options_of(r),
@@ -224,6 +261,35 @@ static void run_begin_with(run *r, const char *queue, size_t batch, int64_t feat
 static void run_begin(run *r, size_t batch)
 {
     run_begin_with(r, NULL, batch, 0, false);
+}
+
+/* On two devices, of which each takes jobs one by one. All jobs are there before it begins. */
+static void run_on_pair(run *r, const char *const *tenants, const char *const *phrases, size_t n)
+{
+    pseg_worker *w = NULL;
+
+    memset(r, 0, sizeof *r);
+    snprintf(r->name, sizeof r->name, "serve%d", n_runs++);
+    r->needs_both = true;
+    pseg_worker_options o = {.queue = options_of(r),
+                             .engine = pair,
+                             .id = "w",
+                             .ahead = MAX_JOBS,
+                             .preparers = 2,
+                             .batch = 1,
+                             .on_ended = on_ended,
+                             .on_batch = on_batch,
+                             .on_ended_ud = r};
+    assert_int_equal(pseg_queue_open(&r->q, &o.queue, NULL), PSEG_OK);
+    for (size_t i = 0; i < n; i++)
+        submit(r, tenants[i], scene, scene_len, &phrases[i], 1);
+    assert_int_equal(pseg_worker_start(&w, &o, NULL), PSEG_OK);
+    atomic_store(&r->w, w);
+    WAIT_UNTIL(atomic_load(&r->n_ended) == n);
+    assert_int_equal(atomic_load(&r->n_ended), n);
+    assert_true(atomic_load(&r->n_on[0]) > 0 && atomic_load(&r->n_on[1]) > 0);
+    assert_int_equal(atomic_load(&r->n_on[0]) + atomic_load(&r->n_on[1]), n);
+    pseg_worker_stop(w);
 }
 
 /* Until all jobs have ended. n_good: how many of them come as far as the device. */
@@ -340,6 +406,58 @@ static void masks_are_those_of_a_job_alone(void **state)
     }
     run_end(&alone);
     run_end(&together);
+}
+
+static void assert_same_masks(run *a, run *b, const char *const *tenants, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        pseg_queue_reply *x = outcome(a, tenants[i], i, 1), *y = outcome(b, tenants[i], i, 1);
+        assert_int_equal(x->jobs[0].state, PSEG_JOB_SUCCEEDED);
+        assert_int_equal(y->jobs[0].state, PSEG_JOB_SUCCEEDED);
+        assert_true(x->blobs[0].len > 1000);
+        assert_int_equal(x->blobs[0].len, y->blobs[0].len);
+        assert_memory_equal(x->blobs[0].data, y->blobs[0].data, x->blobs[0].len);
+        pseg_queue_reply_free(x);
+        pseg_queue_reply_free(y);
+    }
+}
+
+static void two_devices(const char *const *tenants, size_t n_encodes)
+{
+    static const char *const phrases[] = {"a star", "a ring", "the small red circle",
+                                          "the striped yellow circle"};
+    enum { N = 4 };
+    run one, two;
+
+    NEEDS_DEVICE();
+    if (!pair)
+        skip_here();
+    run_begin(&one, 1);
+    for (size_t i = 0; i < N; i++)
+        submit(&one, tenants[i], scene, scene_len, &phrases[i], 1);
+    run_jobs(&one, N);
+    run_on_pair(&two, tenants, phrases, N);
+    assert_int_equal(atomic_load(&two.n_encodes), n_encodes);
+    assert_same_masks(&one, &two, tenants, N);
+    run_end(&one);
+    run_end(&two);
+}
+
+static void two_devices_share_the_work(void **state)
+{
+    static const char *const tenants[] = {"t", "u", "v", "w"};
+
+    (void)state;
+    two_devices(tenants, 4);
+}
+
+/* What one device has encoded serves the other. */
+static void two_devices_encode_an_image_once(void **state)
+{
+    static const char *const tenants[] = {"t", "t", "t", "t"};
+
+    (void)state;
+    two_devices(tenants, 1);
 }
 
 /* Its phrase is not text, which the scheduler would have refused: it fails in company, and then by
@@ -496,7 +614,7 @@ static void a_cancelled_one_leaves_the_batch(void **state)
                 PSEG_OK);
             jobs[i] = (pseg_engine_job){.work = &works[i], .ud = &c[i]};
         }
-        pseg_engine_run_batch(engine, jobs, 2, is_cancelled, &done);
+        pseg_engine_run_batch(engine, 0, jobs, 2, is_cancelled, &done);
         assert_int_equal(jobs[0].rc, PSEG_ECANCELLED);
         assert_int_equal(jobs[0].err.reason, PSEG_R_CANCELLED);
         assert_int_equal(jobs[1].rc, PSEG_OK);
@@ -524,16 +642,24 @@ static int set_up(void **state)
     if (pseg_image_init(&e) != PSEG_OK ||
         pseg_file_read(&scene, &scene_len, SCENE, 1 << 24, &e) != PSEG_OK)
         return -1;
+    static const char *const halves = "cpu/2";
+    assert_int_equal(pseg_device_set_threads(2, &e), PSEG_OK); /* also where there is one CPU */
     if (pseg_engine_open(&engine, &o, &e) != PSEG_OK && e.reason != PSEG_R_DEVICE_NOT_FOUND) {
         printf("%s\n", e.msg);
         return -1;
     }
+    o.devices = &halves;
+    o.n_devices = 1;
+    pseg_err_clear(&e);
+    if (pseg_engine_open(&pair, &o, &e) != PSEG_OK)
+        printf("not two devices: %s\n", e.msg);
     return 0;
 }
 
 static int tear_down(void **state)
 {
     (void)state;
+    pseg_engine_close(pair);
     pseg_engine_close(engine);
     pseg_free(scene);
     pseg_image_shutdown();
@@ -545,9 +671,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_picture_is_filled_once_and_shared),
         cmocka_unit_test(a_picture_that_fails_is_forgotten),
+        cmocka_unit_test(a_picture_is_encoded_by_one_device_at_a_time),
         cmocka_unit_test(jobs_on_one_image_share_its_encoding),
         cmocka_unit_test(tenants_share_nothing),
         cmocka_unit_test(masks_are_those_of_a_job_alone),
+        cmocka_unit_test(two_devices_share_the_work),
+        cmocka_unit_test(two_devices_encode_an_image_once),
         cmocka_unit_test(one_that_fails_takes_nobody_with_it),
         cmocka_unit_test(an_image_that_is_none_fails_its_own_jobs),
         cmocka_unit_test(a_cancelled_one_leaves_the_batch),

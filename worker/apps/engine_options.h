@@ -12,7 +12,16 @@ typedef struct engine_args {
 
 #define THREADS_HELP "of CPU devices; 0: as many as there are CPUs for this process"
 
-#define ENGINE_OPTIONS(type, member)                                                              \
+/* With one device; for those with several: ENGINE_OPTIONS_REST and a list of their own. */
+#define ENGINE_OPTIONS(type, member)                                                   \
+    ENGINE_OPTIONS_REST(type, member),                                                 \
+    {                                                                                  \
+        "device", PSEG_CONF_STRING, offsetof(type, member.device), "auto",             \
+            .unit = "NAME", .letter = 'd',                                             \
+            .help = "auto, cpu, gpu, P:D or part of a name; `pseg devices` lists them" \
+    }
+
+#define ENGINE_OPTIONS_REST(type, member)                                                         \
     {"model",                                                                                     \
      PSEG_CONF_STRING,                                                                            \
      offsetof(type, member.model),                                                                \
@@ -51,13 +60,6 @@ typedef struct engine_args {
          .min = 0,                                                                                \
          .max = 4096,                                                                             \
          .help = "side of the model's input, a multiple of its patch; 0: as trained"},            \
-        {"device",                                                                                \
-         PSEG_CONF_STRING,                                                                        \
-         offsetof(type, member.device),                                                           \
-         "auto",                                                                                  \
-         .unit = "NAME",                                                                          \
-         .letter = 'd',                                                                           \
-         .help = "auto, cpu, gpu, P:D or part of a name; `pseg devices` lists them"},             \
         {"threads",   PSEG_CONF_INT,       offsetof(type, member.threads), "0", .min = 0,         \
          .max = 4096, .help = THREADS_HELP},                                                      \
         {"precision",                                                                             \

@@ -87,7 +87,7 @@ static void print_all(const pseg_engine *e, const pseg_work *w, const char *orig
         json_object_set_new(stages, w->stages[i].name, json_real((double)w->stages[i].us / 1e3));
     program_print(json_pack(
         "{s:o, s:s, s:o, s:i, s:i, s:o, s:O, s:o}", "model", program_text(pseg_engine_name(e)),
-        "model_digest", pseg_engine_digest(e), "device", program_text(pseg_engine_device(e)),
+        "model_digest", pseg_engine_digest(e), "device", program_text(pseg_engine_device(e, 0)),
         "image_width", (int)w->width, "image_height", (int)w->height, "original",
         program_text(original), "results", results, "stages_ms", stages));
 }

@@ -21,6 +21,7 @@
 
 typedef struct config {
     engine_args engine;
+    pseg_conf_list devices;
     const char *config, *redis, *queue, *id, *ready_file, *log_level, *metrics_listen,
         *otlp_endpoint;
     int64_t decoders, decode_seconds, decode_memory;
@@ -38,7 +39,10 @@ static const pseg_conf_option options[] = {
              "redis+sentinel://[user:password@]host[:port],.../MASTER[/db]"},
     {"queue", PSEG_CONF_STRING, offsetof(config, queue), "default", .unit = "NAME",
      .help = "queue within that Redis"},
-    ENGINE_OPTIONS(config, engine),
+    ENGINE_OPTIONS_REST(config, engine),
+    {"device", PSEG_CONF_LIST, offsetof(config, devices), "auto", .unit = "NAME", .letter = 'd',
+     .help = "auto, cpu, gpu, P:D or part of a name (`pseg devices` lists them); all; NAME/N for a "
+             "CPU in N parts; several with commas, or given again"},
     {"ahead", PSEG_CONF_INT, offsetof(config, ahead), "4", .min = 0, .max = 60,
      .help = "jobs made ready while the device works"},
     {"batch", PSEG_CONF_INT, offsetof(config, batch), "8", .min = 1, .max = 64,
@@ -226,12 +230,12 @@ static void on_ended(void *ud, const pseg_worker_ended *e)
     pseg_worker_trace_on_ended(l->trace, l->engine, e);
 }
 
-static void on_batch(void *ud, size_t n_jobs, const pseg_engine_batch *done)
+static void on_batch(void *ud, size_t device, size_t n_jobs, const pseg_engine_batch *done)
 {
     const listeners *l = ud;
 
     if (l->metrics)
-        pseg_worker_metrics_on_batch(l->metrics, n_jobs, done);
+        pseg_worker_metrics_on_batch(l->metrics, device, n_jobs, done);
 }
 
 static pseg_status open_trace(listeners *l, const config *c, const char *id, const pseg_log *log,
@@ -287,6 +291,8 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     wo.on_batch = on_batch;
     wo.on_ended_ud = &who;
     PSEG_TRY(engine_options_of(&eo, &folder, &c->engine, log, err));
+    eo.devices = c->devices.items;
+    eo.n_devices = c->devices.n;
     eo.worker = id;
     eo.kept_bytes = (size_t)c->kept_features;
     eo.max_encode = (size_t)c->encode_batch;
@@ -295,9 +301,10 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     eo.decode_s = c->decode_seconds;
     eo.decode_memory_bytes = (uint64_t)c->decode_memory;
     PSEG_TRY(open_engine(&engine, &eo, signals, log, err));
-    PSEG_INFO(log, "worker", "model=%s digest=%.12s device=\"%s\" opened in %lld ms",
-              pseg_engine_name(engine), pseg_engine_digest(engine), pseg_engine_device(engine),
-              (long long)(pseg_clock_mono_ms() - begin));
+    for (size_t i = 0; i < pseg_engine_n_devices(engine); i++)
+        PSEG_INFO(log, "worker", "model=%s digest=%.12s device=\"%s\" opened in %lld ms",
+                  pseg_engine_name(engine), pseg_engine_digest(engine),
+                  pseg_engine_device(engine, i), (long long)(pseg_clock_mono_ms() - begin));
     wo.queue.url = c->redis;
     wo.queue.name = c->queue;
     wo.queue.log = log;

@@ -8,11 +8,12 @@
 struct pseg_worker_metrics {
     pseg_metrics *registry;
     pseg_metrics_http *http;
-    pseg_metric *info, *jobs, *stages, *prompts;
+    pseg_metric *info, *jobs, *stages, *prompts, *device_up, *device_jobs;
     pseg_series *held, *oldest, *redis_up, *n_prompts, *batch_size, *per_encode;
     const char *id;
     pthread_mutex_t mu; /* of w: it must not be stopped while it is asked */
     pseg_worker *w;
+    const pseg_engine *engine;
 };
 
 static const double stage_seconds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
@@ -21,9 +22,17 @@ static const double prompt_counts[] = {1, 2, 4, 8, 16, 32, 64};
 
 static const pseg_metric_desc
     info = {"pseg_worker_info",
-            "Always 1: which model this worker runs, and on what.",
+            "Always 1: which model this worker runs, and on what; one of each device.",
             PSEG_METRIC_GAUGE,
             {"worker", "model", "digest", "device"}},
+    device_up = {"pseg_worker_device_up",
+                 "1 while the device takes jobs, 0 once it has failed.",
+                 PSEG_METRIC_GAUGE,
+                 {"device"}},
+    device_jobs = {"pseg_worker_device_jobs_total",
+                   "Jobs that went to the device, each attempt of this worker.",
+                   PSEG_METRIC_COUNTER,
+                   {"device"}},
     jobs = {"pseg_worker_jobs_total",
             "Jobs that this worker ended: published, failed (by reason), "
             "released, or lost to another worker.",
@@ -61,6 +70,10 @@ static void measure(void *ud)
     pseg_series_set(m->held, m->w ? (double)pseg_worker_n_held(m->w) : 0);
     pseg_series_set(m->oldest, m->w ? (double)pseg_worker_oldest_us(m->w) / 1e6 : 0);
     pseg_series_set(m->redis_up, m->w && pseg_worker_is_connected(m->w));
+    for (size_t i = 0; m->w && i < pseg_engine_n_devices(m->engine); i++) {
+        const char *name = pseg_engine_device(m->engine, i);
+        pseg_series_set(pseg_metric_with(m->device_up, &name), !pseg_worker_is_out(m->w, i));
+    }
     pthread_mutex_unlock(&m->mu);
 }
 
@@ -98,6 +111,8 @@ pseg_status pseg_worker_metrics_new(pseg_worker_metrics **out, const pseg_worker
     m->id = o->worker;
     PSEG_TRY(pseg_metrics_new(&m->registry, err));
     m->info = pseg_metrics_add(m->registry, &info);
+    m->device_up = pseg_metrics_add(m->registry, &device_up);
+    m->device_jobs = pseg_metrics_add(m->registry, &device_jobs);
     m->jobs = pseg_metrics_add(m->registry, &jobs);
     m->stages = pseg_metrics_add(m->registry, &stages);
     m->prompts = pseg_metrics_add(m->registry, &prompts);
@@ -140,11 +155,12 @@ void pseg_worker_metrics_watch(pseg_worker_metrics *m, pseg_worker *w, const pse
         return;
     pthread_mutex_lock(&m->mu);
     m->w = w;
+    m->engine = engine;
     pthread_mutex_unlock(&m->mu);
-    if (w)
+    for (size_t i = 0; w && i < pseg_engine_n_devices(engine); i++)
         pseg_series_set(pseg_metric_with(m->info, (const char *[]){m->id, pseg_engine_name(engine),
                                                                    pseg_engine_digest(engine),
-                                                                   pseg_engine_device(engine)}),
+                                                                   pseg_engine_device(engine, i)}),
                         1);
 }
 
@@ -161,11 +177,14 @@ void pseg_worker_metrics_on_ended(void *ud, const pseg_worker_ended *e)
                             (double)e->work->stages[i].us * 1e-6);
 }
 
-void pseg_worker_metrics_on_batch(void *ud, size_t n_jobs, const pseg_engine_batch *done)
+void pseg_worker_metrics_on_batch(void *ud, size_t device, size_t n_jobs,
+                                  const pseg_engine_batch *done)
 {
     pseg_worker_metrics *m = ud;
+    const char *name = pseg_engine_device(m->engine, device);
 
     pseg_series_observe(m->batch_size, (double)n_jobs);
+    pseg_series_add(pseg_metric_with(m->device_jobs, &name), (double)n_jobs);
     for (size_t i = 0; i < done->n_encodes; i++)
         pseg_series_observe(m->per_encode, (double)done->n_prompts[i]);
 }

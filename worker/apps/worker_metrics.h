@@ -31,6 +31,7 @@ pseg_metrics *pseg_worker_metrics_registry(pseg_worker_metrics *m);
 /* For pseg_worker_options.on_ended; ud is the metrics. */
 void pseg_worker_metrics_on_ended(void *ud, const pseg_worker_ended *e);
 /* For pseg_worker_options.on_batch. */
-void pseg_worker_metrics_on_batch(void *ud, size_t n_jobs, const pseg_engine_batch *done);
+void pseg_worker_metrics_on_batch(void *ud, size_t device, size_t n_jobs,
+                                  const pseg_engine_batch *done);
 
 #endif

@@ -56,18 +56,19 @@ void pseg_worker_trace_on_ended(pseg_trace *t, const pseg_engine *engine,
         !pseg_trace_context_begin(&job, &caller, 0))
         return;
     int64_t begin = add_stages(&l, e->work, &job, &caller, now);
-    l.spans[l.n++] = (pseg_span){.name = "process job",
-                                 .context = job,
-                                 .parent = caller.span_id,
-                                 .kind = PSEG_SPAN_CONSUMER,
-                                 .begin_unix_us = begin + l.to_unix_us,
-                                 .end_unix_us = now + l.to_unix_us,
-                                 .fault = *e->reason ? e->reason : NULL,
-                                 .notes = {{"pseg.job.id", e->job, 0},
-                                           {"pseg.job.outcome", e->outcome, 0},
-                                           {"pseg.job.attempt", NULL, e->attempt},
-                                           {"pseg.job.prompts", NULL, (int64_t)e->work->n_prompts},
-                                           {"pseg.model", pseg_engine_name(engine), 0},
-                                           {"pseg.device", pseg_engine_device(engine), 0}}};
+    l.spans[l.n++] =
+        (pseg_span){.name = "process job",
+                    .context = job,
+                    .parent = caller.span_id,
+                    .kind = PSEG_SPAN_CONSUMER,
+                    .begin_unix_us = begin + l.to_unix_us,
+                    .end_unix_us = now + l.to_unix_us,
+                    .fault = *e->reason ? e->reason : NULL,
+                    .notes = {{"pseg.job.id", e->job, 0},
+                              {"pseg.job.outcome", e->outcome, 0},
+                              {"pseg.job.attempt", NULL, e->attempt},
+                              {"pseg.job.prompts", NULL, (int64_t)e->work->n_prompts},
+                              {"pseg.model", pseg_engine_name(engine), 0},
+                              {"pseg.device", pseg_engine_device(engine, e->work->device), 0}}};
     pseg_trace_tell(t, l.spans, l.n);
 }

@@ -146,6 +146,8 @@ void pseg_cl_close(pseg_cl *cl)
         clReleaseMemObject(cl->none);
     if (cl->context)
         clReleaseContext(cl->context);
+    if (cl->device)
+        clReleaseDevice(cl->device);
     pthread_cond_destroy(&cl->keeper_cv);
     pthread_mutex_destroy(&cl->programs_lock);
     pseg_free(cl->cache_dir);

@@ -36,7 +36,8 @@ typedef enum pseg_cl_variant {
 } pseg_cl_variant;
 
 typedef struct pseg_cl_options {
-    const char *device;    /* as pseg_device_select; NULL: automatic */
+    /* As pseg_device_select, or a part as pseg_device_expand names it; NULL: automatic. */
+    const char *device;
     const char *cache_dir; /* compiled programs; NULL: $XDG_CACHE_HOME/pseg or ~/.cache/pseg */
     /* Read kernels from this folder; NULL: $PSEG_KERNEL_DIR, else the embedded ones. */
     const char *kernel_dir;

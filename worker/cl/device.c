@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_DEVICES 64u
 /* From cl_khr_icd; cl.h does not define it. */
 #define NO_PLATFORM (-1001)
 
@@ -74,13 +73,12 @@ static uint64_t device_number(cl_device_id d, cl_device_info what, size_t size)
     return clGetDeviceInfo(d, what, sizeof narrow, &narrow, NULL) == CL_SUCCESS ? narrow : 0;
 }
 
-static void describe(pseg_device_info *o, cl_platform_id p, cl_device_id d, unsigned pi,
-                     unsigned di)
+void pseg_device_describe(pseg_device_info *o, cl_platform_id p, cl_device_id d, const char *id)
 {
     uint64_t type = device_number(d, CL_DEVICE_TYPE, sizeof(cl_device_type));
 
     memset(o, 0, sizeof *o);
-    snprintf(o->id, sizeof o->id, "%u:%u", pi, di);
+    snprintf(o->id, sizeof o->id, "%s", id);
     o->type = type & CL_DEVICE_TYPE_GPU           ? PSEG_DEVICE_GPU
               : type & CL_DEVICE_TYPE_CPU         ? PSEG_DEVICE_CPU
               : type & CL_DEVICE_TYPE_ACCELERATOR ? PSEG_DEVICE_ACCELERATOR
@@ -108,9 +106,8 @@ static void describe(pseg_device_info *o, cl_platform_id p, cl_device_id d, unsi
     o->host_align = sizeof(float);
 }
 
-/* Every device with its handle, in the loader's order. A platform that fails is passed over: one
- * broken driver must not hide the others. */
-static pseg_status enumerate(cl_device_id *ids, pseg_device_info *infos, unsigned *n, pseg_err *err)
+pseg_status pseg_devices_enumerate(cl_device_id *ids, pseg_device_info *infos, unsigned *n,
+                                   pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     cl_platform_id platforms[PSEG_CL_MAX_PLATFORMS];
@@ -123,14 +120,17 @@ static pseg_status enumerate(cl_device_id *ids, pseg_device_info *infos, unsigne
         return PSEG_OK;
     PSEG_CL_TRY(clGetPlatformIDs, code);
     for (cl_uint p = 0; p < n_platforms && p < PSEG_CL_MAX_PLATFORMS; p++) {
-        cl_device_id found[MAX_DEVICES];
+        cl_device_id found[PSEG_CL_MAX_DEVICES];
         cl_uint n_found = 0;
 
-        if (clGetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, MAX_DEVICES, found, &n_found) !=
-            CL_SUCCESS)
+        if (clGetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, PSEG_CL_MAX_DEVICES, found,
+                           &n_found) != CL_SUCCESS)
             continue;
-        for (cl_uint d = 0; d < n_found && d < MAX_DEVICES && *n < MAX_DEVICES; d++) {
-            describe(&infos[*n], platforms[p], found[d], p, d);
+        for (cl_uint d = 0; d < n_found && d < PSEG_CL_MAX_DEVICES && *n < PSEG_CL_MAX_DEVICES;
+             d++) {
+            char id[PSEG_DEVICE_ID];
+            snprintf(id, sizeof id, "%u:%u", p, d);
+            pseg_device_describe(&infos[*n], platforms[p], found[d], id);
             ids[(*n)++] = found[d];
         }
     }
@@ -142,15 +142,15 @@ pseg_status pseg_device_list(pseg_device_info **out, size_t *n, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_device_info *infos = NULL;
-    cl_device_id ids[MAX_DEVICES];
+    cl_device_id ids[PSEG_CL_MAX_DEVICES];
     unsigned count = 0;
 
     *out = NULL;
     *n = 0;
-    infos = pseg_calloc(MAX_DEVICES, sizeof *infos);
+    infos = pseg_calloc(PSEG_CL_MAX_DEVICES, sizeof *infos);
     if (!infos)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory for the list of devices");
-    PSEG_TRY(enumerate(ids, infos, &count, err));
+    PSEG_TRY(pseg_devices_enumerate(ids, infos, &count, err));
     *out = infos;
     *n = count;
     infos = NULL;
@@ -210,26 +210,5 @@ pseg_status pseg_device_select(size_t *out, const pseg_device_info *list, size_t
                   "no OpenCL device \"%.60s\" among %zu; `pseg devices` lists them", which, n);
     *out = i;
 out:
-    return rc;
-}
-
-pseg_status pseg_device_open(cl_device_id *out, pseg_device_info *info, const char *which,
-                             pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    pseg_device_info *infos = NULL;
-    cl_device_id ids[MAX_DEVICES];
-    unsigned count = 0;
-    size_t i = 0;
-
-    infos = pseg_calloc(MAX_DEVICES, sizeof *infos);
-    if (!infos)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory for the list of devices");
-    PSEG_TRY(enumerate(ids, infos, &count, err));
-    PSEG_TRY(pseg_device_select(&i, infos, count, which, err));
-    *out = ids[i];
-    *info = infos[i];
-out:
-    pseg_free(infos);
     return rc;
 }

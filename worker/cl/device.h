@@ -19,9 +19,13 @@ typedef enum pseg_cl_feature {
     PSEG_CL_AMX_BF16 = 2,    /* tdpbf16ps; comes with AVX512_BF16 */
 } pseg_cl_feature;
 
+enum { PSEG_DEVICE_ID = 48, PSEG_DEVICE_MAX_PARTS = 64 };
+
 /* Strings are cut to their arrays; all are NUL-terminated. */
 typedef struct pseg_device_info {
-    char id[24]; /* "platform:device", counted from 0 in the loader's order: what a flag may name */
+    /* "platform:device", counted from 0 in the loader's order, and of a part "/n.k": what a flag
+     * may name */
+    char id[PSEG_DEVICE_ID];
     pseg_device_type type;
     char name[128], vendor[128], driver[64], version[128];
     char platform_name[128], platform_version[192];
@@ -61,5 +65,13 @@ bool pseg_device_takes_assembly(const pseg_device_info *d);
  * PSEG_R_DEVICE_NOT_FOUND, with the remedy. */
 pseg_status pseg_device_select(size_t *out, const pseg_device_info *list, size_t n,
                                const char *which, pseg_err *err);
+
+/* The ids of all devices that which[0..n_which) mean, for whoever uses several. Each may be several
+ * words between commas: "all", what pseg_device_select takes, or that and "/n": n parts of a CPU
+ * device, which share its units and work at the same time ("0:0/2.0" and "0:0/2.1" are those of
+ * "0:0/2"). out: of `cap` ids, n are written. Any thread. Errors: PSEG_R_DEVICE_NOT_FOUND,
+ * PSEG_R_CONFIG_INVALID (twice the same, more than cap, more parts than units). */
+pseg_status pseg_device_expand(char (*out)[PSEG_DEVICE_ID], size_t *n, size_t cap,
+                               const char *const *which, size_t n_which, pseg_err *err);
 
 #endif

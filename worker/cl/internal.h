@@ -74,9 +74,17 @@ uint32_t pseg_cpu_features(void);
  * the drivers start them, and pins them. Any thread. */
 void pseg_cl_start_drivers(void);
 
-/* Device number `index` of pseg_device_list's order. */
+/* What `which` means, as pseg_device_select, or one part of that ("0:0/2.1"); given back by
+ * clReleaseDevice, which does nothing to a whole one. */
 pseg_status pseg_device_open(cl_device_id *out, pseg_device_info *info, const char *which,
                              pseg_err *err);
+/* Every device with its handle, in the loader's order; both of PSEG_CL_MAX_DEVICES. A platform that
+ * fails is passed over: one broken driver must not hide the others. */
+#define PSEG_CL_MAX_DEVICES 64u
+pseg_status pseg_devices_enumerate(cl_device_id *ids, pseg_device_info *infos, unsigned *n,
+                                   pseg_err *err);
+/* Fills *o; parts have numbers of their own besides. */
+void pseg_device_describe(pseg_device_info *o, cl_platform_id p, cl_device_id d, const char *id);
 
 /* The program of k, built or from the cache; borrowed until pseg_cl_close. Any thread. */
 pseg_status pseg_program_get(cl_program *out, pseg_cl *cl, const pseg_kernel *k, pseg_err *err);

@@ -9,13 +9,13 @@ void pseg_claim_on_ready(void *ud)
 }
 
 /* Among several workers the jobs of a short line should not all go to the first to ask. So a worker
- * holds `ahead` besides one on the device, and more, up to a batch on the device, while it gets all
- * that it asks for. */
+ * holds `ahead` besides one on each device, and more, up to a batch on each, while it gets all that
+ * it asks for. */
 static void set_window(pseg_worker *w, bool got_all)
 {
-    size_t least = w->opt.ahead + 1, most = w->opt.ahead > 0 ? w->opt.ahead + w->opt.batch : 1;
-
     pthread_mutex_lock(&w->mu);
+    size_t n = pseg_engine_n_devices(w->opt.engine) - w->n_out;
+    size_t least = w->opt.ahead + n, most = w->opt.ahead > 0 ? w->opt.ahead + n * w->opt.batch : n;
     w->window = got_all ? 2 * w->window : least;
     if (w->window > most)
         w->window = most;

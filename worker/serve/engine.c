@@ -42,9 +42,42 @@ const char *pseg_engine_digest(const pseg_engine *e)
     return e->digest;
 }
 
-const char *pseg_engine_device(const pseg_engine *e)
+size_t pseg_engine_n_devices(const pseg_engine *e)
 {
-    return e->device;
+    return e->n_devices;
+}
+
+const char *pseg_engine_device(const pseg_engine *e, size_t device)
+{
+    return e->devices[device].name;
+}
+
+bool pseg_engine_claim(pseg_engine *e, size_t device, pseg_work *w)
+{
+    return !w->picture || pseg_pictures_claim(&e->pictures, w->picture, device);
+}
+
+void pseg_engine_unclaim(pseg_engine *e, size_t device, pseg_work *w)
+{
+    if (w->picture)
+        pseg_pictures_unclaim(&e->pictures, w->picture, device);
+}
+
+bool pseg_engine_is_encoded(pseg_engine *e, const pseg_work *w)
+{
+    return w->picture && pseg_picture_is_encoded(&e->pictures, w->picture);
+}
+
+size_t pseg_engine_max_encode(const pseg_engine *e, size_t device)
+{
+    size_t n = e->devices[device].max_encode;
+
+    return n ? n : PSEG_ENGINE_MAX_JOBS; /* the empty model does not care */
+}
+
+size_t pseg_engine_max_decode(const pseg_engine *e)
+{
+    return e->max_decode ? e->max_decode : PSEG_ENGINE_MAX_JOBS;
 }
 
 static void digest_text(char out[PSEG_SHA256_HEX + 1], const char *text)
@@ -69,33 +102,9 @@ static pseg_status open_decoders(pseg_engine *e, const pseg_engine_options *o, p
     return pseg_decoders_open(&e->decoders, &d, err);
 }
 
-/* What each stage of a start took, and how many programs were compiled or found so far. */
-static void log_stage(const pseg_engine *e, const pseg_engine_options *o, const char *stage,
-                      int64_t *since_us)
+static void take_info(pseg_engine *e, const pseg_engine_options *o)
 {
-    int64_t now = pseg_clock_mono_us();
-    unsigned built, cached;
-
-    pseg_cl_program_counts(e->cl, &built, &cached);
-    PSEG_INFO(o->log, "engine", "start stage=%s ms=%lld programs_compiled=%u programs_cached=%u",
-              stage, (long long)((now - *since_us) / 1000), built, cached);
-    *since_us = now;
-}
-
-static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    int64_t at = pseg_clock_mono_us();
-
-    PSEG_TRY(pseg_cl_open(&e->cl, &o->cl, err));
-    const pseg_device_info *d = pseg_cl_device(e->cl);
-    snprintf(e->device, sizeof e->device, "%s", d->name);
-    snprintf(e->driver, sizeof e->driver, "%.60s, driver %.60s", d->platform_version, d->driver);
-    log_stage(e, o, "device", &at);
-    PSEG_TRY(o->preset ? pseg_model_random(&e->model, e->cl, o->preset, 1, &o->model, err)
-                       : pseg_model_open(&e->model, e->cl, &o->source, &o->model, err));
-    log_stage(e, o, "model", &at);
-    e->info = pseg_model_get_info(e->model);
+    e->info = pseg_model_get_info(e->devices[0].model);
     snprintf(e->name, sizeof e->name, "%s", e->info->name);
     memcpy(e->digest, e->info->digest, sizeof e->digest);
     e->how = (pseg_preprocess){.fit = (pseg_image_fit)e->info->fit,
@@ -105,19 +114,25 @@ static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg
                                .may_shrink = o->shrink_on_load};
     memcpy(e->how.mean, e->info->mean, sizeof e->how.mean);
     memcpy(e->how.std, e->info->std, sizeof e->how.std);
-    size_t features = sizeof(float) * e->info->gh * e->info->gw * e->info->dim;
-    e->pictures.max_kept = o->kept_bytes / features;
+    e->pictures.max_kept = o->kept_bytes / (sizeof(float) * pseg_engine_n_features(e));
+    e->pictures.n_devices = e->n_devices;
     e->reads_features = o->reads_features;
     e->max_decode = o->model.max_phrases;
-    e->max_encode = o->max_encode                ? o->max_encode
-                    : d->type == PSEG_DEVICE_CPU ? 1
-                                                 : o->model.max_images;
-    PSEG_TRY(pseg_cl_kernel_digest(e->kernel_digest, e->cl, err));
-    PSEG_TRY(pseg_model_warm_up(e->model, err));
-    log_stage(e, o, "warm_up", &at);
+}
+
+static pseg_status open_model(pseg_engine *e, const pseg_engine_options *o, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    int64_t begin = pseg_clock_mono_ms();
+
+    PSEG_TRY(pseg_engine_open_devices(e, o, err));
+    take_info(e, o);
+    PSEG_TRY(pseg_cl_kernel_digest(e->kernel_digest, e->devices[0].cl, err));
     if (o->n_decoders > 0) {
+        begin = pseg_clock_mono_ms();
         PSEG_TRY(open_decoders(e, o, err));
-        log_stage(e, o, "decoders", &at);
+        PSEG_INFO(o->log, "engine", "start stage=decoders ms=%lld",
+                  (long long)(pseg_clock_mono_ms() - begin));
     }
 out:
     return rc;
@@ -137,8 +152,9 @@ pseg_status pseg_engine_open(pseg_engine **out, const pseg_engine_options *o, ps
     if (o->source.folder || o->source.vision || o->preset) {
         PSEG_TRY(open_model(e, o, err));
     } else {
+        e->n_devices = 1;
         snprintf(e->name, sizeof e->name, PSEG_ENGINE_EMPTY);
-        snprintf(e->device, sizeof e->device, "none");
+        snprintf(e->devices[0].name, sizeof e->devices[0].name, "none");
         digest_text(e->digest, PSEG_ENGINE_EMPTY);
     }
     if (o->name)
@@ -152,8 +168,9 @@ out:
 
 void pseg_engine_keep_programs(pseg_engine *e)
 {
-    if (e->cl)
-        pseg_cl_keep_in_background(e->cl);
+    for (size_t i = 0; i < e->n_devices; i++)
+        if (e->devices[i].cl)
+            pseg_cl_keep_in_background(e->devices[i].cl);
 }
 
 void pseg_engine_close(pseg_engine *e)
@@ -162,7 +179,9 @@ void pseg_engine_close(pseg_engine *e)
         return;
     pseg_decoders_close(e->decoders);
     pseg_pictures_deinit(&e->pictures);
-    pseg_model_close(e->model);
-    pseg_cl_close(e->cl);
+    for (size_t i = 0; i < e->n_devices; i++) {
+        pseg_model_close(e->devices[i].model);
+        pseg_cl_close(e->devices[i].cl);
+    }
     pseg_free(e);
 }

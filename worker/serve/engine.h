@@ -2,7 +2,8 @@
  * `pseg run` does without a server, so that the two agree pixel for pixel.
  *
  * The work has three parts that may run on three threads: prepare (decode, resize), run (device)
- * and finish (summaries, packing). */
+ * and finish (summaries, packing). An engine has one device or several, each with the whole model;
+ * any of them may run any work, and what one has encoded serves the others too. */
 #ifndef PSEG_SERVE_ENGINE_H
 #define PSEG_SERVE_ENGINE_H
 
@@ -29,6 +30,9 @@ typedef struct pseg_engine_options {
     const char *preset;       /* of pseg_model_random, in place of a source; NULL: none */
     const char *name;         /* under which it is served; NULL: the model's own */
     pseg_cl_options cl;
+    /* As of pseg_device_expand, in place of cl.device; n_devices = 0: that one. */
+    const char *const *devices;
+    size_t n_devices;
     pseg_model_options model;
     pseg_image_limits limits;
     /* Images are decoded in so many processes that are locked in; 0: in this one. The empty model
@@ -38,16 +42,18 @@ typedef struct pseg_engine_options {
     uint64_t decode_memory_bytes;
     bool shrink_on_load; /* pseg_preprocess.may_shrink; the job's stages then say by how much */
     const char *worker;  /* id, for receipts */
-    size_t kept_bytes;   /* device memory for the features of images that were asked for last */
+    size_t kept_bytes;   /* of each device's memory for the features of images that were asked for
+                            last */
     bool reads_features; /* encoded images can be taken by pseg_engine_take_features */
     size_t max_encode;   /* images in one pass of the encoder; 0: one on a CPU, where more in a pass
                           * are hardly faster and make the first wait for the last, else 8 */
     const pseg_log *log;
 } pseg_engine_options;
 
-/* Opens the device and the model and runs it once, so that the first job does not wait for the
- * compiler. pseg_image_init must have been called. Errors: those of pseg_model_open and
- * pseg_cl_open. */
+/* Opens the devices and the model on each, all at once, and runs it once, so that the first job
+ * does not wait for the compiler. pseg_image_init must have been called. Errors: those of
+ * pseg_model_open, pseg_cl_open and pseg_device_expand; one device that cannot be opened is enough.
+ */
 pseg_status pseg_engine_open(pseg_engine **out, const pseg_engine_options *o, pseg_err *err);
 /* Waits for the writing of at most one compiled program if keep_programs was called, else for all.
  */
@@ -58,7 +64,9 @@ void pseg_engine_keep_programs(pseg_engine *e);
 
 const char *pseg_engine_name(const pseg_engine *e);
 const char *pseg_engine_digest(const pseg_engine *e);
-const char *pseg_engine_device(const pseg_engine *e);
+size_t pseg_engine_n_devices(const pseg_engine *e); /* 1 or more; also of the empty model */
+/* Its name; where there are several, with its id behind it, so that no two are the same. */
+const char *pseg_engine_device(const pseg_engine *e, size_t device);
 
 /* One unit of work. Zeroed at first; everything is in the arena but what the engine frees. */
 typedef struct pseg_work {
@@ -70,7 +78,8 @@ typedef struct pseg_work {
     pseg_picture *picture;
     uint32_t width, height; /* of the photo */
     float rect[4];
-    /* after run: [n, mask_height, mask_width], [n], [n] */
+    /* after run, also one that failed: the device. Then [n, mask_height, mask_width], [n], [n] */
+    size_t device;
     float *logits, *iou;
     bool *truncated;
     /* after finish */
@@ -118,8 +127,8 @@ pseg_status pseg_engine_restore(pseg_engine *e, pseg_work *w, pseg_bytes packed,
  * taken them yet; else data = NULL. One thread at a time. */
 pseg_bytes pseg_engine_take_features(pseg_engine *e, pseg_work *w);
 
-/* One thread at a time. is_cancelled(ud), asked before each stage, may stop it: PSEG_R_CANCELLED.
- * NULL: never. After PSEG_EDEVICE the engine is of no more use. */
+/* On the first device. One thread at a time. is_cancelled(ud), asked before each stage, may stop
+ * it: PSEG_R_CANCELLED. NULL: never. After PSEG_EDEVICE the device is of no more use. */
 pseg_status pseg_engine_run(pseg_engine *e, pseg_work *w, bool (*is_cancelled)(void *ud), void *ud,
                             pseg_err *err);
 
@@ -143,13 +152,20 @@ typedef struct pseg_engine_batch {
  * of image and phrase are decoded once. What a step takes is told to the works that share it in
  * equal parts. A step that fails ends all works of the batch with its error, though one of them may
  * be to blame: those that are run again by themselves find out. Masks are to the bit those of the
- * works run one by one, as long as images are encoded singly. */
-void pseg_engine_run_batch(pseg_engine *e, pseg_engine_job *jobs, size_t n,
+ * works run one by one, as long as images are encoded singly. One thread at a time for each
+ * device. */
+void pseg_engine_run_batch(pseg_engine *e, size_t device, pseg_engine_job *jobs, size_t n,
                            bool (*is_cancelled)(void *ud), pseg_engine_batch *done);
-/* Are its image's features at hand? One thread, as run. */
-bool pseg_engine_is_encoded(const pseg_work *w);
-/* How many images one pass of the encoder takes here. Any thread. */
-size_t pseg_engine_max_encode(const pseg_engine *e);
+/* Where there are several devices, to be asked for each work before a batch that has it. False: its
+ * image is at work on another, and no other is to take the work before that run ends. What a run
+ * claimed is free again when it returns. Any thread. */
+bool pseg_engine_claim(pseg_engine *e, size_t device, pseg_work *w);
+/* It is not to be run there after all. */
+void pseg_engine_unclaim(pseg_engine *e, size_t device, pseg_work *w);
+/* Are its image's features at hand? Any thread. */
+bool pseg_engine_is_encoded(pseg_engine *e, const pseg_work *w);
+/* How many images one pass of the encoder takes on the device. Any thread. */
+size_t pseg_engine_max_encode(const pseg_engine *e, size_t device);
 /* How many phrases one pass of the decoder takes. Any thread. */
 size_t pseg_engine_max_decode(const pseg_engine *e);
 

@@ -35,7 +35,7 @@ static bool is_sound(const head *h)
 pseg_status pseg_engine_restore(pseg_engine *e, pseg_work *w, pseg_bytes packed, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    size_t n = e->model ? pseg_engine_n_features(e) : 0;
+    size_t n = e->info ? pseg_engine_n_features(e) : 0;
     uint16_t *half = NULL;
     float *numbers = NULL;
     head h;
@@ -55,7 +55,7 @@ pseg_status pseg_engine_restore(pseg_engine *e, pseg_work *w, pseg_bytes packed,
     w->picture->width = h.width;
     w->picture->height = h.height;
     memcpy(w->picture->rect, h.rect, sizeof h.rect);
-    w->picture->found = numbers;
+    w->picture->numbers = numbers;
     numbers = NULL;
     pseg_engine_adopt(w, w->picture);
 out:
@@ -64,27 +64,32 @@ out:
     return rc;
 }
 
+static pseg_bytes pack(const pseg_picture *p, size_t n, pseg_arena *arena)
+{
+    bool fits = true;
+
+    for (size_t i = 0; i < n; i++)
+        fits = fits && fabsf(p->numbers[i]) <= HALF_LIMIT; /* and is a number */
+    uint8_t *data = fits ? pseg_arena_alloc(arena, sizeof(head) + n * sizeof(uint16_t)) : NULL;
+    if (!data)
+        return (pseg_bytes){NULL, 0};
+    head h = {.magic = MAGIC, .width = p->width, .height = p->height, .n = (uint32_t)n};
+    memcpy(h.rect, p->rect, sizeof h.rect);
+    memcpy(data, &h, sizeof h);
+    _Static_assert(sizeof h % sizeof(uint16_t) == 0, "the numbers are aligned");
+    pseg_half_from_floats((uint16_t *)(void *)(data + sizeof h), p->numbers, n);
+    return (pseg_bytes){data, sizeof h + n * sizeof(uint16_t)};
+}
+
 pseg_bytes pseg_engine_take_features(pseg_engine *e, pseg_work *w)
 {
     pseg_picture *p = w->picture;
-    pseg_bytes packed = {NULL, 0};
 
-    if (!p || !p->fresh)
-        return packed;
-    size_t n = pseg_engine_n_features(e);
-    bool fits = true;
-    for (size_t i = 0; i < n; i++)
-        fits = fits && fabsf(p->fresh[i]) <= HALF_LIMIT; /* and is a number */
-    uint8_t *data = fits ? pseg_arena_alloc(w->arena, sizeof(head) + n * sizeof(uint16_t)) : NULL;
-    if (data) {
-        head h = {.magic = MAGIC, .width = p->width, .height = p->height, .n = (uint32_t)n};
-        memcpy(h.rect, p->rect, sizeof h.rect);
-        memcpy(data, &h, sizeof h);
-        _Static_assert(sizeof h % sizeof(uint16_t) == 0, "the numbers are aligned");
-        pseg_half_from_floats((uint16_t *)(void *)(data + sizeof h), p->fresh, n);
-        packed = (pseg_bytes){data, sizeof h + n * sizeof(uint16_t)};
-    }
-    pseg_free(p->fresh);
-    p->fresh = NULL;
+    if (!p || !p->is_fresh)
+        return (pseg_bytes){NULL, 0};
+    pseg_bytes packed = pack(p, pseg_engine_n_features(e), w->arena);
+    p->is_fresh = false;
+    if (e->n_devices == 1)
+        pseg_picture_forget_numbers(&e->pictures, p);
     return packed;
 }

@@ -16,8 +16,8 @@ static pseg_status finish_one(pseg_engine *e, pseg_work *w, size_t i,
     pseg_half_from_floats(half, w->logits + i * n, n);
     w->masks[i] = (pseg_bytes){(const uint8_t *)half, n * sizeof *half};
     w->grids[i] = (pseg_mask_grid){.logits = half,
-                                   .grid_width = e->model ? e->info->mask_width : 1,
-                                   .grid_height = e->model ? e->info->mask_height : 1,
+                                   .grid_width = e->info ? e->info->mask_width : 1,
+                                   .grid_height = e->info ? e->info->mask_height : 1,
                                    .width = w->width,
                                    .height = w->height,
                                    .x0 = w->rect[0],
@@ -25,7 +25,7 @@ static pseg_status finish_one(pseg_engine *e, pseg_work *w, size_t i,
                                    .x1 = w->rect[2],
                                    .y1 = w->rect[3]};
     pseg__internal__v1__prompt_result__init(r);
-    if (e->model) {
+    if (e->info) {
         PSEG_TRY(pseg_mask_measure(&m, &w->grids[i], w->threshold, err));
         r->area_px = m.area;
         r->box_x = m.box_x;
@@ -74,8 +74,8 @@ pseg_status pseg_engine_finish(pseg_engine *e, pseg_work *w, pseg_err *err)
     all.model = e->name;
     all.model_digest = e->digest;
     all.kernel_digest = e->kernel_digest;
-    all.device = e->device;
-    all.driver = e->driver;
+    all.device = e->devices[w->device].name;
+    all.driver = e->devices[w->device].driver;
     all.precision =
         (char *)(uintptr_t)pseg_precision_name(e->info ? e->info->precision : PSEG_PRECISION_FP32);
     all.worker = e->worker;

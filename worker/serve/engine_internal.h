@@ -6,19 +6,33 @@
 
 #include "worker/decode/decoders.h"
 
-struct pseg_engine {
+typedef struct pseg_engine_unit {
+    char id[PSEG_DEVICE_ID]; /* "": as the options' cl.device says */
     pseg_cl *cl;
-    pseg_model *model;       /* NULL: the empty model */
+    pseg_model *model; /* NULL: the empty model */
+    size_t max_encode;
+    char name[192], driver[224];
+} pseg_engine_unit;
+
+struct pseg_engine {
+    pseg_engine_unit devices[PSEG_MAX_DEVICES];
+    size_t n_devices;
     pseg_decoders *decoders; /* NULL: images are decoded in this process */
     pseg_pictures pictures;
     bool reads_features;
-    size_t max_encode, max_decode;
-    const pseg_model_info *info;
+    size_t max_decode;
+    const pseg_model_info *info; /* the same for all devices; NULL: the empty model */
     pseg_preprocess how;
     pseg_image_limits limits;
     char name[64], digest[PSEG_SHA256_HEX + 1], kernel_digest[PSEG_SHA256_HEX + 1];
-    char device[192], driver[224], worker[96];
+    char worker[96];
 };
+
+/* ---- engine_open.c ---- */
+
+/* Opens the devices that o names with the model on each, and fills what is known from then on. What
+ * was opened is in e also on failure. */
+pseg_status pseg_engine_open_devices(pseg_engine *e, const pseg_engine_options *o, pseg_err *err);
 
 /* Numbers of one image's features. */
 static inline size_t pseg_engine_n_features(const pseg_engine *e)
@@ -29,7 +43,7 @@ static inline size_t pseg_engine_n_features(const pseg_engine *e)
 /* Logits of one mask. */
 static inline size_t pseg_engine_grid(const pseg_engine *e)
 {
-    return e->model ? (size_t)e->info->mask_width * e->info->mask_height : 1;
+    return e->info ? (size_t)e->info->mask_width * e->info->mask_height : 1;
 }
 
 #endif

@@ -39,7 +39,7 @@ static pseg_status prepare_photo(pseg_engine *e, pseg_work *w, const pseg_image 
     w->width = i->width;
     w->height = i->height;
     pseg_work_stage(w, "decode_image", decoded - begin_us);
-    if (e->model) {
+    if (e->info) {
         PSEG_TRY(pseg_image_preprocess(w->picture->chw, w->rect, i, &e->how, err));
         pseg_work_stage(w, "preprocess", pseg_clock_mono_us() - decoded);
     }
@@ -54,7 +54,7 @@ pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, pseg_bytes image, 
     pseg_image *i = NULL;
     int64_t begin = pseg_clock_mono_us();
 
-    if (!e->model && !photo) {
+    if (!e->info && !photo) {
         /* The empty model looks at the header alone. */
         pseg_image_info info;
         PSEG_TRY(pseg_image_probe(&info, image.data, image.len, &e->limits, err));
@@ -62,7 +62,7 @@ pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, pseg_bytes image, 
         w->height = info.height;
         goto out;
     }
-    if (e->model) {
+    if (e->info) {
         size_t bytes = 3 * sizeof(float) * e->how.width * e->how.height;
         if (w->picture ||
             pseg_pictures_take(&w->picture, &e->pictures, NULL, NULL) == PSEG_PICTURE_MINE)
@@ -72,14 +72,14 @@ pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, pseg_bytes image, 
     }
     if (photo)
         PSEG_TRY(pseg_image_decode(&i, image.data, image.len, &e->limits, err));
-    PSEG_TRY(e->model && (!photo || e->how.may_shrink) ? prepare_file(e, w, image, err)
-                                                       : prepare_photo(e, w, i, begin, err));
+    PSEG_TRY(e->info && (!photo || e->how.may_shrink) ? prepare_file(e, w, image, err)
+                                                      : prepare_photo(e, w, i, begin, err));
     if (photo) {
         *photo = i;
         i = NULL;
     }
 out:
-    if (!e->model) {
+    if (!e->info) {
         w->rect[2] = (float)w->width;
         w->rect[3] = (float)w->height;
     }
@@ -108,7 +108,7 @@ pseg_picture_state pseg_engine_share(pseg_engine *e, pseg_work *w, const char *k
     pseg_picture *p = NULL;
     pseg_picture_state state = PSEG_PICTURE_MINE;
 
-    if (e->model)
+    if (e->info)
         state = pseg_pictures_take(&p, &e->pictures, key, waiter);
     if (state == PSEG_PICTURE_READY)
         pseg_engine_adopt(w, p);

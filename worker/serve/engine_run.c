@@ -14,6 +14,8 @@ typedef struct pair {
 
 typedef struct batch {
     pseg_engine *e;
+    size_t device;
+    pseg_model *model;
     pseg_engine_job *jobs;
     size_t n;
     bool (*is_cancelled)(void *ud);
@@ -77,8 +79,8 @@ static size_t n_users(const batch *b, const pseg_picture *p)
     return n;
 }
 
-/* The images without features on the device, each once. is_found: those whose features were found
- * elsewhere; else those that are to be encoded. */
+/* The images without features on the device, each once. is_found: those whose features are at hand
+ * as numbers; else those that are to be encoded. */
 static size_t list_pictures(const batch *b, pseg_picture **out, bool is_found)
 {
     size_t n = 0;
@@ -86,7 +88,7 @@ static size_t list_pictures(const batch *b, pseg_picture **out, bool is_found)
     for (size_t i = 0; i < b->n; i++) {
         pseg_picture *p = b->jobs[i].work->picture;
         size_t k = 0;
-        if (!is_alive(&b->jobs[i]) || p->features || (p->found != NULL) != is_found)
+        if (!is_alive(&b->jobs[i]) || p->features[b->device] || (p->numbers != NULL) != is_found)
             continue;
         while (k < n && out[k] != p)
             k++;
@@ -96,11 +98,33 @@ static size_t list_pictures(const batch *b, pseg_picture **out, bool is_found)
     return n;
 }
 
-/* n images in one pass. */
-static pseg_status encode_pass(pseg_engine *e, pseg_picture *const *p, size_t n, pseg_err *err)
+/* What was just made, as numbers for other devices and for who keeps it elsewhere. */
+static pseg_status read_numbers(batch *b, pseg_picture *p, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    size_t image = 3 * (size_t)e->how.width * e->how.height;
+    bool is_kept = b->e->reads_features && p->key;
+
+    if (!is_kept && b->e->n_devices == 1)
+        goto out;
+    p->numbers = pseg_aligned_alloc(pseg_engine_n_features(b->e) * sizeof(float));
+    if (!p->numbers && b->e->n_devices > 1)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for an image's features");
+    if (p->numbers)
+        PSEG_TRY(pseg_features_read(p->numbers, b->model, p->features[b->device], err));
+    p->is_fresh = is_kept && p->numbers;
+out:
+    if (rc != PSEG_OK) {
+        pseg_free(p->numbers);
+        p->numbers = NULL;
+    }
+    return rc;
+}
+
+/* n images in one pass. */
+static pseg_status encode_pass(batch *b, pseg_picture *const *p, size_t n, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    size_t image = 3 * (size_t)b->e->how.width * b->e->how.height;
     pseg_features *features[PSEG_ENGINE_MAX_JOBS];
     float *together = NULL;
 
@@ -111,22 +135,20 @@ static pseg_status encode_pass(pseg_engine *e, pseg_picture *const *p, size_t n,
         for (size_t i = 0; i < n; i++)
             memcpy(together + i * image, p[i]->chw, image * sizeof *together);
     }
-    PSEG_TRY(pseg_model_encode_images(features, e->model, n > 1 ? together : p[0]->chw, n, err));
+    PSEG_TRY(pseg_model_encode_images(features, b->model, n > 1 ? together : p[0]->chw, n, err));
+    for (size_t i = 0; i < n; i++)
+        p[i]->features[b->device] = features[i];
     for (size_t i = 0; i < n; i++) {
-        p[i]->features = features[i];
+        PSEG_TRY(read_numbers(b, p[i], err));
         pseg_free(p[i]->chw);
         p[i]->chw = NULL;
-        if (e->reads_features && p[i]->key)
-            p[i]->fresh = pseg_calloc(pseg_engine_n_features(e), sizeof(float)); /* or not kept */
-        if (p[i]->fresh)
-            PSEG_TRY(pseg_features_read(p[i]->fresh, e->model, features[i], err));
     }
 out:
     pseg_free(together);
     return rc;
 }
 
-/* What was found goes to the device. */
+/* What was found, or made by another device, goes to this one. */
 static pseg_status load_found(batch *b, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
@@ -134,9 +156,9 @@ static pseg_status load_found(batch *b, pseg_err *err)
     size_t n = list_pictures(b, all, true);
 
     for (size_t i = 0; i < n; i++) {
-        PSEG_TRY(pseg_features_write(&all[i]->features, b->e->model, all[i]->found, err));
-        pseg_free(all[i]->found);
-        all[i]->found = NULL;
+        PSEG_TRY(pseg_features_write(&all[i]->features[b->device], b->model, all[i]->numbers, err));
+        if (b->e->n_devices == 1)
+            pseg_picture_forget_numbers(&b->e->pictures, all[i]);
     }
 out:
     return rc;
@@ -148,12 +170,12 @@ static pseg_status encode_images(batch *b, pseg_err *err)
     pseg_picture *all[PSEG_ENGINE_MAX_JOBS];
     size_t n = list_pictures(b, all, false);
 
+    size_t max = pseg_engine_max_encode(b->e, b->device);
     PSEG_TRY(load_found(b, err));
-
-    for (size_t at = 0; at < n; at += b->e->max_encode) {
-        size_t k = n - at < b->e->max_encode ? n - at : b->e->max_encode;
+    for (size_t at = 0; at < n; at += max) {
+        size_t k = n - at < max ? n - at : max;
         int64_t begin = pseg_clock_mono_us();
-        PSEG_TRY(encode_pass(b->e, all + at, k, err));
+        PSEG_TRY(encode_pass(b, all + at, k, err));
         int64_t each_us = (pseg_clock_mono_us() - begin) / (int64_t)k;
         for (size_t i = 0; i < b->n; i++)
             for (size_t m = at; m < at + k; m++)
@@ -226,7 +248,7 @@ static pseg_status encode_phrases(batch *b, pseg_err *err)
     for (size_t i = 0; i < b->n; i++)
         for (size_t k = 0; is_alive(&b->jobs[i]) && k < b->jobs[i].work->n_prompts; k++)
             b->phrase_of[i][k] = place_of_phrase(b, b->jobs[i].work->prompts[k]);
-    PSEG_TRY(pseg_model_encode_texts(b->prompts, b->e->model, b->phrases, b->n_phrases, err));
+    PSEG_TRY(pseg_model_encode_texts(b->prompts, b->model, b->phrases, b->n_phrases, err));
     share_step(b, "encode_text", pseg_clock_mono_us() - begin);
 out:
     return rc;
@@ -241,7 +263,7 @@ static size_t place_of_pair(batch *b, const pseg_picture *p, size_t phrase)
     while (k < b->n_pairs && (b->pairs[k].picture != p || b->pairs[k].phrase != phrase))
         k++;
     if (k == b->n_pairs) {
-        b->features[k] = p->features;
+        b->features[k] = p->features[b->device];
         b->asked[k] = b->prompts[phrase];
         b->pairs[b->n_pairs++] = (pair){p, phrase};
     }
@@ -294,7 +316,7 @@ static pseg_status decode_pairs(batch *b, pseg_err *err)
     if (!b->logits || !b->iou)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %zu masks", b->n_pairs);
     PSEG_TRY(
-        pseg_model_decode(b->logits, b->iou, b->e->model, b->features, b->asked, b->n_pairs, err));
+        pseg_model_decode(b->logits, b->iou, b->model, b->features, b->asked, b->n_pairs, err));
     for (size_t i = 0; i < b->n; i++)
         if (is_alive(&b->jobs[i]))
             PSEG_TRY(hand_out(b, i, err));
@@ -336,27 +358,36 @@ static void run_empty(pseg_engine *e, pseg_engine_job *j)
         j->work->logits[i] = -10;
 }
 
-void pseg_engine_run_batch(pseg_engine *e, pseg_engine_job *jobs, size_t n,
+void pseg_engine_run_batch(pseg_engine *e, size_t device, pseg_engine_job *jobs, size_t n,
                            bool (*is_cancelled)(void *), pseg_engine_batch *done)
 {
-    batch b = {.e = e, .jobs = jobs, .n = n, .is_cancelled = is_cancelled, .done = done};
+    batch b = {.e = e,
+               .device = device,
+               .model = e->devices[device].model,
+               .jobs = jobs,
+               .n = n,
+               .is_cancelled = is_cancelled,
+               .done = done};
 
     *done = (pseg_engine_batch){0};
     for (size_t i = 0; i < n; i++) {
+        jobs[i].work->device = device;
         jobs[i].rc = PSEG_OK;
         jobs[i].err = (pseg_err)PSEG_ERR_INIT;
-        if (!e->model)
+        if (!b.model)
             run_empty(e, &jobs[i]);
     }
-    if (!e->model)
+    if (!b.model)
         return;
-    pseg_pictures_reap(&e->pictures);
+    pseg_pictures_reap(&e->pictures, device);
     b.arena = jobs[0].work->arena;
     run_steps(&b);
     for (size_t i = 0; i < b.n_phrases; i++)
         pseg_prompt_free(b.prompts[i]);
     pseg_free(b.logits);
     pseg_free(b.iou);
+    for (size_t i = 0; i < n; i++)
+        pseg_engine_unclaim(e, device, jobs[i].work);
 }
 
 pseg_status pseg_engine_run(pseg_engine *e, pseg_work *w, bool (*is_cancelled)(void *), void *ud,
@@ -365,23 +396,8 @@ pseg_status pseg_engine_run(pseg_engine *e, pseg_work *w, bool (*is_cancelled)(v
     pseg_engine_job j = {.work = w, .ud = ud};
     pseg_engine_batch done;
 
-    pseg_engine_run_batch(e, &j, 1, is_cancelled, &done);
+    pseg_engine_run_batch(e, 0, &j, 1, is_cancelled, &done);
     if (j.rc != PSEG_OK && err)
         *err = j.err;
     return j.rc;
-}
-
-bool pseg_engine_is_encoded(const pseg_work *w)
-{
-    return w->picture && (w->picture->features || w->picture->found);
-}
-
-size_t pseg_engine_max_encode(const pseg_engine *e)
-{
-    return e->max_encode ? e->max_encode : PSEG_ENGINE_MAX_JOBS; /* the empty model does not care */
-}
-
-size_t pseg_engine_max_decode(const pseg_engine *e)
-{
-    return e->max_decode ? e->max_decode : PSEG_ENGINE_MAX_JOBS;
 }

@@ -29,8 +29,10 @@ typedef struct pseg_task {
     pseg_work work;
     pseg_waiter waiter; /* for an image that another job prepares */
     bool is_alone;      /* prepares its image itself: who did it for it failed */
+    bool runs_alone;    /* it failed in company: no other goes to a device with it again */
     bool is_coming;     /* guarded by mu: not ready yet, but on the way */
-    bool is_in_batch;   /* guarded by mu: on the device with others, one of which may be to blame */
+    bool is_in_batch;   /* guarded by mu: on `device` with others, one of which may be to blame */
+    size_t device;      /* guarded by mu: where it runs or ran last */
     _Atomic bool cancelled, lost;
     struct pseg_worker *worker;
 } pseg_task;
@@ -41,9 +43,10 @@ typedef struct pseg_task_line {
 } pseg_task_line;
 
 enum {
-    PSEG_WATCH_DEVICE,
-    PSEG_WATCH_PREPARE,
-    PSEG_N_WATCHES = PSEG_WATCH_PREPARE + PSEG_MAX_PREPARERS
+    PSEG_WATCH_DEVICE, /* and those of the other devices */
+    PSEG_WATCH_PREPARE = PSEG_WATCH_DEVICE + PSEG_MAX_DEVICES,
+    PSEG_N_WATCHES = PSEG_WATCH_PREPARE + PSEG_MAX_PREPARERS,
+    PSEG_N_WATCH_KINDS = PSEG_WATCH_PREPARE + 1, /* each device, and preparing */
 };
 
 /* What a thread is at, for the watchdog. */
@@ -59,11 +62,23 @@ typedef struct pseg_preparer {
     size_t watch;
 } pseg_preparer;
 
+/* A thread that owns a device. */
+typedef struct pseg_runner {
+    struct pseg_worker *worker;
+    pthread_t thread;
+    size_t device;
+    double load; /* share of its passes at which other jobs stood ready */
+    bool is_out; /* guarded by mu: the device failed */
+} pseg_runner;
+
 struct pseg_worker {
     pseg_worker_options opt;
     pseg_queue *queue;
-    pthread_t claim, device, publish, heartbeat;
-    bool has_claim, has_device, has_publish, has_heartbeat; /* which of them run */
+    pthread_t claim, publish, heartbeat;
+    bool has_claim, has_publish, has_heartbeat; /* which of them run */
+    pseg_runner runners[PSEG_MAX_DEVICES];
+    size_t n_runners; /* of them run, and */
+    size_t n_out;     /* guarded by mu: of these are out */
     pseg_preparer preparers[PSEG_MAX_PREPARERS];
     size_t n_preparers;
     pthread_mutex_t mu;
@@ -76,8 +91,7 @@ struct pseg_worker {
     bool claims_are_over, ready_is_over, done_is_over; /* nothing more comes into these lines */
     bool may_claim;                                    /* something may wait in line */
     pseg_watch watches[PSEG_N_WATCHES];
-    int64_t longest_us[2]; /* of the device, of preparing */
-    double load; /* of the device's thread: share of its passes at which other jobs stood ready */
+    int64_t longest_us[PSEG_N_WATCH_KINDS];
     _Atomic bool failed, hung;
 };
 
@@ -118,7 +132,7 @@ void pseg_task_end(pseg_worker *w, pseg_task *t, pseg_ending how, const pseg_err
 /* Says to the queue that this worker lives, with its last lines of log. */
 void pseg_lease_register(pseg_worker *w);
 /* Gives every lease back but `kept`'s, if not NULL, which is charged with *why. If that one was on
- * the device with others, nobody knows who is to blame: none of these is given back or charged, and
+ * a device with others, nobody knows who is to blame: none of these is given back or charged, and
  * when their leases end the queue lets them be tried among fewer. */
 void pseg_lease_give_back(pseg_worker *w, const char *kept, const pseg_err *why);
 
@@ -129,7 +143,7 @@ void pseg_watch_moved(pseg_worker *w, size_t which, pseg_task *t);
 /* True if a job hangs: it is charged, the others are handed back. */
 bool pseg_watch_check(pseg_worker *w);
 
-/* ---- threads: arg is the worker, of prepare a pseg_preparer ---- */
+/* ---- threads: arg is the worker, of prepare a pseg_preparer, of device a pseg_runner ---- */
 
 void *pseg_claim_main(void *arg);
 void pseg_claim_on_ready(void *worker); /* something may be claimed */

@@ -2,19 +2,32 @@
 #include "common/base/clock.h"
 #include "common/base/version.h"
 
+#include <stdio.h>
 #include <string.h>
+
+/* One name, or several with those that failed. */
+static void name_devices(pseg_worker *w, char *out, size_t cap)
+{
+    size_t n = 0, many = pseg_engine_n_devices(w->opt.engine);
+
+    for (size_t i = 0; i < many && n < cap; i++)
+        n += (size_t)snprintf(out + n, cap - n, "%s%s%s", i ? ", " : "",
+                              pseg_engine_device(w->opt.engine, i),
+                              pseg_worker_is_out(w, i) ? ": failed" : "");
+}
 
 void pseg_lease_register(pseg_worker *w)
 {
     pseg_queue_sync sync;
-    char log[1500] = "";
+    char log[1500] = "", devices[PSEG_MAX_DEVICES * 200];
 
+    name_devices(w, devices, sizeof devices);
     if (w->opt.log && w->opt.log->tail)
         pseg_log_tail_read(w->opt.log->tail, log, sizeof log);
     pseg_queue_worker me = {.id = w->opt.id,
                             .model = pseg_engine_name(w->opt.engine),
                             .digest = pseg_engine_digest(w->opt.engine),
-                            .device = pseg_engine_device(w->opt.engine),
+                            .device = devices,
                             .version = PSEG_VERSION,
                             .log = log};
 
@@ -77,11 +90,12 @@ void pseg_lease_give_back(pseg_worker *w, const char *kept, const pseg_err *why)
     size_t n = 0;
 
     pthread_mutex_lock(&w->mu);
-    bool is_unclear = false;
+    const pseg_task *unclear = NULL;
     for (pseg_task *t = w->held; kept && t; t = t->next_held)
-        is_unclear = is_unclear || (t->is_in_batch && strcmp(t->id, kept) == 0);
+        if (t->is_in_batch && strcmp(t->id, kept) == 0)
+            unclear = t;
     for (pseg_task *t = w->held; t && n < MAX; t = t->next_held) {
-        if (is_unclear && t->is_in_batch)
+        if (unclear && t->is_in_batch && t->device == unclear->device)
             continue;
         memcpy(ids[n], t->id, sizeof ids[n]);
         fences[n] = t->fence;

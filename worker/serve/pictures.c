@@ -8,14 +8,15 @@ void pseg_pictures_init(pseg_pictures *s, size_t max_kept)
     memset(s, 0, sizeof *s);
     pthread_mutex_init(&s->mu, NULL);
     s->max_kept = max_kept;
+    s->n_devices = 1;
 }
 
 static void picture_free(pseg_picture *p)
 {
-    pseg_features_free(p->features);
+    for (size_t i = 0; i < PSEG_MAX_DEVICES; i++)
+        pseg_features_free(p->features[i]);
     pseg_free(p->chw);
-    pseg_free(p->found);
-    pseg_free(p->fresh);
+    pseg_free(p->numbers);
     pseg_free(p->key);
     pseg_free(p);
 }
@@ -52,9 +53,19 @@ static void put_first(pseg_pictures *s, pseg_picture *p)
     s->list = p;
 }
 
-/* To be freed by the owner of the model. */
+static bool has_features(const pseg_picture *p)
+{
+    for (size_t i = 0; i < PSEG_MAX_DEVICES; i++)
+        if (p->features[i])
+            return true;
+    return false;
+}
+
+/* To be freed by the owners of the models. */
 static void doom(pseg_pictures *s, pseg_picture *p)
 {
+    pseg_free(p->numbers);
+    p->numbers = NULL;
     p->next = s->doomed;
     s->doomed = p;
 }
@@ -74,6 +85,7 @@ static pseg_picture *picture_new(const char *key)
     if (!p)
         return NULL;
     p->n_refs = 1;
+    p->at_work = PSEG_NO_DEVICE;
     p->key = key ? pseg_strdup(key) : NULL;
     if (key && !p->key) {
         pseg_free(p);
@@ -129,6 +141,7 @@ pseg_waiter *pseg_pictures_filled(pseg_pictures *s, pseg_picture *p, bool is_goo
     pseg_waiter *all = p->wait;
     p->wait = NULL;
     p->is_filled = is_good;
+    p->is_encoded = is_good && p->numbers;
     for (pseg_waiter *w = all; w; w = w->next) {
         w->picture = is_good ? p : NULL;
         p->n_refs += is_good;
@@ -162,14 +175,14 @@ void pseg_pictures_drop(pseg_pictures *s, pseg_picture *p)
         return;
     pthread_mutex_lock(&s->mu);
     bool is_last = --p->n_refs == 0;
-    if (is_last && p->key && p->is_filled && p->features) {
+    if (is_last && p->key && p->is_filled && has_features(p)) {
         s->n_kept++;
         keep_at_most(s, s->max_kept);
         is_last = false;
     } else if (is_last && p->key) {
         unlink_picture(s, p);
     }
-    if (is_last && p->features) {
+    if (is_last && has_features(p)) {
         doom(s, p);
         is_last = false;
     }
@@ -178,11 +191,59 @@ void pseg_pictures_drop(pseg_pictures *s, pseg_picture *p)
         picture_free(p);
 }
 
-void pseg_pictures_reap(pseg_pictures *s)
+void pseg_pictures_reap(pseg_pictures *s, size_t device)
+{
+    pseg_picture *empty = NULL;
+
+    pthread_mutex_lock(&s->mu);
+    for (pseg_picture **at = &s->doomed; *at;) {
+        pseg_picture *p = *at;
+        pseg_features_free(p->features[device]);
+        p->features[device] = NULL;
+        if (has_features(p)) {
+            at = &p->next;
+        } else {
+            *at = p->next;
+            p->next = empty;
+            empty = p;
+        }
+    }
+    pthread_mutex_unlock(&s->mu);
+    free_all(empty);
+}
+
+bool pseg_pictures_claim(pseg_pictures *s, pseg_picture *p, size_t device)
 {
     pthread_mutex_lock(&s->mu);
-    pseg_picture *doomed = s->doomed;
-    s->doomed = NULL;
+    bool may = p->is_encoded || p->at_work == PSEG_NO_DEVICE || p->at_work == (int)device;
+    if (may && !p->is_encoded)
+        p->at_work = (int)device;
     pthread_mutex_unlock(&s->mu);
-    free_all(doomed);
+    return may;
+}
+
+void pseg_pictures_unclaim(pseg_pictures *s, pseg_picture *p, size_t device)
+{
+    pthread_mutex_lock(&s->mu);
+    if (p->at_work == (int)device || s->n_devices == 1) {
+        p->at_work = PSEG_NO_DEVICE;
+        p->is_encoded = p->numbers || (s->n_devices == 1 && p->features[device]);
+    }
+    pthread_mutex_unlock(&s->mu);
+}
+
+bool pseg_picture_is_encoded(pseg_pictures *s, const pseg_picture *p)
+{
+    pthread_mutex_lock(&s->mu);
+    bool is = p->is_encoded;
+    pthread_mutex_unlock(&s->mu);
+    return is;
+}
+
+void pseg_picture_forget_numbers(pseg_pictures *s, pseg_picture *p)
+{
+    pthread_mutex_lock(&s->mu);
+    pseg_free(p->numbers);
+    p->numbers = NULL;
+    pthread_mutex_unlock(&s->mu);
 }

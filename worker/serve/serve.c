@@ -8,6 +8,16 @@ bool pseg_worker_has_failed(const pseg_worker *w)
     return atomic_load(&((pseg_worker *)(uintptr_t)w)->failed);
 }
 
+bool pseg_worker_is_out(const pseg_worker *cw, size_t device)
+{
+    pseg_worker *w = (pseg_worker *)(uintptr_t)cw;
+
+    pthread_mutex_lock(&w->mu);
+    bool is_out = w->runners[device].is_out;
+    pthread_mutex_unlock(&w->mu);
+    return is_out;
+}
+
 bool pseg_worker_is_hung(const pseg_worker *w)
 {
     return atomic_load(&((pseg_worker *)(uintptr_t)w)->hung);
@@ -75,7 +85,14 @@ static pseg_status start_threads(pseg_worker *w, pseg_err *err)
     size_t n = w->opt.preparers ? w->opt.preparers : 1;
 
     PSEG_TRY(start_thread(&w->has_publish, &w->publish, pseg_publish_main, w, err));
-    PSEG_TRY(start_thread(&w->has_device, &w->device, pseg_device_main, w, err));
+    while (w->n_runners < pseg_engine_n_devices(w->opt.engine)) {
+        pseg_runner *r = &w->runners[w->n_runners];
+        bool runs = false;
+        r->worker = w;
+        r->device = w->n_runners;
+        PSEG_TRY(start_thread(&runs, &r->thread, pseg_device_main, r, err));
+        w->n_runners++;
+    }
     while (w->n_preparers < n) {
         pseg_preparer *p = &w->preparers[w->n_preparers];
         bool runs = false;
@@ -106,7 +123,7 @@ pseg_status pseg_worker_start(pseg_worker **out, const pseg_worker_options *o, p
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the worker");
     w->opt = *o;
     w->opt.batch = o->batch ? o->batch : 1;
-    w->window = o->ahead + 1;
+    w->window = o->ahead + pseg_engine_n_devices(o->engine);
     w->may_claim = true;
     pthread_mutex_init(&w->mu, NULL);
     pseg_cond_init(&w->cv);
@@ -133,8 +150,8 @@ static void join_threads(pseg_worker *w)
     for (size_t i = 0; i < w->n_preparers; i++)
         pthread_join(w->preparers[i].thread, NULL);
     pseg_worker_tell(w, &w->ready_is_over);
-    if (w->has_device)
-        pthread_join(w->device, NULL);
+    for (size_t i = 0; i < w->n_runners; i++)
+        pthread_join(w->runners[i].thread, NULL);
     pseg_worker_tell(w, &w->done_is_over);
     if (w->has_publish)
         pthread_join(w->publish, NULL);

@@ -1,10 +1,10 @@
 /* The worker's life: claim, prepare, run, publish, with the leases renewed beside it.
  *
  * Threads besides the caller's: `claim` takes jobs, a few ahead of the device; one or more of
- * `prepare` fetch, decode and resize their images, each once however many jobs need it; `device`
- * runs the one claimed first of those that are ready, and with it, as a batch, those that gain by
- * it; `publish` writes results; `heartbeat` renews leases, learns of
- * cancellations and sweeps the queue. None of them waits for another's slow side: the device never
+ * `prepare` fetch, decode and resize their images, each once however many jobs need it; `device`,
+ * one for each, runs the job claimed first of those that are ready, and with it, as a batch, those
+ * that gain by it; `publish` writes results; `heartbeat` renews leases, learns of cancellations and
+ * sweeps the queue. None of them waits for another's slow side: the device never
  * waits for Redis, and the heartbeat for nothing. */
 #ifndef PSEG_SERVE_SERVE_H
 #define PSEG_SERVE_SERVE_H
@@ -29,9 +29,9 @@ typedef struct pseg_worker_options {
     pseg_queue_options queue; /* on_ready and watch_model are set by the worker */
     pseg_engine *engine;      /* borrowed */
     const char *id;           /* of this worker, not shared with any other alive */
-    size_t ahead;             /* jobs held besides the one on the device */
+    size_t ahead;             /* jobs held besides one on each device */
     size_t preparers;         /* images made ready at once, at most 64; 0: one */
-    size_t batch;             /* jobs on the device at once, at most 64; 0: one */
+    size_t batch;             /* jobs on a device at once, at most 64; 0: one */
     /* How long a batch may wait for jobs that are being prepared, when every pass of late had more
      * than one job to choose from; less the fewer had. */
     int64_t batch_delay_us;
@@ -46,7 +46,7 @@ typedef struct pseg_worker_options {
     /* Called on the thread that ended the job, for whoever counts; must not block. NULL: nobody. */
     void (*on_ended)(void *ud, const pseg_worker_ended *e);
     /* Called on the device's thread after each pass, with the number of its jobs. NULL: nobody. */
-    void (*on_batch)(void *ud, size_t n_jobs, const pseg_engine_batch *done);
+    void (*on_batch)(void *ud, size_t device, size_t n_jobs, const pseg_engine_batch *done);
     void *on_ended_ud; /* of both */
     const pseg_log *log;
 } pseg_worker_options;
@@ -54,8 +54,11 @@ typedef struct pseg_worker_options {
 /* Starts the threads and registers. Errors: PSEG_R_CONFIG_INVALID, PSEG_R_OUT_OF_MEMORY. */
 pseg_status pseg_worker_start(pseg_worker **out, const pseg_worker_options *o, pseg_err *err);
 
-/* Did the device fail, so that the process should end and be started anew? Any thread. */
+/* Did the device fail, the last of them where there are several, so that the process should end and
+ * be started anew? Any thread. */
 bool pseg_worker_has_failed(const pseg_worker *w);
+/* Did this device fail? It takes no more jobs, while others may. Any thread. */
+bool pseg_worker_is_out(const pseg_worker *w, size_t device);
 /* Does a job hang? It has been reported as DEVICE_HUNG and the others have been handed back; the
  * threads cannot be ended any more, so the process must: by pseg_worker_abandon and _exit. Any
  * thread. */

@@ -3,13 +3,18 @@
 
 #include <string.h>
 
+static size_t kind_of(size_t which)
+{
+    return which < PSEG_WATCH_PREPARE ? which : PSEG_WATCH_PREPARE;
+}
+
 void pseg_watch_moved(pseg_worker *w, size_t which, pseg_task *t)
 {
     pseg_watch *x = &w->watches[which];
     int64_t now = pseg_clock_mono_us();
 
     pthread_mutex_lock(&w->mu);
-    int64_t *longest = &w->longest_us[which >= PSEG_WATCH_PREPARE];
+    int64_t *longest = &w->longest_us[kind_of(which)];
     if (x->at && now - x->since_us > *longest)
         *longest = now - x->since_us;
     x->at = t;
@@ -19,7 +24,6 @@ void pseg_watch_moved(pseg_worker *w, size_t which, pseg_task *t)
 
 bool pseg_watch_check(pseg_worker *w)
 {
-    static const char *const what[] = {"the device", "preparing its image"};
     pseg_err e = PSEG_ERR_INIT;
     char id[PSEG_JOB_ID_LEN + 1] = "";
 
@@ -28,7 +32,8 @@ bool pseg_watch_check(pseg_worker *w)
     pthread_mutex_lock(&w->mu);
     for (size_t i = 0; i < PSEG_N_WATCHES && !*id; i++) {
         const pseg_watch *x = &w->watches[i];
-        size_t kind = i >= PSEG_WATCH_PREPARE;
+        size_t kind = kind_of(i);
+        bool is_device = i < PSEG_WATCH_PREPARE;
         int64_t limit = w->opt.watchdog_ms * 1000, for_us = pseg_clock_mono_us() - x->since_us;
         if (10 * w->longest_us[kind] > limit)
             limit = 10 * w->longest_us[kind];
@@ -36,8 +41,10 @@ bool pseg_watch_check(pseg_worker *w)
             continue;
         memcpy(id, x->at->id, sizeof id);
         pseg_err_set(&e, PSEG_R_DEVICE_HUNG, 0, PSEG_HERE,
-                     "no progress on %s for %lld ms, the limit is %lld ms", what[kind],
-                     (long long)(for_us / 1000), (long long)(limit / 1000));
+                     "no progress on %s for %lld ms, the limit is %lld ms%s%s",
+                     is_device ? "the device" : "preparing its image", (long long)(for_us / 1000),
+                     (long long)(limit / 1000), is_device ? ": " : "",
+                     is_device ? pseg_engine_device(w->opt.engine, i - PSEG_WATCH_DEVICE) : "");
         w->stopping = true;
     }
     pthread_mutex_unlock(&w->mu);

@@ -245,6 +245,14 @@ typedef struct pseg_scale_params {
 } pseg_scale_params;
 PSEG_SIZE_IS(pseg_scale_params, 48);
 
+/* Logits in the upsampler's order, `stages` doublings of a grid of gh x gw, and the map of oh x ow
+ * that they are enlarged to. */
+typedef struct pseg_resize_params {
+    pseg_u64 out_off, x_off;
+    pseg_u32 batch, gh, gw, stages, oh, ow, add, pad;
+} pseg_resize_params;
+PSEG_SIZE_IS(pseg_resize_params, 48);
+
 typedef struct pseg_sums_params {
     pseg_u64 out_off, x_off, work_off, n;
     pseg_u32 chunk, n_chunks;

@@ -96,13 +96,124 @@ __kernel void mask_loss_backward(gfloat *d_logits, gfloat *d_iou, gcfloat *stats
         fv_store((q - t) * wb + q * (1.0f - q) * (ratio - t * (2.0f / s)) * wd,
                  d_logits + p.d_logits_off + at, left);
     }
-    for (uint b = id; b < p.batch; b += step) {
+    for (uint b = id; b < p.batch && p.w_iou > 0.0f; b += step) {
         gcfloat *o = stats + p.stats_off + (ulong)b * STATS;
         float q = o[5];
 
         d_iou[p.d_iou_off + b] =
             weight[p.weight_off + b] * p.w_iou * 2.0f * (q - o[4]) * q * (1.0f - q);
     }
+}
+
+/* ---- enlarging ---- */
+
+/* The place of pixel (y, x) of the enlarged grid: each stage put four pixels, (dy, dx), behind each
+ * other where one was. */
+static inline ulong upsampled_at(uint y, uint x, const pseg_resize_params *p)
+{
+    uint inside = 0;
+
+    for (uint i = 0; i < p->stages; i++)
+        inside |= (y >> i & 1) << (2 * i + 1) | (x >> i & 1) << (2 * i);
+    return ((ulong)(y >> p->stages) * p->gw + (x >> p->stages) << 2 * p->stages) + inside;
+}
+
+/* Bilinear with half-pixel centres and clamped edges (PyTorch's interpolate, align_corners=False):
+ * place i of n_out lies between lo and hi of n_in, `share` of the way to hi. */
+static inline void between(uint i, uint n_in, uint n_out, uint *lo, uint *hi, float *share)
+{
+    float at = ((float)i + 0.5f) * ((float)n_in / (float)n_out) - 0.5f;
+
+    at = at < 0.0f ? 0.0f : at;
+    *lo = min((uint)at, n_in - 1);
+    *hi = min(*lo + 1, n_in - 1);
+    *share = at - (float)*lo;
+}
+
+/* Dimension 1 strides over the rows of all results, dimension 0 over their pixels. */
+__kernel void enlarge(gfloat *out, gcfloat *x, const pseg_resize_params p)
+{
+    uint h = p.gh << p.stages, w = p.gw << p.stages;
+
+    for (uint r = get_global_id(1); r < p.batch * p.oh; r += (uint)get_global_size(1)) {
+        gcfloat *from = x + p.x_off + (ulong)(r / p.oh) * h * w;
+        gfloat *to = out + p.out_off + (ulong)r * p.ow;
+        uint y0, y1;
+        float sy;
+
+        between(r % p.oh, h, p.oh, &y0, &y1, &sy);
+        for (uint i = get_global_id(0); i < p.ow; i += (uint)get_global_size(0)) {
+            uint x0, x1;
+            float sx;
+
+            between(i, w, p.ow, &x0, &x1, &sx);
+            float a = from[upsampled_at(y0, x0, &p)], b = from[upsampled_at(y0, x1, &p)];
+            float c = from[upsampled_at(y1, x0, &p)], d = from[upsampled_at(y1, x1, &p)];
+            a += (b - a) * sx;
+            c += (d - c) * sx;
+            to[i] = a + (c - a) * sy;
+        }
+    }
+}
+
+/* What place j of n_in gives to place i of n_out. */
+static inline float share_of(uint j, uint i, uint n_in, uint n_out)
+{
+    uint lo, hi;
+    float s;
+
+    between(i, n_in, n_out, &lo, &hi, &s);
+    return (lo == j ? 1.0f - s : 0.0f) + (hi == j ? s : 0.0f);
+}
+
+/* The places of n_out that may take of place j of n_in: first .. last. */
+static inline void takers(uint j, uint n_in, uint n_out, uint *first, uint *last)
+{
+    float step = (float)n_out / (float)n_in;
+    float from = ((float)j - 0.5f) * step - 1.5f, to = ((float)j + 1.5f) * step + 1.5f;
+
+    *first = from < 0.0f || j == 0 ? 0 : min((uint)from, n_out - 1);
+    *last = j + 1 == n_in ? n_out - 1 : min((uint)to, n_out - 1);
+}
+
+/* First over rows: out[sample][y][i] = what rows of the gradient took of row y of the logits.
+ * Dimension 1 strides over these rows, dimension 0 over chunks of FV columns. */
+__kernel void enlarge_rows_backward(gfloat *out, gcfloat *g, const pseg_resize_params p)
+{
+    uint h = p.gh << p.stages;
+
+    for (uint r = get_global_id(1); r < p.batch * h; r += (uint)get_global_size(1)) {
+        gcfloat *from = g + p.x_off + (ulong)(r / h) * p.oh * p.ow;
+        uint y = r % h, first, last;
+
+        takers(y, h, p.oh, &first, &last);
+        for (uint i = (uint)get_global_id(0) * FV; i < p.ow; i += (uint)get_global_size(0) * FV) {
+            fv sum = (fv)(0.0f);
+
+            for (uint a = first; a <= last; a++)
+                sum += fv_load(from + (ulong)a * p.ow + i, p.ow - i) * share_of(y, a, h, p.oh);
+            fv_store(sum, out + (ulong)r * p.ow + i, p.ow - i);
+        }
+    }
+}
+
+/* Then over columns: each number of the logits' gradient (+)= what took of it. */
+__kernel void enlarge_columns_backward(gfloat *out, gcfloat *rows, const pseg_resize_params p)
+{
+    uint h = p.gh << p.stages, w = p.gw << p.stages;
+
+    for (uint r = get_global_id(1); r < p.batch * h; r += (uint)get_global_size(1))
+        for (uint i = get_global_id(0); i < w; i += (uint)get_global_size(0)) {
+            gcfloat *from = rows + (ulong)r * p.ow;
+            gfloat *to = out + p.out_off + (ulong)(r / h) * h * w + upsampled_at(r % h, i, &p);
+            uint first, last;
+            float sum = 0.0f;
+
+            takers(i, w, p.ow, &first, &last);
+            for (uint b = first; b <= last; b++)
+                sum += share_of(i, b, w, p.ow) * from[b];
+            *to = p.add ? *to + sum : sum;
+        }
 }
 
 /* work[i] = the sum of squares of chunk i. */

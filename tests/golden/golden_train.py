@@ -9,8 +9,10 @@ generators' packages. Weights and inputs come from golden_fill's formula, so the
 only: the loss's parts per sample, every gradient of the first step, the loss and the gradient's norm
 of each step, and all weights after the last.
 
-Two cases: "train_pooled" and "train_tokens" (phrases of different lengths), each with two images for
-three samples, a grid of 2 x 3, and weights of samples that are not equal.
+Three cases: "train_pooled" and "train_tokens" (phrases of different lengths), each with two images for
+three samples, a grid of 2 x 3, and weights of samples that are not equal; and "train_deep", as
+train_tokens, but with the loss of logits enlarged to an input of 19 x 30 (interpolate, bilinear,
+align_corners=False) and with deep supervision: the mask read off the keys after each two-way block.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ GN_EPS, UP_EPS, LN_EPS, FINAL_EPS = 1e-5, 1e-6, 1e-6, 1e-5
 IMAGES, IMAGE_OF, PROMPTS, MAX_PROMPT = 2, [0, 1, 1], [3, 5, 4], 5
 WEIGHT = [0.5, 0.3, 0.2]
 LOSS = {"bce": 1.0, "dice": 1.0, "iou": 0.5}
-LR = {"neck": 1e-3, "decoder": 2e-3}
+LR = {"neck": 1e-3, "decoder": 2e-3, "probe": 3e-3}
+INPUT, DEEP = (19, 30), 0.7
 DECAY, BETAS, EPS, CLIP, STEPS = 1e-2, (0.9, 0.999), 1e-8, 1.0, 10
 
 
@@ -113,8 +116,11 @@ class Head:
         pe = q = torch.cat([lead.unsqueeze(0).expand(b, -1, -1), prompt], 1)
         k = feat.flatten(2).transpose(1, 2)
         kpe = self.p["decoder.pos_embed"].flatten(2).transpose(1, 2)
+        self.read = []
         for i in range(DEPTH):
             q, k = self.block(i, q, k, pe, kpe, mask)
+            if f"probe.{i}.weight" in self.p:
+                self.read.append(self.lin(f"probe.{i}", k).reshape(b, *GRID))
         q = self.norm("decoder.layer_norm_final_attn",
                       q + self.attend("decoder.final_attn_token_to_image", q + pe, k + kpe, k),
                       FINAL_EPS)
@@ -139,8 +145,11 @@ def losses(logits, iou, target):
     return bce, dice, (iou.sigmoid() - actual.to(iou.dtype)) ** 2, actual.to(iou.dtype)
 
 
-def run(name, mode):
-    shapes = head_shapes(Config(mode))
+def run(name, mode, deep=False):
+    shapes = dict(head_shapes(Config(mode)))
+    if deep:
+        for i in range(DEPTH):
+            shapes |= {f"probe.{i}.weight": (1, DIM), f"probe.{i}.bias": (1,)}
     p = {k: fill(name, k, s).double().requires_grad_() for k, s in shapes.items()}
     b, pixels = len(IMAGE_OF), [g << len(UP) for g in GRID]
 
@@ -153,32 +162,42 @@ def run(name, mode):
     text = F.normalize(given("text", (b, TEXT)), dim=1)
     text = text.float().double()
     words = given("words", (b, MAX_PROMPT - 1, HIDDEN)) if mode == "tokens" else None
-    target = given("target", (b, *pixels), 0.5, 0.5)
+    target = given("target", (b, *(INPUT if deep else pixels)), 0.5, 0.5)
+    coarse = given("coarse", (b, *GRID), 0.5, 0.5)
     weight = torch.tensor(WEIGHT, dtype=torch.float32).double()
     head, out = Head(p), {}
     groups = []
-    for group in ("neck", "decoder"):
+    for group in LR:
         for decay in (True, False):
-            mine = [t for k, t in p.items() if k.startswith("neck.") == (group == "neck")
+            mine = [t for k, t in p.items()
+                    if (k.split(".")[0] if k.startswith(("neck.", "probe.")) else "decoder") == group
                     and (k.endswith(".weight") and t.dim() > 1) == decay]
             groups.append({"params": mine, "lr": LR[group], "weight_decay": DECAY if decay else 0.0})
     adam = torch.optim.AdamW(groups, betas=BETAS, eps=EPS)
     steps = []
     for step in range(STEPS):
         logits, iou = head(taps, text, words)
-        bce, dice, miss, actual = losses(logits, iou, target)
+        full = logits
+        if deep:
+            full = F.interpolate(logits.unsqueeze(1), INPUT, mode="bilinear").squeeze(1)
+        bce, dice, miss, actual = losses(full, iou, target)
         total = (weight * (LOSS["bce"] * bce + LOSS["dice"] * dice + LOSS["iou"] * miss)).sum()
+        told = total.item()  # without deep supervision's part
+        for read in head.read:
+            of_bce, of_dice = losses(read, iou, coarse)[:2]
+            total = total + DEEP / DEPTH * (
+                weight * (LOSS["bce"] * of_bce + LOSS["dice"] * of_dice)).sum()
         adam.zero_grad()
         total.backward()
         if step == 0:
-            assert logits.detach().abs().min() > 1e-5, "a logit at the threshold"
+            assert full.detach().abs().min() > 1e-5, "a logit at the threshold"
             out |= {"logits": logits, "iou": iou,
                     "parts": torch.stack([bce, dice, miss, actual, iou.sigmoid()], 1)}
             out |= {"grad." + k: t.grad.clone() for k, t in p.items()}
         norm = torch.nn.utils.clip_grad_norm_(list(p.values()), CLIP)
-        steps.append([total.item(), float(norm)])
-        for g, lr in zip(adam.param_groups, (LR["neck"],) * 2 + (LR["decoder"],) * 2):
-            g["lr"] = lr * min(1.0, (step + 1) / 4)
+        steps.append([told, float(norm)])
+        for i, g in enumerate(adam.param_groups):
+            g["lr"] = list(LR.values())[i // 2] * min(1.0, (step + 1) / 4)
         adam.step()
     out["steps"] = torch.tensor(steps)
     out |= {"final." + k: t for k, t in p.items()}
@@ -205,10 +224,14 @@ def write(path, tensors):
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--out", required=True)
+    ap.add_argument("--only", default="", help="cases whose names hold this text")
     args = ap.parse_args()
     torch.manual_seed(0)
-    for name, mode in (("train_pooled", "pooled"), ("train_tokens", "tokens")):
-        tensors = run(name, mode)
+    for name, mode, deep in (("train_pooled", "pooled", False), ("train_tokens", "tokens", False),
+                             ("train_deep", "tokens", True)):
+        if args.only not in name:
+            continue
+        tensors = run(name, mode, deep)
         path = os.path.join(args.out, name + ".stages.safetensors")
         write(path, tensors)
         print(path, os.path.getsize(path), "bytes", tensors["steps"][:, 0].round(4).tolist(),

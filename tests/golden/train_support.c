@@ -30,6 +30,10 @@ static pseg_head_config config_of(const train_case *which)
         c.patch = which->towers->vision->patch;
         c.height = c.width = 2 * c.patch;
     }
+    if (which->is_deep) {
+        c.height = 19;
+        c.width = 30;
+    }
     c.n_upsample = 2;
     c.upsample[0] = 12;
     c.upsample[1] = 8;
@@ -117,6 +121,17 @@ static void write_inputs(setup *t)
     } else {
         write_text(t);
     }
+    if (v->coarse.mem) {
+        x = made(t, "coarse", BATCH * places, 0.5, 0.5f);
+        train_put(t, v->coarse, x, BATCH * places);
+        pseg_free(x);
+        n = BATCH * pseg_train_head_targets(t->head);
+        x = made(t, "target", n, 0.5, 0.5f); /* at the input's size: row by row */
+        train_put(t, v->target, x, n);
+        pseg_free(x);
+        pseg_free(order);
+        return;
+    }
     x = made(t, "target", BATCH * pixels, 0.5, 0.5f);
     y = pseg_malloc(BATCH * pixels * sizeof *y);
     pseg_train_head_order(order, &t->c, t->c.gh, t->c.gw);
@@ -144,14 +159,19 @@ void train_open(setup *t, pseg_cl *cl, const train_case *which, bool has_ema)
                               .max_prompt = which->has_words ? MAX_PROMPT : 1,
                               .has_backward = true,
                               .loss = {1, 1, 0.5f},
-                              .towers = which->towers};
+                              .towers = which->towers,
+                              .at_input = which->is_deep,
+                              .deep = which->is_deep ? 0.7f : 0};
     o.lr[PSEG_PARAM_NECK] = 1e-3f;
     o.lr[PSEG_PARAM_DECODER] = 2e-3f;
     o.lr[PSEG_PARAM_VISION] = 5e-4f;
     o.lr[PSEG_PARAM_TEXT] = 8e-4f;
+    o.lr[PSEG_PARAM_PROBE] = 3e-3f;
     o.ema = has_ema ? 0.5f : 0;
     gold_must(pseg_stream_open(&t->s, cl, &t->err) == PSEG_OK, "stream", &t->err);
     gold_must(pseg_train_head_specs(&t->specs, &t->c, &t->err) == PSEG_OK, "specs", &t->err);
+    if (which->is_deep)
+        gold_must(pseg_train_probe_specs(&t->specs, &t->c, &t->err) == PSEG_OK, "specs", &t->err);
     if (which->towers)
         gold_must(pseg_train_towers_specs(&t->specs, &t->is_frozen, which->towers, &t->c,
                                           &t->err) == PSEG_OK,

@@ -81,6 +81,24 @@ static void area_is_a_mean(void **state)
 }
 
 /* Each stage of the upsampler is shuffle2: done step by step on numbers, it must give the order. */
+/* Numbers as they are, where parts are whole; by their share, where a border runs through one. */
+static void coarse_is_a_mean(void **state)
+{
+    const float map[3 * 4] = {0, 1, 0, 0, 1, 1, 0, 0.5f, 0, 0, 1, 1};
+    const float whole[1 * 2] = {3.0f / 6, 2.5f / 6};
+    float out[2 * 2];
+
+    (void)state;
+    assert_int_equal(pseg_train_coarsen(out, 1, 2, map, 3, 4, NULL), PSEG_OK);
+    for (size_t i = 0; i < 2; i++)
+        assert_float_equal(out[i], whole[i], 1e-6);
+    assert_int_equal(pseg_train_coarsen(out, 2, 2, map, 3, 4, NULL), PSEG_OK);
+    assert_float_equal(out[0], (1 + 2 / 2.0) / 3, 1e-6); /* a row and a half of the left half */
+    assert_float_equal(out[1], (0.5 / 2) / 3, 1e-6);
+    assert_float_equal(out[2], (2 / 2.0) / 3, 1e-6);
+    assert_float_equal(out[3], (0.5 / 2 + 2) / 3, 1e-6);
+}
+
 static void order_is_the_upsamplers(void **state)
 {
     pseg_head_config c;
@@ -511,6 +529,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rate_rises_and_falls),
         cmocka_unit_test(area_is_a_mean),
+        cmocka_unit_test(coarse_is_a_mean),
         cmocka_unit_test(order_is_the_upsamplers),
         cmocka_unit_test(first_weights_are_pytorchs),
         cmocka_unit_test(loader_goes_through_everything),

@@ -84,6 +84,14 @@ const pseg_conf_option train_options[] = {
      .help = "weight of the Dice loss of masks"},
     {"loss_iou", PSEG_CONF_REAL, offsetof(train_args, iou), "0.2", .min = 0, .max = 1000,
      .help = "weight of the predicted IoU's square error"},
+    {"loss_at", PSEG_CONF_STRING, offsetof(train_args, loss_at), "logits", .unit = "NAME",
+     .help = "where masks are compared, in training and validation: logits, at their resolution, "
+             "or input, enlarged to the model's input as inference does it"},
+    {"loss_deep", PSEG_CONF_REAL, offsetof(train_args, deep), "0", .min = 0, .max = 1000,
+     .help = "weight of a loss of masks read off the image's keys after each two-way block by a "
+             "linear map that only training has; 0: none"},
+    {"lr_probe", PSEG_CONF_REAL, offsetof(train_args, lr_probe), "1e-3", .min = 0, .max = 1,
+     .help = "highest learning rate of --loss-deep's linear maps"},
     {"patience", PSEG_CONF_INT, offsetof(train_args, patience), "0", .min = 0, .max = 100000,
      .help = "epochs without a better validation after which the run ends; 0: never"},
     {"seed", PSEG_CONF_INT, offsetof(train_args, seed), "0", .min = 0, .max = 1e15,
@@ -229,7 +237,7 @@ pseg_status train_options_of(pseg_trainer_options *o, const train_args *a, const
     if (batch % images)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--images %u must divide --batch %u", images, batch);
     *o = (pseg_trainer_options){
-        .sizes = {batch, images, (uint64_t)a->seed},
+        .sizes = {.batch = batch, .images = images, .seed = (uint64_t)a->seed},
         .accumulate = (uint32_t)a->accumulate,
         .epochs = (uint32_t)a->epochs,
         .warm_epochs = a->warm_epochs,
@@ -249,6 +257,12 @@ pseg_status train_options_of(pseg_trainer_options *o, const train_args *a, const
     o->optim.decay = (float)a->decay;
     o->optim.clip = (float)a->clip;
     o->optim.ema = (float)a->ema;
+    o->loss_deep = (float)a->deep;
+    o->optim.lr[PSEG_PARAM_PROBE] = (float)a->lr_probe;
+    o->sizes.at_input = strcmp(a->loss_at, "input") == 0;
+    if (!o->sizes.at_input && strcmp(a->loss_at, "logits") != 0)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--loss-at \"%.40s\": expected logits or input",
+                  a->loss_at);
     PSEG_TRY(check_paths(a, err));
     PSEG_TRY(towers_of(o, a, err));
     PSEG_TRY(about_of(&o->about, a, err));

@@ -81,6 +81,11 @@ out:
     return rc;
 }
 
+static bool is_left_out(const pseg_param *p, bool is_whole)
+{
+    return p->is_frozen || (!is_whole && p->group == PSEG_PARAM_PROBE);
+}
+
 static pseg_status declare(pseg_tensors_writer *w, const pseg_params *p, bool is_whole,
                            pseg_err *err)
 {
@@ -91,7 +96,7 @@ static pseg_status declare(pseg_tensors_writer *w, const pseg_params *p, bool is
         for (size_t i = 0; i < pseg_params_count(p); i++) {
             const pseg_spec *s = &pseg_params_at(p, i)->spec;
 
-            if (pseg_params_at(p, i)->is_frozen)
+            if (is_left_out(pseg_params_at(p, i), is_whole))
                 continue;
             snprintf(name, sizeof name, "%s%s", parts[k].prefix, s->name);
             PSEG_TRY(pseg_tensors_writer_declare(w, name, s->rank, s->dims, err));
@@ -101,7 +106,7 @@ out:
 }
 
 static pseg_status write_part(pseg_tensors_writer *w, const pseg_params *p, const float *host,
-                              pseg_err *err)
+                              bool is_whole, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     float *plain = NULL;
@@ -109,7 +114,7 @@ static pseg_status write_part(pseg_tensors_writer *w, const pseg_params *p, cons
     for (size_t i = 0; i < pseg_params_count(p); i++) {
         size_t n = pseg_params_at(p, i)->plain;
 
-        if (pseg_params_at(p, i)->is_frozen)
+        if (is_left_out(pseg_params_at(p, i), is_whole))
             continue;
         pseg_free(plain);
         plain = pseg_malloc(n * sizeof *plain);
@@ -141,7 +146,7 @@ pseg_status pseg_checkpoint_write(const char *path, const pseg_checkpoint *c,
         bool averaged = !is_whole && pseg_params_has_ema(p);
 
         PSEG_TRY(pseg_params_read(host, p, s, averaged ? PSEG_PARAMS_EMA : parts[k].which, err));
-        PSEG_TRY(write_part(w, p, host, err));
+        PSEG_TRY(write_part(w, p, host, is_whole, err));
     }
     PSEG_TRY(pseg_tensors_writer_finish(w, err));
 out:

@@ -4,7 +4,7 @@
  *                      "ema.NAME" if there is a slow average; metadata: the head's configuration,
  *                      "run.KEY" for each setting of the run, "state.KEY" for where it stands
  *   best.safetensors   the weights alone (the slow average's, if there is one) and the same
- *                      metadata
+ *                      metadata, without what only training reads (PSEG_PARAM_PROBE)
  *
  * Both appear whole or not at all (safetensors_write.h). */
 #ifndef PSEG_TRAIN_CHECKPOINT_H

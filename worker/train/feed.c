@@ -9,10 +9,10 @@ struct pseg_feed {
     pseg_stream *s;
     pseg_head_config c;
     pseg_train_shape shape;
-    size_t pixels;
+    size_t pixels; /* of a target */
     uint32_t *order;
     pseg_encoded_text *texts;
-    float *text, *words, *target, *weight, *stats;
+    float *text, *words, *target, *coarse, *weight, *stats;
     int32_t *key_len, *image_of, *ids, *ends;
     uint32_t *lens;
     bool *is_cut;
@@ -34,12 +34,13 @@ pseg_status pseg_feed_new(pseg_feed **out, pseg_train_head *head, pseg_encoders 
     f->s = s;
     f->c = *c;
     f->shape = *shape;
-    f->pixels = pseg_train_head_pixels(head);
+    f->pixels = pseg_train_head_targets(head);
     f->order = pseg_calloc(f->pixels, sizeof *f->order);
     f->texts = pseg_calloc(batch, sizeof *f->texts);
     f->text = pseg_calloc(batch * c->text_dim, sizeof *f->text);
     f->words = pseg_calloc(batch * shape->max_prompt * c->text_hidden, sizeof *f->words);
     f->target = pseg_calloc(batch * f->pixels, sizeof *f->target);
+    f->coarse = pseg_calloc(batch * shape->gh * shape->gw, sizeof *f->coarse);
     f->weight = pseg_calloc(batch, sizeof *f->weight);
     f->stats = pseg_calloc(batch * PSEG_LOSS_STATS, sizeof *f->stats);
     f->key_len = pseg_calloc(batch, sizeof *f->key_len);
@@ -52,10 +53,11 @@ pseg_status pseg_feed_new(pseg_feed **out, pseg_train_head *head, pseg_encoders 
         if (!f->ids || !f->ends || !f->lens || !f->is_cut)
             PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a batch of %zu", batch);
     }
-    if (!f->order || !f->texts || !f->text || !f->words || !f->target || !f->weight || !f->stats ||
-        !f->key_len || !f->image_of)
+    if (!f->order || !f->texts || !f->text || !f->words || !f->target || !f->coarse || !f->weight ||
+        !f->stats || !f->key_len || !f->image_of)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a batch of %zu", batch);
-    pseg_train_head_order(f->order, c, shape->gh, shape->gw);
+    if (!shape->at_input)
+        pseg_train_head_order(f->order, c, shape->gh, shape->gw);
     *out = f;
     f = NULL;
 out:
@@ -72,6 +74,7 @@ void pseg_feed_free(pseg_feed *f)
     pseg_free(f->text);
     pseg_free(f->words);
     pseg_free(f->target);
+    pseg_free(f->coarse);
     pseg_free(f->weight);
     pseg_free(f->stats);
     pseg_free(f->key_len);
@@ -153,7 +156,9 @@ static void gather(pseg_feed *f, const pseg_train_batch *b, uint32_t group)
                 words = words < room ? words : room;
                 memcpy(f->words + i * room * width, t->words, words * width * sizeof *f->words);
             }
-            for (size_t j = 0; j < f->pixels; j++)
+            if (f->shape.at_input)
+                memcpy(to, mask, f->pixels * sizeof *to);
+            for (size_t j = 0; j < f->pixels && !f->shape.at_input; j++)
                 to[j] = mask[f->order[j]];
         }
         if (f->ids)
@@ -163,6 +168,28 @@ static void gather(pseg_feed *f, const pseg_train_batch *b, uint32_t group)
         f->image_of[i] = is_there ? (int32_t)b->image_of[i] : 0;
         f->weight[i] = is_there ? 1.0f / ((float)b->n_samples * (float)group) : 0;
     }
+}
+
+/* What deep supervision compares with: the shares of the grid's places. */
+static pseg_status put_coarse(pseg_feed *f, const pseg_train_batch *b, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_train_shape *s = &f->shape;
+    pseg_view to = pseg_train_head_views(f->head)->coarse;
+    size_t places = (size_t)s->gh * s->gw;
+    uint32_t h = s->at_input ? f->c.height : s->gh << f->c.n_upsample;
+    uint32_t w = s->at_input ? f->c.width : s->gw << f->c.n_upsample;
+
+    if (!to.mem)
+        goto out;
+    memset(f->coarse, 0, s->batch * places * sizeof *f->coarse);
+    for (uint32_t i = 0; i < b->n_samples; i++)
+        PSEG_TRY(pseg_train_coarsen(f->coarse + i * places, s->gh, s->gw, b->target + i * f->pixels,
+                                    h, w, err));
+    PSEG_TRY(pseg_mem_write(f->s, to.mem, to.off * sizeof(float), f->coarse,
+                            s->batch * places * sizeof(float), err));
+out:
+    return rc;
 }
 
 static pseg_status put(pseg_feed *f, pseg_view to, const void *from, size_t n, pseg_err *err)
@@ -194,6 +221,7 @@ pseg_status pseg_feed_put(pseg_feed *f, const pseg_train_batch *b, uint32_t grou
         PSEG_TRY(pseg_encoders_phrases(f->texts, f->e, b->phrases, b->n_samples, err));
     }
     gather(f, b, group);
+    PSEG_TRY(put_coarse(f, b, err));
     PSEG_TRY(put(f, v->text, f->text, batch * f->c.text_dim, err));
     PSEG_TRY(put(f, v->words, f->words, batch * (f->shape.max_prompt - 1) * f->c.text_hidden, err));
     if (f->ids) {

@@ -284,21 +284,6 @@ pseg_var pseg_graph_maskdot(pseg_graph *g, pseg_var q, pseg_var x, size_t batch,
     return pseg_graph_add_op(g, op, 2, batch * n);
 }
 
-pseg_var pseg_graph_mask_loss(pseg_graph *g, pseg_var logits, pseg_var target, pseg_var weight,
-                              pseg_var iou, size_t batch, size_t n, pseg_loss_weights w)
-{
-    pseg_graph_op op = {.kind = PSEG_GRAPH_LOSS,
-                        .in = {logits, target, weight, iou},
-                        .n_in = 4,
-                        .u.loss = {.batch = batch, .n = n, .w = w}};
-    pseg_var out = pseg_graph_add_op(g, op, 4, batch * PSEG_LOSS_STATS);
-
-    pseg_graph_keep(g, out);
-    if (out >= 0)
-        g->vars[out].has_grad = false; /* it is 1 */
-    return out;
-}
-
 /* ---- what gradients read --------------------------------------------------------------------- */
 
 bool pseg_graph_reads(const pseg_graph *g, const pseg_graph_op *op, uint32_t i)

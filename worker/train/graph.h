@@ -100,9 +100,11 @@ pseg_var pseg_graph_swiglu(pseg_graph *g, pseg_var x, size_t rows, size_t c);
 pseg_var pseg_graph_l2norm(pseg_graph *g, pseg_var x, size_t rows, size_t c, float eps);
 /* Each row of x [rows, c] times s [c], element by element: LayerScale. */
 pseg_var pseg_graph_scale(pseg_graph *g, pseg_var x, pseg_var s, size_t rows, size_t c);
+/* Logits in the upsampler's order to a map row by row (kernels.h). shape: all but views. */
+pseg_var pseg_graph_enlarge(pseg_graph *g, pseg_var x, pseg_enlarge shape);
 /* The loss; kernels.h has the formulas. logits and target: [batch, n]; iou: [batch], before the
- * sigmoid; weight: an input [batch]. Returns what is told of each sample, [batch,
- * PSEG_LOSS_STATS], kept. Backward begins here. */
+ * sigmoid, or, with w.iou 0, any input of as many numbers; weight: an input [batch]. Returns what
+ * is told of each sample, [batch, PSEG_LOSS_STATS], kept. Backward begins here. */
 pseg_var pseg_graph_mask_loss(pseg_graph *g, pseg_var logits, pseg_var target, pseg_var weight,
                               pseg_var iou, size_t batch, size_t n, pseg_loss_weights w);
 

@@ -26,6 +26,7 @@ typedef enum pseg_graph_kind {
     PSEG_GRAPH_SWIGLU,    /* x */
     PSEG_GRAPH_L2NORM,    /* x */
     PSEG_GRAPH_SCALE,     /* x, s */
+    PSEG_GRAPH_ENLARGE,   /* x */
 } pseg_graph_kind;
 
 typedef struct pseg_graph_op {
@@ -65,6 +66,7 @@ typedef struct pseg_graph_op {
             size_t batch, channels, gh, gw, p;
         } patches;
         pseg_tokens tokens;
+        pseg_enlarge enlarge;
         struct {
             size_t rows, c;
             float eps;
@@ -107,6 +109,12 @@ pseg_status pseg_graph_forward_encoder(const pseg_graph *g, pseg_stream *s, cons
                                        pseg_err *err);
 pseg_status pseg_graph_backward_encoder(pseg_graph *g, pseg_stream *s, const pseg_graph_op *op,
                                         pseg_err *err);
+
+/* The same of graph_loss.c: the loss, and what goes before it. */
+pseg_status pseg_graph_forward_loss(const pseg_graph *g, pseg_stream *s, const pseg_graph_op *op,
+                                    pseg_err *err);
+pseg_status pseg_graph_backward_loss(pseg_graph *g, pseg_stream *s, const pseg_graph_op *op,
+                                     pseg_err *err);
 
 /* Appends an operation and makes its output of `elems` numbers. The first n_required inputs must be
  * there. */

@@ -130,18 +130,6 @@ static pseg_gather gather_of(const pseg_graph *g, const pseg_graph_op *op)
                          .n_x = op->u.rows.n_x};
 }
 
-static pseg_mask_loss loss_of(const pseg_graph *g, const pseg_graph_op *op)
-{
-    return (pseg_mask_loss){.stats = value(g, op->out),
-                            .logits = value(g, op->in[0]),
-                            .target = value(g, op->in[1]),
-                            .weight = value(g, op->in[2]),
-                            .iou = value(g, op->in[3]),
-                            .batch = op->u.loss.batch,
-                            .n = op->u.loss.n,
-                            .w = op->u.loss.w};
-}
-
 /* ---- forward --------------------------------------------------------------------------------- */
 
 static pseg_status stack(const pseg_graph *g, pseg_stream *s, const pseg_graph_op *op,
@@ -213,10 +201,9 @@ static pseg_status forward(const pseg_graph *g, pseg_stream *s, const pseg_graph
     case PSEG_GRAPH_MASKDOT:
         return pseg_op_maskdot(s, to, x, value(g, op->in[1]), op->u.maskdot.batch, 1,
                                op->u.maskdot.n, op->u.maskdot.c, err);
-    case PSEG_GRAPH_LOSS: {
-        pseg_mask_loss a = loss_of(g, op);
-        return pseg_train_loss(s, &a, err);
-    }
+    case PSEG_GRAPH_LOSS:
+    case PSEG_GRAPH_ENLARGE:
+        return pseg_graph_forward_loss(g, s, op, err);
     default:
         return pseg_graph_forward_encoder(g, s, op, err);
     }
@@ -331,16 +318,6 @@ static pseg_status attention_back(pseg_graph *g, pseg_stream *s, const pseg_grap
     return pseg_op_attention_backward(s, &a, &d, err);
 }
 
-static pseg_status loss_back(pseg_graph *g, pseg_stream *s, const pseg_graph_op *op, pseg_err *err)
-{
-    pseg_mask_loss a = loss_of(g, op);
-    pseg_grad logits = pseg_graph_wanted(g, op->in[0]), iou = pseg_graph_wanted(g, op->in[3]);
-
-    if (!logits.v.mem || !iou.v.mem || logits.add || iou.add)
-        return pseg_err_set(err, PSEG_R_INTERNAL, 0, PSEG_HERE, "a loss of what is not trained");
-    return pseg_train_loss_backward(s, &a, logits.v, iou.v, err);
-}
-
 static pseg_status backward(pseg_graph *g, pseg_stream *s, const pseg_graph_op *op, pseg_err *err)
 {
     switch (op->kind) {
@@ -390,7 +367,8 @@ static pseg_status backward(pseg_graph *g, pseg_stream *s, const pseg_graph_op *
             op->u.maskdot.batch, 1, op->u.maskdot.n, op->u.maskdot.c, err);
     }
     case PSEG_GRAPH_LOSS:
-        return loss_back(g, s, op, err);
+    case PSEG_GRAPH_ENLARGE:
+        return pseg_graph_backward_loss(g, s, op, err);
     default:
         return pseg_graph_backward_encoder(g, s, op, err);
     }

@@ -9,7 +9,7 @@
 struct pseg_train_head {
     pseg_head_config c;
     pseg_train_shape shape;
-    size_t places, pixels;
+    size_t places, pixels, targets;
     pseg_graph *g;
     pseg_train_views views;
 };
@@ -20,6 +20,19 @@ pseg_status pseg_train_head_specs(pseg_specs *out, const pseg_head_config *c, ps
 
     PSEG_TRY(pseg_neck_specs(out, c, err));
     PSEG_TRY(pseg_decoder_specs(out, c, err));
+out:
+    return rc;
+}
+
+pseg_status pseg_train_probe_specs(pseg_specs *out, const pseg_head_config *c, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const uint64_t weight[] = {1, c->dim}, bias[] = {1};
+
+    for (uint32_t i = 0; i < c->depth; i++) {
+        PSEG_TRY(pseg_specs_add(out, 2, weight, err, "probe.%u.weight", i));
+        PSEG_TRY(pseg_specs_add(out, 1, bias, err, "probe.%u.bias", i));
+    }
 out:
     return rc;
 }
@@ -137,7 +150,27 @@ static pseg_var build_tokens(const head_builder *b, inputs *in)
     return pseg_graph_stack(b->g, parts, n, batch, c);
 }
 
-static void build(head_builder *b, inputs *in, size_t pixels)
+/* The loss, of logits as they are or enlarged. */
+static void build_loss(const head_builder *b, inputs *in, size_t pixels)
+{
+    const pseg_head_config *c = b->c;
+    pseg_var x = in->logits;
+
+    if (b->s->at_input) {
+        x = pseg_graph_enlarge(b->g, x,
+                               (pseg_enlarge){.batch = b->s->batch,
+                                              .gh = b->s->gh,
+                                              .gw = b->s->gw,
+                                              .stages = c->n_upsample,
+                                              .oh = c->height,
+                                              .ow = c->width});
+        pixels = (size_t)c->height * c->width;
+    }
+    in->stats = pseg_graph_mask_loss(b->g, x, in->target, in->weight, in->iou, b->s->batch, pixels,
+                                     b->s->loss);
+}
+
+static void build(head_builder *b, inputs *in, size_t pixels, size_t targets)
 {
     size_t batch = b->s->batch, last = b->c->upsample[b->c->n_upsample - 1];
     pseg_var q, k, mask, taps[PSEG_MAX_TAPS];
@@ -149,8 +182,9 @@ static void build(head_builder *b, inputs *in, size_t pixels)
             taps[i] = in->taps[i] =
                 pseg_graph_input(b->g, b->s->n_images * b->places * b->c->vision_dim);
     b->key_len = pseg_graph_input(b->g, batch);
-    in->target = pseg_graph_input(b->g, batch * pixels);
-    in->weight = pseg_graph_input(b->g, batch);
+    in->target = pseg_graph_input(b->g, batch * targets);
+    b->weight = in->weight = pseg_graph_input(b->g, batch);
+    b->coarse = b->s->deep > 0 ? pseg_graph_input(b->g, batch * b->places) : PSEG_NO_VAR;
     k = build_neck(b, taps);
     b->image_of = PSEG_NO_VAR;
     if (b->s->n_images != batch)
@@ -164,8 +198,7 @@ static void build(head_builder *b, inputs *in, size_t pixels)
     in->iou = head_build_mlp(b, "decoder.iou_head", q, 0, 1);
     pseg_graph_keep(b->g, in->logits);
     pseg_graph_keep(b->g, in->iou);
-    in->stats = pseg_graph_mask_loss(b->g, in->logits, in->target, in->weight, in->iou, batch,
-                                     pixels, b->s->loss);
+    build_loss(b, in, pixels);
 }
 
 static void find_views(pseg_train_head *h, const head_builder *b, const inputs *in)
@@ -182,6 +215,7 @@ static void find_views(pseg_train_head *h, const head_builder *b, const inputs *
     v->words = pseg_graph_view(h->g, in->words);
     v->key_len = pseg_graph_view(h->g, b->key_len);
     v->target = pseg_graph_view(h->g, in->target);
+    v->coarse = pseg_graph_view(h->g, b->coarse);
     v->weight = pseg_graph_view(h->g, in->weight);
     v->logits = pseg_graph_view(h->g, in->logits);
     v->iou = pseg_graph_view(h->g, in->iou);
@@ -212,6 +246,7 @@ pseg_status pseg_train_head_new(pseg_train_head **out, pseg_cl *cl, const pseg_p
     h->shape = *shape;
     h->places = (size_t)shape->gh * shape->gw;
     h->pixels = h->places << (2 * c->n_upsample);
+    h->targets = shape->at_input ? (size_t)c->height * c->width : h->pixels;
     PSEG_TRY(pseg_graph_new(&h->g, cl, params, shape->has_backward, err));
     head_builder b = {.g = h->g, .c = &h->c, .s = &h->shape, .places = h->places};
     b.t = 2 + (size_t)shape->max_prompt;
@@ -225,7 +260,7 @@ pseg_status pseg_train_head_new(pseg_train_head **out, pseg_cl *cl, const pseg_p
                   .ends = PSEG_NO_VAR};
     for (uint32_t i = 0; i < PSEG_MAX_TAPS; i++)
         in.taps[i] = PSEG_NO_VAR;
-    build(&b, &in, h->pixels);
+    build(&b, &in, h->pixels, h->targets);
     PSEG_TRY(pseg_graph_plan(h->g, err));
     find_views(h, &b, &in);
     *out = h;
@@ -256,6 +291,11 @@ pseg_graph *pseg_train_head_graph(pseg_train_head *h)
 size_t pseg_train_head_pixels(const pseg_train_head *h)
 {
     return h->pixels;
+}
+
+size_t pseg_train_head_targets(const pseg_train_head *h)
+{
+    return h->targets;
 }
 
 /* Each stage puts four pixels, (dy, dx), behind each other where one was. */

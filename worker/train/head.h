@@ -21,11 +21,20 @@ typedef struct pseg_train_shape {
     uint32_t max_prompt; /* 1 if the decoder takes pooled text alone; else 2 .. */
     bool has_backward;
     pseg_loss_weights loss;
+    bool at_input; /* the loss is that of logits enlarged to the model's input, height x width */
+    /* Deep supervision, in training alone: the weight of a loss of masks of gh x gw that are read
+     * off the keys after each two-way block by a linear map; 0: none. Blocks have equal parts of
+     * it, and within it BCE and Dice those of `loss`. */
+    float deep;
     const pseg_train_towers *towers; /* encoders that are in the graph too; borrowed; or NULL */
 } pseg_train_shape;
 
 /* The tensors of neck and decoder. */
 pseg_status pseg_train_head_specs(pseg_specs *out, const pseg_head_config *c, pseg_err *err);
+
+/* Appends those of deep supervision, "probe.N.weight" and "probe.N.bias": nothing reads them but a
+ * graph with shape.deep. */
+pseg_status pseg_train_probe_specs(pseg_specs *out, const pseg_head_config *c, pseg_err *err);
 
 /* params: of these tensors, and of the towers', borrowed until free. */
 pseg_status pseg_train_head_new(pseg_train_head **out, pseg_cl *cl, const pseg_params *params,
@@ -44,16 +53,19 @@ typedef struct pseg_train_views {
     pseg_view ids;     /* int32 [batch, max_tokens] */
     pseg_view ends;    /* int32 [batch]: sample * max_tokens + the place of its EOS */
     pseg_view key_len; /* int32 [batch]: tokens of the prompt, plus 2 */
-    pseg_view target;  /* [batch, pixels], 0..1, in pseg_train_head_order's order */
-    pseg_view weight;  /* [batch], of each sample's loss */
-    pseg_view logits;  /* [batch, pixels], in that order */
-    pseg_view iou;     /* [batch], before the sigmoid */
-    pseg_view stats;   /* [batch, PSEG_LOSS_STATS] */
+    pseg_view
+        target; /* [batch, pixels], 0..1, in pseg_train_head_order's order; at_input: row by row */
+    pseg_view coarse; /* [batch, gh*gw], 0..1, row by row; absent without deep supervision */
+    pseg_view weight; /* [batch], of each sample's loss */
+    pseg_view logits; /* [batch, pixels], in that order */
+    pseg_view iou;    /* [batch], before the sigmoid */
+    pseg_view stats;  /* [batch, PSEG_LOSS_STATS] */
 } pseg_train_views;
 const pseg_train_views *pseg_train_head_views(const pseg_train_head *h);
 
 pseg_graph *pseg_train_head_graph(pseg_train_head *h);
-size_t pseg_train_head_pixels(const pseg_train_head *h); /* of one mask */
+size_t pseg_train_head_pixels(const pseg_train_head *h);  /* of one sample's logits */
+size_t pseg_train_head_targets(const pseg_train_head *h); /* and of its target */
 
 /* order[j] = the place, row by row, of the pixel that is number j in logits and targets. */
 void pseg_train_head_order(uint32_t *order, const pseg_head_config *c, uint32_t gh, uint32_t gw);

@@ -180,9 +180,24 @@ pseg_var head_build_mlp(const head_builder *b, const char *prefix, pseg_var q, s
     return head_linear(b->g, name, x, PSEG_NO_VAR, batch, n, c, PSEG_ACT_NONE);
 }
 
+/* The mask read off the keys, and its part of the loss. */
+static void build_probe(const head_builder *b, uint32_t i, pseg_var k)
+{
+    float share = b->s->deep / (float)b->c->depth;
+    char prefix[32];
+
+    snprintf(prefix, sizeof prefix, "probe.%u", i);
+    pseg_var x = head_linear(b->g, prefix, k, PSEG_NO_VAR, b->keys, 1, b->c->dim, PSEG_ACT_NONE);
+    pseg_graph_mask_loss(b->g, x, b->coarse, b->weight, b->weight, b->s->batch, b->places,
+                         (pseg_loss_weights){share * b->s->loss.bce, share * b->s->loss.dice, 0});
+}
+
 void head_build_blocks(const head_builder *b, pseg_var *q, pseg_var *k)
 {
-    for (uint32_t i = 0; i < b->c->depth; i++)
+    for (uint32_t i = 0; i < b->c->depth; i++) {
         build_block(b, i, q, k);
+        if (b->s->deep > 0)
+            build_probe(b, i, *k);
+    }
     *q = build_final(b, *q, *k);
 }

@@ -11,6 +11,7 @@ typedef struct head_builder {
     const pseg_train_shape *s;
     size_t places, t, rows, keys;        /* tokens a sample; rows of all tokens, of all keys */
     pseg_var pe, pos, key_len, image_of; /* image_of: none if sample i has image i */
+    pseg_var weight, coarse; /* the loss's inputs; coarse: none without deep supervision */
 } head_builder;
 
 /* A parameter by its name. */

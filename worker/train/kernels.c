@@ -13,6 +13,10 @@ static const pseg_kernel adamw_kernel = {"train.cl", "adamw", NULL};
 static const pseg_kernel scale_kernel = {"train.cl", "scale_rows", NULL};
 static const pseg_kernel scale_sums_kernel = {"train.cl", "scale_sums", NULL};
 
+static const pseg_kernel enlarge_kernel = {"train.cl", "enlarge", NULL};
+static const pseg_kernel enlarge_rows_kernel = {"train.cl", "enlarge_rows_backward", NULL};
+static const pseg_kernel enlarge_columns_kernel = {"train.cl", "enlarge_columns_backward", NULL};
+
 #define SCALE_PIECES 32u /* of rows, whose sums are added up afterwards */
 
 static bool is_cpu(pseg_stream *s)
@@ -41,6 +45,19 @@ static pseg_status launch_flat(pseg_stream *s, const pseg_kernel *k, size_t n, c
     global = (n + 63) / 64 * (is_cpu(s) ? 1 : 64);
     global = global > most ? most : global;
     return pseg_launch(s, k, 1, &global, &local, args, n_args, err);
+}
+
+/* Items that stride over lines, on a CPU; elsewhere a work-group of 64 to a line. */
+static pseg_status launch_lines(pseg_stream *s, const pseg_kernel *k, size_t lines, size_t width,
+                                const pseg_arg *args, size_t n_args, pseg_err *err)
+{
+    size_t most = 8 * (size_t)pseg_cl_device(pseg_stream_cl(s))->compute_units;
+    size_t global[2] = {is_cpu(s) ? 1 : (width + 63) / 64 * 64,
+                        is_cpu(s) && lines > most ? most : lines};
+    size_t local[2] = {is_cpu(s) ? 1 : 64, 1};
+
+    global[1] = global[1] > 65535 ? 65535 : global[1];
+    return pseg_launch(s, k, 2, global, local, args, n_args, err);
 }
 
 static pseg_loss_params loss_params(const pseg_mask_loss *l)
@@ -93,17 +110,78 @@ pseg_status pseg_train_loss_backward(pseg_stream *s, const pseg_mask_loss *l, ps
     pseg_loss_params p = loss_params(l);
 
     PSEG_TRY(check_loss(l, err));
-    PSEG_REQUIRE(d_logits.mem && d_iou.mem, "gradients");
+    PSEG_REQUIRE(d_logits.mem && (d_iou.mem || l->w.iou <= 0), "gradients");
     p.d_logits_off = d_logits.off;
     p.d_iou_off = d_iou.off;
     pseg_arg args[] = {PSEG_ARG_MEM(d_logits.mem),
-                       PSEG_ARG_MEM(d_iou.mem),
+                       d_iou.mem ? PSEG_ARG_MEM(d_iou.mem) : PSEG_ARG_NONE,
                        PSEG_ARG_MEM(l->stats.mem),
                        PSEG_ARG_MEM(l->logits.mem),
                        PSEG_ARG_MEM(l->target.mem),
                        PSEG_ARG_MEM(l->weight.mem),
                        PSEG_ARG_VALUE(p)};
     PSEG_TRY(launch_flat(s, &loss_backward_kernel, l->batch * l->n, args, 7, err));
+out:
+    return rc;
+}
+
+static pseg_resize_params resize_params(const pseg_enlarge *e)
+{
+    return (pseg_resize_params){.batch = (pseg_u32)e->batch,
+                                .gh = (pseg_u32)e->gh,
+                                .gw = (pseg_u32)e->gw,
+                                .stages = (pseg_u32)e->stages,
+                                .oh = (pseg_u32)e->oh,
+                                .ow = (pseg_u32)e->ow};
+}
+
+static pseg_status check_enlarge(const pseg_enlarge *e, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    PSEG_REQUIRE(e->stages <= 8 && e->gh > 0 && e->gh <= 4096 && e->gw > 0 && e->gw <= 4096 &&
+                     e->oh > 0 && e->oh <= 65536 && e->ow > 0 && e->ow <= 65536,
+                 "sizes");
+    PSEG_REQUIRE(e->batch > 0 && e->batch * e->oh <= INT32_MAX &&
+                     e->batch * (e->gh << e->stages) <= INT32_MAX,
+                 "batch");
+out:
+    return rc;
+}
+
+pseg_status pseg_train_enlarge(pseg_stream *s, const pseg_enlarge *e, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_resize_params p = resize_params(e);
+
+    PSEG_TRY(check_enlarge(e, err));
+    PSEG_REQUIRE(e->out.mem && e->x.mem, "tensors");
+    p.out_off = e->out.off;
+    p.x_off = e->x.off;
+    pseg_arg args[] = {PSEG_ARG_MEM(e->out.mem), PSEG_ARG_MEM(e->x.mem), PSEG_ARG_VALUE(p)};
+    PSEG_TRY(launch_lines(s, &enlarge_kernel, e->batch * e->oh, e->ow, args, 3, err));
+out:
+    return rc;
+}
+
+pseg_status pseg_train_enlarge_backward(pseg_stream *s, const pseg_enlarge *e, pseg_view d_x,
+                                        bool add, pseg_view d_out, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    size_t lines = e->batch * (e->gh << e->stages);
+    pseg_resize_params p = resize_params(e);
+    pseg_mem *work = NULL;
+
+    PSEG_TRY(check_enlarge(e, err));
+    PSEG_REQUIRE(d_x.mem && d_out.mem, "tensors");
+    PSEG_TRY(pseg_stream_scratch(&work, s, lines * e->ow * sizeof(float), err));
+    p.x_off = d_out.off;
+    p.out_off = d_x.off;
+    p.add = add;
+    pseg_arg rows[] = {PSEG_ARG_MEM(work), PSEG_ARG_MEM(d_out.mem), PSEG_ARG_VALUE(p)};
+    pseg_arg columns[] = {PSEG_ARG_MEM(d_x.mem), PSEG_ARG_MEM(work), PSEG_ARG_VALUE(p)};
+    PSEG_TRY(launch_lines(s, &enlarge_rows_kernel, lines, e->ow, rows, 3, err));
+    PSEG_TRY(launch_lines(s, &enlarge_columns_kernel, lines, e->gw << e->stages, columns, 3, err));
 out:
     return rc;
 }

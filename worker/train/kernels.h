@@ -41,9 +41,22 @@ typedef struct pseg_mask_loss {
     pseg_loss_weights w;
 } pseg_mask_loss;
 pseg_status pseg_train_loss(pseg_stream *s, const pseg_mask_loss *l, pseg_err *err);
-/* After pseg_train_loss, whose stats are read. Overwrites. */
+/* After pseg_train_loss, whose stats are read. Overwrites. d_iou: absent if w.iou is 0. */
 pseg_status pseg_train_loss_backward(pseg_stream *s, const pseg_mask_loss *l, pseg_view d_logits,
                                      pseg_view d_iou, pseg_err *err);
+
+/* Logits in the upsampler's order (pseg_train_head_order), [batch, (gh << stages) * (gw <<
+ * stages)], enlarged to out [batch, oh, ow], row by row, as inference does it: bilinear, half-pixel
+ * centres, clamped edges. */
+typedef struct pseg_enlarge {
+    pseg_view out, x;
+    size_t batch, gh, gw, stages, oh, ow;
+} pseg_enlarge;
+pseg_status pseg_train_enlarge(pseg_stream *s, const pseg_enlarge *e, pseg_err *err);
+/* d_x from d_out, overwritten or added to. Reads nothing else. Takes the stream's scratch memory.
+ */
+pseg_status pseg_train_enlarge_backward(pseg_stream *s, const pseg_enlarge *e, pseg_view d_x,
+                                        bool add, pseg_view d_out, pseg_err *err);
 
 /* out[r, c] = x[r, c] * s[c], or added to what is there; out may be x. */
 pseg_status pseg_train_scale(pseg_stream *s, pseg_view out, pseg_view x, pseg_view scale,

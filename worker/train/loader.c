@@ -36,9 +36,10 @@ static pseg_status slot_init(pseg_train_batch *b, const pseg_train_source *sourc
 {
     pseg_status rc = PSEG_OK;
     size_t tap = (size_t)h->gh * h->gw * h->vision_dim, images = sizes->images;
-    size_t mask = ((size_t)h->gh * h->gw) << (2 * h->n_upsample);
+    uint32_t mh, mw;
     bool good = true;
 
+    pseg_train_mask_size(&mh, &mw, h, sizes);
     b->max_images = sizes->images;
     b->max_samples = sizes->batch;
     if (source->has_taps)
@@ -48,7 +49,7 @@ static pseg_status slot_init(pseg_train_batch *b, const pseg_train_source *sourc
         good = (b->pixels = pseg_malloc(images * 3 * h->height * h->width * sizeof(float)));
     b->image_of = pseg_calloc(sizes->batch, sizeof *b->image_of);
     b->phrases = pseg_calloc(sizes->batch, sizeof *b->phrases);
-    b->target = pseg_malloc(sizes->batch * mask * sizeof *b->target);
+    b->target = pseg_malloc((size_t)sizes->batch * mh * mw * sizeof *b->target);
     b->id = pseg_calloc(sizes->batch, sizeof *b->id);
     if (!good || !b->image_of || !b->phrases || !b->target || !b->id)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a batch of %u images", sizes->images);

@@ -18,9 +18,9 @@ typedef struct pseg_optim_options {
     float ema;
 } pseg_optim_options;
 
-#define PSEG_OPTIM_OPTIONS_DEFAULT                                           \
-    {                                                                        \
-        {1e-4f, 2e-4f, 1e-5f, 1e-5f}, 1e-2f, 0.9f, 0.999f, 1e-8f, 1.0f, 0.0f \
+#define PSEG_OPTIM_OPTIONS_DEFAULT                                                  \
+    {                                                                               \
+        {1e-4f, 2e-4f, 1e-5f, 1e-5f, 1e-3f}, 1e-2f, 0.9f, 0.999f, 1e-8f, 1.0f, 0.0f \
     }
 
 /* params: borrowed until free; with a slow average if options->ema > 0. */

@@ -34,6 +34,7 @@ static pseg_status classify(pseg_param *p, pseg_err *err)
     p->group = starts(s->name, "neck.")     ? PSEG_PARAM_NECK
                : starts(s->name, "vision.") ? PSEG_PARAM_VISION
                : starts(s->name, "text.")   ? PSEG_PARAM_TEXT
+               : starts(s->name, "probe.")  ? PSEG_PARAM_PROBE
                                             : PSEG_PARAM_DECODER;
     p->n = n;
     p->k = 1;

@@ -37,6 +37,7 @@ typedef enum pseg_param_group {
     PSEG_PARAM_DECODER,
     PSEG_PARAM_VISION, /* names that begin with "vision." */
     PSEG_PARAM_TEXT,   /* and with "text." */
+    PSEG_PARAM_PROBE,  /* "probe.": deep supervision's, which are never exported */
     PSEG_PARAM_N_GROUPS
 } pseg_param_group;
 

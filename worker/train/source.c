@@ -12,6 +12,13 @@ void pseg_train_source_close(pseg_train_source *s)
     *s = (pseg_train_source){0};
 }
 
+void pseg_train_mask_size(uint32_t *h, uint32_t *w, const pseg_head_config *head,
+                          const pseg_train_sizes *sizes)
+{
+    *h = sizes->at_input ? head->height : head->gh << head->n_upsample;
+    *w = sizes->at_input ? head->width : head->gw << head->n_upsample;
+}
+
 /* Down one direction: out[i] = the mean of in over i's part; `step` numbers from one to the next,
  * and `lanes` of them side by side. */
 static void average(float *out, size_t n_out, const float *in, size_t n_in, size_t lanes)
@@ -30,6 +37,24 @@ static void average(float *out, size_t n_out, const float *in, size_t n_in, size
                 out[i * lanes + c] += (float)(share / step) * in[j * lanes + c];
         }
     }
+}
+
+pseg_status pseg_train_coarsen(float *out, uint32_t oh, uint32_t ow, const float *map, uint32_t h,
+                               uint32_t w, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    float *across = pseg_malloc((size_t)h * ow * sizeof *across);
+
+    if (!across)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a mask");
+    for (uint32_t y = 0; y < h; y++)
+        average(across + (size_t)y * ow, ow, map + (size_t)y * w, w, 1);
+    average(out, oh, across, h, ow);
+    for (size_t i = 0; i < (size_t)oh * ow; i++)
+        out[i] = out[i] > 1 ? 1 : out[i];
+out:
+    pseg_free(across);
+    return rc;
 }
 
 pseg_status pseg_train_area(float *out, uint32_t oh, uint32_t ow, const uint8_t *mask,

@@ -19,7 +19,7 @@ typedef struct pseg_train_batch {
     float *taps[PSEG_MAX_TAPS]; /* if the source has taps, [images, gh*gw, vision_dim] each */
     uint32_t *image_of;   /* [samples]: which of the images; with max_images = max_samples, i */
     const char **phrases; /* [samples]: in arena */
-    float *target;        /* [samples, mask_h*mask_w], 0..1, row by row */
+    float *target;        /* [samples, h*w of pseg_train_mask_size], 0..1, row by row */
     char (*id)[PSEG_TRAIN_ID]; /* [samples]: for messages, "scene 1000012, phrase 3" */
     pseg_arena *arena;         /* emptied before each batch */
 } pseg_train_batch;
@@ -39,7 +39,11 @@ void pseg_train_source_close(pseg_train_source *s); /* NULL, or all zero: nothin
 typedef struct pseg_train_sizes {
     uint32_t batch, images; /* of one batch; images divides batch */
     uint64_t seed;
+    bool at_input; /* masks have the size of the model's input, not that of the logits */
 } pseg_train_sizes;
+/* Of a mask of pseg_train_batch.target. */
+void pseg_train_mask_size(uint32_t *h, uint32_t *w, const pseg_head_config *head,
+                          const pseg_train_sizes *sizes);
 
 /* Phrases of scenes, by what is to be understood. NEAR: "next to", "nearest to", "closest to". */
 typedef enum pseg_train_phrase {
@@ -68,6 +72,9 @@ pseg_status pseg_train_scenes(pseg_train_source *out, const pseg_head_config *he
 /* text: as a phrase of scenes. */
 pseg_train_phrase pseg_train_phrase_of(const char *text, bool is_relational, bool is_superlative);
 
+/* A map of h x w numbers averaged over oh x ow equal parts, as below. */
+pseg_status pseg_train_coarsen(float *out, uint32_t oh, uint32_t ow, const float *map, uint32_t h,
+                               uint32_t w, pseg_err *err);
 /* A mask of h x w bytes, those that are `value` counting, averaged over oh x ow equal parts, pixels
  * at a border by their share: soft where a border runs through a part. */
 pseg_status pseg_train_area(float *out, uint32_t oh, uint32_t ow, const uint8_t *mask,

@@ -105,9 +105,10 @@ static pseg_status put_target(pseg_train_batch *b, const data_sets *q, const pse
                               bool mirror, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    uint32_t mh = q->head.gh << q->head.n_upsample, mw = q->head.gw << q->head.n_upsample;
+    uint32_t mh, mw;
     pseg_mask *m = NULL;
 
+    pseg_train_mask_size(&mh, &mw, &q->head, &q->sizes);
     PSEG_TRY(pseg_data_mask_decode(&m, &s->mask, err));
     PSEG_TRY(pseg_data_make_target(b->target + (size_t)b->n_samples * mh * mw, mw, mh, m, &q->how,
                                    mirror, err));

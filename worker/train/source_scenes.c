@@ -38,13 +38,13 @@ static pseg_status add_phrase(const scenes *q, pseg_train_batch *b, const pseg_s
 {
     pseg_status rc = PSEG_OK;
     const pseg_scene_phrase *p = &s->phrases[which];
-    uint32_t mh = q->head.gh << q->head.n_upsample, mw = q->head.gw << q->head.n_upsample;
-    uint32_t i = b->n_samples;
+    uint32_t i = b->n_samples, mh, mw;
     size_t len = strlen(p->text) + 1;
     char *text = pseg_arena_alloc(b->arena, len);
 
     if (!text)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a phrase");
+    pseg_train_mask_size(&mh, &mw, &q->head, &q->sizes);
     memcpy(text, p->text, len);
     b->phrases[i] = text;
     b->image_of[i] = b->n_images;

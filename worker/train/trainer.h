@@ -56,6 +56,7 @@ typedef struct pseg_trainer_options {
     uint64_t save_every; /* steps; also after each epoch */
     pseg_optim_options optim;
     pseg_loss_weights loss;
+    float loss_deep; /* deep supervision, head.h; 0: none */
     /* Encoders that are trained too, and how far: towers.h. */
     struct {
         bool vision, text;

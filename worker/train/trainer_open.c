@@ -104,6 +104,9 @@ static pseg_status make_settings(pseg_trainer *t, pseg_err *err)
         {"loss_bce", (double)o->loss.bce},
         {"loss_dice", (double)o->loss.dice},
         {"loss_iou", (double)o->loss.iou},
+        {"loss_at_input", o->sizes.at_input},
+        {"loss_deep", (double)o->loss_deep},
+        {"lr_probe", (double)o->optim.lr[PSEG_PARAM_PROBE]},
         {"vision_layers", o->towers.vision ? o->towers.vision_layers : 0},
         {"text_layers", o->towers.text ? o->towers.text_layers : 0},
         {"lora_rank", o->towers.lora_rank},
@@ -178,7 +181,9 @@ static pseg_status make_parts(pseg_trainer *t, pseg_err *err)
                               .batch = o->sizes.batch,
                               .max_prompt = c->has_word_tokens ? o->max_tokens : 1,
                               .has_backward = true,
-                              .loss = o->loss};
+                              .loss = o->loss,
+                              .at_input = o->sizes.at_input,
+                              .deep = o->loss_deep};
 
     pseg_tuning_load(t->cl);
     PSEG_TRY(pseg_stream_open(&t->s, t->cl, err));
@@ -190,6 +195,8 @@ static pseg_status make_parts(pseg_trainer *t, pseg_err *err)
     if (t->towers.vision || t->towers.text)
         shape.towers = &t->towers;
     PSEG_TRY(pseg_train_head_specs(&t->specs, c, err));
+    if (o->loss_deep > 0)
+        PSEG_TRY(pseg_train_probe_specs(&t->specs, c, err));
     PSEG_TRY(pseg_train_towers_specs(&t->specs, &t->is_frozen, &t->towers, c, err));
     PSEG_TRY(pseg_params_new(&t->params, t->cl, &t->specs, t->is_frozen, o->optim.ema > 0, err));
     PSEG_TRY(pseg_optim_new(&t->optim, t->cl, t->params, &o->optim, err));

@@ -5,7 +5,8 @@ memory, once a second.
     python3 tests/fault/soak.py BIN DESCRIPTORS --seconds 3600 --out DIR     (in the source's root)
 
 The first quarter is warm-up. Then nothing may grow: the median of the last quarter is held against that of the
-second, for each curve (see `judge`). Writes samples.json and soak.svg; exit 1 if something grew or a job failed."""
+second, for each curve (see `judge`). Writes samples.jsonl, a line a second, and soak.svg; exit 1 if something grew, a
+job failed, or a batch or the watch was told wrong."""
 import argparse
 import collections
 import json
@@ -74,42 +75,10 @@ def process_sample(pid):
             "descriptors": len(os.listdir(f"/proc/{pid}/fd"))}
 
 
-class Load(threading.Thread):
-    """A client that submits, waits, fetches, uploads, cancels and lists, one after the other."""
-
-    def __init__(self, lib, stubs, number, pause_s):
-        super().__init__(daemon=True)
-        self.lib, self.stubs, self.number, self.pause_s = lib, stubs, number, pause_s
-        self.done, self.fault, self.stopping = collections.Counter(), None, threading.Event()
-
-    def run(self):
-        try:
-            while not self.stopping.wait(self.pause_s):
-                self.step(self.done["jobs"])
-        except BaseException as e:  # noqa: BLE001  (told by the main thread)
-            self.fault = e
-
-    def step(self, i):
-        lib, stub, pb = self.lib, self.stubs[i % len(self.stubs)], self.lib.pb
-        image = lib.png(32 + i % 64, 48, seed=1000 * self.number + i % 500)
-        model = "scenes" if i % 10 == 0 else "empty"
-        job = lib.create(stub, image, phrases=("the small red circle",), request_id=f"soak-{self.number}-{i}",
-                         model=model, result_ttl={"seconds": 60})
-        self.done["jobs"] += 1
-        if i % 7 == 3:
-            stub.CancelJob(pb.CancelJobRequest(name=job.name), timeout=lib.CALL_S)
-        end = lib.wait(stub, job.name)
-        if end.state not in (pb.STATE_SUCCEEDED, pb.STATE_CANCELLED) or (end.state == pb.STATE_CANCELLED and i % 7 != 3):
-            raise AssertionError(f"{job.name} ended as {end.state}: {end.error}")
-        if end.state == pb.STATE_SUCCEEDED and i % 3 == 0:
-            self.done["masks"] += sum(p.last_chunk for p in stub.FetchMasks(
-                pb.FetchMasksRequest(name=job.name), timeout=lib.CALL_S))
-        if i % 50 == 0:
-            stub.ListJobs(pb.ListJobsRequest(page_size=20), timeout=lib.CALL_S)
-
-
-def soak(a):
+def soak(a, log):
     import cluster as c
+    import load_batch
+    import soak_load
     lib = c.lib
     samples, began = [], time.monotonic()
     with c.Cluster(None, 2000, fsync="everysec") as cluster:
@@ -117,9 +86,8 @@ def soak(a):
             cluster.add("scheduler", extra=("--image-ttl-ms", "20s"))
         workers = [cluster.add("worker", model=m) for m in ("empty", "scenes")]
         stubs = [cluster.stub(s) for s in cluster.schedulers]
-        loads = [Load(lib, stubs, n, a.pause_s) for n in range(a.clients)]
-        for load in loads:
-            load.start()
+        batch_stubs = [cluster.stub(s, service=load_batch.SERVICE) for s in cluster.schedulers]
+        loads = soak_load.start(lib, stubs, batch_stubs, a.clients, a.batches, a.pause_s)
         members = {m.name: m.process.child.pid for m in [*cluster.schedulers, *workers]}
         tick = threading.Event()
         while time.monotonic() - began < a.seconds and not any(x.fault for x in loads):
@@ -132,13 +100,9 @@ def soak(a):
             s["redis_memory of redis"] = next(int(line.split(":")[1]) for line in cluster.ask("INFO", "memory").splitlines()
                                               if line.startswith("used_memory:"))
             samples.append(s)
+            log.write(json.dumps(s) + "\n")
             tick.wait(1)
-        for load in loads:
-            load.stopping.set()
-        for load in loads:
-            load.join(60)
-        faults = [repr(x.fault) for x in loads if x.fault]
-        done = sum((x.done for x in loads), collections.Counter())
+        done, faults = soak_load.stop(loads, lib)
     return samples, done, faults
 
 
@@ -148,15 +112,17 @@ def main():
     arguments.add_argument("descriptors")
     arguments.add_argument("--seconds", type=float, default=3600)
     arguments.add_argument("--clients", type=int, default=8)
+    arguments.add_argument("--batches", type=int, default=1, help="clients that send a batch after the other")
     arguments.add_argument("--pause-s", type=float, default=0.05, help="of a client between its jobs")
     arguments.add_argument("--out", type=pathlib.Path, default=pathlib.Path("soak"))
     a = arguments.parse_args()
-    samples, done, faults = soak(a)
     a.out.mkdir(parents=True, exist_ok=True)
-    (a.out / "samples.json").write_text(json.dumps(samples))
+    with open(a.out / "samples.jsonl", "w", 1, encoding="utf-8") as log:
+        samples, done, faults = soak(a, log)
     (a.out / "soak.svg").write_text(chart(samples, f"{done['jobs']} jobs in {samples[-1]['t']:.0f} s"))
     problems = faults + judge(samples)
-    print(f"{done['jobs']} jobs, {done['masks']} masks in {samples[-1]['t']:.0f} s; {a.out}/soak.svg")
+    print(f"{done['jobs']} jobs, {done['batches']} batches, {done['masks']} masks, {done['ends']} ends "
+          f"watched in {samples[-1]['t']:.0f} s; {a.out}/soak.svg")
     for p in problems:
         print(f"grown or failed: {p}")
     sys.exit(1 if problems else 0)

@@ -16,6 +16,7 @@ from cluster import lib
 WEIGHTS = {"worker_kill": 30, "worker_freeze": 20, "worker_term": 8, "scheduler_kill": 12, "scheduler_freeze": 6,
            "scheduler_term": 4, "redis_kill": 6, "redis_freeze": 6, "redis_full": 4, "disk_full": 2, "net_cut": 6,
            "net_hold": 4, "net_slow": 4, "functions_flush": 2, "clients_kill": 4}
+CLOCK_WEIGHT = 4  # where Redis' clock can be set
 # Of a cluster with Sentinels: its servers are broken one at a time, and only when all of them are well.
 SENTINEL_WEIGHTS = {**{k: w for k, w in WEIGHTS.items() if k.split("_")[0] in ("worker", "scheduler")},
                     "failover_kill": 40, "failover_freeze": 30, "failover_behind": 40}
@@ -262,10 +263,12 @@ class Adversary(threading.Thread):
         return heal
 
     def clock(self, kind):
-        """Redis' clock jumps, for good."""
+        """Redis' clock jumps, for good. Healed when a lease of before is over by either time."""
+        if not self.once("clock"):
+            return False
         self.tell("fault", kind, "redis")
         self.cluster.jump(self.rng.uniform(-90, 90))
-        self.later(0.5, lambda: self.tell("healed", kind, "redis"))
+        self.later(self.cluster.lease_ms / 1000, self.over(kind, "clock", lambda: None))
         return True
 
     def strike(self):
@@ -281,9 +284,10 @@ class Adversary(threading.Thread):
 
     def run(self):
         try:
-            done, at = 0, time.monotonic()
+            done = 0
             while done < self.n_faults and not self.stopping.is_set():
-                at += self.rng.expovariate(1 / self.pause_s)
+                # From now: a heal may take long, and what it held up must not come all at once.
+                at = time.monotonic() + self.rng.expovariate(1 / self.pause_s)
                 while time.monotonic() < at and not self.stopping.is_set():
                     next_heal = self.heals[0][0] if self.heals else at
                     self.stopping.wait(max(0.001, min(at, next_heal) - time.monotonic()))

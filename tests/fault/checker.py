@@ -10,10 +10,11 @@ What it asserts, by the names that a violation carries:
     ended_twice    no job has more than one terminal event: so no result is published twice
     disagrees      the final reading tells the state that the stream told
     order          of two jobs of one tenant, model and priority, of which one was acknowledged before the other was
-                   asked for, the first is begun first
+                   asked for, the first is begun first; across a jump of Redis' clock there is no order
     late           a job whose worker was killed or frozen is taken from it, and begun elsewhere, within
                    lease + scan + slack; time in which Redis was away does not count
-    expired_late   a job with a deadline that ends as EXPIRED does so within 1 s + slack of it
+    expired_late   a job with a deadline that ends as EXPIRED does so within 1 s + slack of it, unless
+                   Redis' clock jumped meanwhile
     failed         no job ends as FAILED that was not made to
     batch          every item of a batch that was promised has one result, none has two, and the batch's counts are
                    those of its results
@@ -191,15 +192,30 @@ def check_failures(report, acked, submits, finals):
             report.broken("failed", f"{a['job']} ({rid}): {final.get('reason')}: {final.get('message')}")
 
 
-def check_order(report, acked, submits, changes):
+class Clocks:
+    """The times between the jumps of Redis' clock: places in line and deadlines are by that clock, and only what lies
+    within one such time can be judged by another."""
+
+    def __init__(self, records):
+        self.bounds = [r["t"] for r in records if r.get("kind") == "clock" and r["e"] in ("fault", "healed")]
+
+    def epoch(self, *times):
+        """Of all of them, or None."""
+        found = {bisect.bisect(self.bounds, t) for t in times}
+        n = found.pop()
+        return n if not found and n % 2 == 0 else None
+
+
+def check_order(report, acked, submits, changes, clocks):
     """Per tenant and model, with the jobs by the time of their acknowledgement: whatever was acknowledged before
     a job was asked for must have been begun before it."""
     lines = collections.defaultdict(list)
     for rid, a in acked.items():
         s = submits[rid]
         begun = next((c["n"] for c in changes.get(a["job"], ()) if c["state"] == "RUNNING"), None)
-        if begun is not None:
-            lines[s["tenant"], s["model"], s.get("priority", 0)].append((a["t"], s["t"], begun, a["job"]))
+        epoch = clocks.epoch(s["t"], a["t"])
+        if begun is not None and epoch is not None:
+            lines[s["tenant"], s["model"], s.get("priority", 0), epoch].append((a["t"], s["t"], begun, a["job"]))
     for jobs in lines.values():
         by_ack = sorted(jobs)
         latest, highest = [], -1  # the highest place begun among those acknowledged up to here
@@ -259,11 +275,13 @@ def check_batches(report, by):
             report.broken("item_twice", f"{item}: {n} jobs")
 
 
-def check_deadlines(report, acked, submits, changes, away, slack):
+def check_deadlines(report, acked, submits, changes, away, clocks, slack):
     for rid, a in acked.items():
         deadline = submits[rid].get("deadline")
         end = next((c for c in changes.get(a["job"], ()) if c["state"] in TERMINAL), None)
         if deadline is None or end is None or end["state"] != "EXPIRED":
+            continue
+        if clocks.epoch(submits[rid]["t"], end["t"]) is None:
             continue
         late = end["t"] - deadline
         report.expiry.append(late)
@@ -297,9 +315,10 @@ def check(records):
         report.broken("void", "the event stream went backwards")
     check_ends(report, acked, changes, finals)
     check_failures(report, acked, submits, finals)
-    check_order(report, acked, submits, changes)
+    clocks = Clocks(records)
+    check_order(report, acked, submits, changes, clocks)
     check_recovery(report, records, changes, away, begin["lease_s"] + begin["scan_s"] + begin["slack_s"])
-    check_deadlines(report, acked, submits, changes, away, begin["slack_s"])
+    check_deadlines(report, acked, submits, changes, away, clocks, begin["slack_s"])
     check_batches(report, by)
     for r in by["exit"]:
         if r["wanted"] and r["status"] != 0:

@@ -113,6 +113,31 @@ class Doctored(unittest.TestCase):
         r[self.index(r, rid="b", e="submit")]["t"] = 1.05
         self.breaks(r)
 
+    def jump(self, r, begin, end):
+        for e, t in (("fault", begin), ("healed", end)):
+            r.insert(len(r) - 1, {"e": e, "t": t, "kind": "clock", "target": "redis"})
+        return r
+
+    def test_an_overtaking_across_a_jump_of_the_clock(self):
+        def overtaken():
+            r = good()
+            i, j = self.index(r, job="A", state="RUNNING"), self.index(r, job="B", state="RUNNING")
+            r[i]["job"], r[j]["job"] = "B", "A"
+            return r
+        self.breaks(self.jump(overtaken(), 1.5, 1.7))  # A was acknowledged at 1.1, B asked for at 2
+        self.breaks(self.jump(overtaken(), 1.5, 3))
+        self.breaks(self.jump(overtaken(), 1.05, 1.7))
+        self.breaks(self.jump(overtaken(), 0.5, 0.7), "order")
+        self.breaks(self.jump(overtaken(), 2.5, 2.7), "order")
+
+    def test_a_late_expiry_across_a_jump_of_the_clock(self):
+        r = good()
+        r[self.index(r, rid="c", e="submit")]["deadline"] = 1
+        for i in (self.index(r, job="C", state="SUCCEEDED", e="change"), self.index(r, job="C", e="final")):
+            r[i]["state"] = "EXPIRED"
+        self.breaks(self.jump(copy.deepcopy(r), 3, 3.2))
+        self.breaks(self.jump(copy.deepcopy(r), 10, 10.2), "expired_late")
+
     def late(self, record=None):
         r = good()
         for state, t in (("QUEUED", 20), ("RUNNING", 20.1), ("SUCCEEDED", 20.2)):

@@ -1,8 +1,10 @@
 """The processes of a fault run: one Redis, schedulers and workers, each of which may be killed, frozen and
 started anew. Half of them reach Redis through a line that the adversary can cut."""
+import mmap
 import pathlib
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -15,6 +17,8 @@ import resp  # noqa: E402
 
 QUEUE = "fault"
 PREFIX = "pseg:{%s}:" % QUEUE
+# Of Redis' log: a server that is killed again and again reads all of it each time. Its default is 64 MB.
+REWRITE = ("--auto-aof-rewrite-min-size", "4mb")
 
 
 def ask(connect, *words):
@@ -58,19 +62,33 @@ class Cluster(lib.Cluster):
     def __init__(self, history, lease_ms, fsync="always"):
         super().__init__()
         self.history, self.lease_ms, self.fsync = history, lease_ms, fsync
-        self.redis_env = None
+        self.redis_env, self.clock, self.ahead_s = None, None, 0.0
         self.line = None
         self.schedulers, self.workers = [], []
 
     def start_process(self, name, args, **kw):
         return self._start(name, args, **kw)
 
+    def use_clock(self, library):
+        """Before the start: Redis' wall clock is ours to set, through tests/support/clock_jump.c."""
+        file = self.folder / "clock"
+        file.write_bytes(bytes(8))
+        with open(file, "r+b") as f:
+            self.clock = mmap.mmap(f.fileno(), 8)
+        self.redis_env = {"LD_PRELOAD": str(pathlib.Path(library).resolve()), "PSEG_TEST_CLOCK": str(file)}
+
+    def jump(self, seconds):
+        """Redis' clock, from now on; ahead_s is how far it is from ours."""
+        self.ahead_s += seconds
+        self.clock[:] = struct.pack("=q", int(self.ahead_s * 1e6))
+
     def start_redis(self):
         """Also after a kill, with what its log holds."""
         self.socket.unlink(missing_ok=True)
         self.redis = self._start("redis", ["redis-server", "--port", 0, "--unixsocket", self.socket, "--dir",
                                            self.folder, "--appendonly", "yes", "--appendfsync", self.fsync,
-                                           "--save", "", "--maxmemory-policy", "noeviction"], env=self.redis_env)
+                                           "--save", "", "--maxmemory-policy", "noeviction", *REWRITE],
+                                 env=self.redis_env)
 
         def answers():
             if self.redis.child.poll() is not None:

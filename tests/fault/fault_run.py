@@ -39,7 +39,8 @@ def options():
     p.add_argument("--pause-s", type=float, default=1.0, help="between two faults, on the average")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--clients", type=int, default=4)
-    p.add_argument("--batches", type=int, default=2, help="clients that send a batch, of a tenth of the jobs each, besides; not with --sentinel")
+    p.add_argument("--batches", type=int, default=2, help="clients that send a batch each, besides; not with --sentinel")
+    p.add_argument("--batch-jobs", type=int, default=0, help="of each batch; default: a tenth of --jobs")
     p.add_argument("--tenants", type=int, default=3)
     p.add_argument("--schedulers", type=int, default=2)
     p.add_argument("--workers", type=int, default=4)
@@ -52,26 +53,36 @@ def options():
     p.add_argument("--sentinel", action="store_true", help="a master, two replicas and three Sentinels, and fail-overs")
     p.add_argument("--replicas", type=int, default=sentinel.SentinelCluster.replicas, help="of the schedulers, with "
                    "--sentinel; with fewer than all of them a promised job may be lost")
-    p.add_argument("--rate", type=float, default=-1, help="jobs a second of all clients; 0: as fast as they go; "
-                   "default: so that jobs and faults take equally long")
+    p.add_argument("--rate", type=float, default=-1, help="jobs a second of all clients but for the batches, "
+                   "which take as long; 0: as fast as they go; default: so that jobs and faults take equally long")
     p.add_argument("--only", default="", help="kinds of faults, with commas; default: all")
+    p.add_argument("--clock", default="", help="the library of tests/support/clock_jump.c: Redis' clock jumps, too; not with --sentinel")
     p.add_argument("--out", default="")
     o = p.parse_args()
     o.fsync = o.fsync or ("everysec" if o.sentinel else "always")
+    o.batch_jobs = o.batch_jobs or o.jobs // 10
     if o.sentinel:
         o.batches = 0
+    if o.sentinel and o.clock:
+        p.error("--clock is of a single Redis, not of --sentinel")
     return o
 
 
 def weights_of(o):
     only = [k for k in o.only.split(",") if k]
     known = adversary.SENTINEL_WEIGHTS if o.sentinel else adversary.WEIGHTS
+    if o.clock:
+        known = {**known, "clock": adversary.CLOCK_WEIGHT}
     return {k: w for k, w in known.items() if not only or k in only}
 
 
 def start_load(o, cluster, keys):
     models = ["empty"] * 100
-    rate = o.rate if o.rate >= 0 or not o.faults else o.jobs / (o.faults * o.pause_s)
+    # By default each client's jobs last as long as the faults.
+    seconds = o.faults * o.pause_s if o.rate < 0 else o.jobs / o.rate if o.rate else 0
+
+    def rate(n_jobs):
+        return n_jobs / seconds if seconds else 0
     if o.embedded:
         n = max(1, round(o.embedded_share * 100))
         models[:n] = ["scenes"] * n
@@ -79,12 +90,12 @@ def start_load(o, cluster, keys):
     clients = []
     for i in range(o.clients):
         tenant = f"tenant{i % o.tenants}"
-        clients.append(load.Client(cluster, f"c{i}", tenant, keys[tenant], o.jobs // o.clients, o.seed * 1000 + i,
-                                   models, kinds, rate / o.clients))
+        n = o.jobs // o.clients
+        clients.append(load.Client(cluster, f"c{i}", tenant, keys[tenant], n, o.seed * 1000 + i, models, kinds, rate(n)))
     for i in range(o.batches):
         tenant = f"tenant{i % o.tenants}"
-        clients.append(load_batch.BatchClient(cluster, f"b{i}", tenant, keys[tenant], o.jobs // 10, o.seed * 2000 + i,
-                                              models, kinds, rate / 10))
+        clients.append(load_batch.BatchClient(cluster, f"b{i}", tenant, keys[tenant], o.batch_jobs, o.seed * 2000 + i,
+                                              models, kinds, rate(o.batch_jobs)))
     for one in clients:
         one.start()
     return clients
@@ -104,7 +115,7 @@ def wait_for_load(clients, breaker):
 
 
 def acknowledged(path):
-    return {r["job"] for r in history.read(path) if r["e"] == "ack"}
+    return {r["job"] for r in history.records(path) if r["e"] == "ack"}
 
 
 def page_of(stub, token, key):
@@ -136,31 +147,41 @@ def read_back(cluster, tenant, key):
             return
 
 
+EXPIRE = """local found = redis.call('SCAN', ARGV[1], 'COUNT', 1000)
+for _, key in ipairs(found[2]) do if redis.call('PTTL', key) > 0 then redis.call('PEXPIRE', key, 1) end end
+return found[1]"""
+
+
+def let_expire(r):
+    """Whatever has an expiry gets one of a millisecond."""
+    cursor = "0"
+    while True:
+        cursor = r("EVAL", EXPIRE, 0, cursor)
+        if cursor == "0":
+            return
+
+
 def left_keys(cluster):
     """What is in Redis once all times to live have passed. They are made to pass by hand: whatever has an expiry
     gets one of a millisecond, and in the sorted sets of times everything is due; then sweeps do the rest. What has
     no end written down anywhere is found by this and by nothing else."""
     r = cluster.connect(timeout_s=60)
     r("CONFIG", "SET", "appendfsync", "no")
-    for key in r("KEYS", "*"):
-        if r("PTTL", key) > 0:
-            r("PEXPIRE", key, 1)
     timed = ("ended", "images", "workers", "models", "quarantine", "tenant_rate", "batch_ends")
     for key in r("KEYS", c.PREFIX + "batch:*"):
         r("HSET", key, "ttl", 1)
+    let_expire(r)
     for name in timed:
-        members = r("ZRANGE", c.PREFIX + name, 0, -1)
-        for m in members:
-            r("ZADD", c.PREFIX + name, 1, m)
+        r("ZUNIONSTORE", c.PREFIX + name, 1, c.PREFIX + name, "WEIGHTS", 0)  # due since 1970
     time.sleep(0.01)
     before = None
     while True:
         r("FCALL", "pseg1_sweep", 1, c.PREFIX, 3, 1000, 10000, 1)
-        now = sorted(r("KEYS", "*"))
-        sizes = [r("ZCARD", c.PREFIX + n) for n in timed]
-        if (now, sizes) == before:
+        sizes = [r("DBSIZE"), *(r("ZCARD", c.PREFIX + n) for n in timed)]
+        if sizes == before:
             break
-        before = (now, sizes)
+        before = sizes
+    now = sorted(r("KEYS", "*"))
     stay = {c.PREFIX + "count", c.PREFIX + "events"}
     left = [k for k in now if k not in stay]
     if c.PREFIX + "bytes" in left and r("GET", c.PREFIX + "bytes") == "0":
@@ -175,7 +196,10 @@ def run(o, out):
               options=vars(o))
     keys = {f"tenant{i}": f"key of tenant {i}, seed {o.seed}" for i in range(o.tenants)}
     kind = sentinel.SentinelCluster if o.sentinel else c.Cluster
-    with kind(log, o.lease_ms, o.fsync) as cluster:
+    cluster = kind(log, o.lease_ms, o.fsync)
+    if o.clock:
+        cluster.use_clock(o.clock)
+    with cluster:
         cluster.replicas = o.replicas
         file = cluster.folder / "keys"
         file.write_text("".join(f"{hashlib.sha256(k.encode()).hexdigest()} {t}\n" for t, k in keys.items()))

@@ -44,9 +44,15 @@ class Writer:
             self.file.close()
 
 
-def read(path):
+def records(path):
+    """One after the other: a long history does not fit into memory."""
     with open(path, encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+        for line in lines:
+            yield json.loads(line)
+
+
+def read(path):
+    return list(records(path))
 
 
 def common(told, stream):

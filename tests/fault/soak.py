@@ -122,7 +122,7 @@ def main():
     (a.out / "soak.svg").write_text(chart(samples, f"{done['jobs']} jobs in {samples[-1]['t']:.0f} s"))
     problems = faults + judge(samples)
     print(f"{done['jobs']} jobs, {done['batches']} batches, {done['masks']} masks, {done['ends']} ends "
-          f"watched in {samples[-1]['t']:.0f} s; {a.out}/soak.svg")
+          f"watched, {done['repeated']} calls repeated in {samples[-1]['t']:.0f} s; {a.out}/soak.svg")
     for p in problems:
         print(f"grown or failed: {p}")
     sys.exit(1 if problems else 0)

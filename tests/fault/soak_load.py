@@ -7,6 +7,7 @@ import grpc
 
 STREAM_S = 15     # of a watch: then it goes on from its token, at the other scheduler
 BATCH_ITEMS = 200
+AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class Load(threading.Thread):
@@ -23,6 +24,18 @@ class Load(threading.Thread):
         except BaseException as e:  # noqa: BLE001  (told by the main thread)
             self.fault = e
 
+    def again(self, what):
+        """what() until it is answered: a machine that others use, too, may stall for longer than a deadline. Each
+        call here may be repeated; how often they were is counted."""
+        while True:
+            try:
+                return what()
+            except grpc.RpcError as e:
+                if e.code() not in AGAIN:
+                    raise
+                self.done["repeated"] += 1
+                self.stopping.wait(0.2)
+
 
 class Jobs(Load):
     """Submits, waits, fetches, uploads, cancels and lists, one after the other."""
@@ -31,19 +44,19 @@ class Jobs(Load):
         lib, stub, pb = self.lib, self.stubs[i % len(self.stubs)], self.lib.pb
         image = lib.png(32 + i % 64, 48, seed=1000 * self.number + i % 500)
         model = "scenes" if i % 10 == 0 else "empty"
-        job = lib.create(stub, image, phrases=("the small red circle",), request_id=f"soak-{self.number}-{i}",
-                         model=model, result_ttl={"seconds": 60})
+        job = self.again(lambda: lib.create(stub, image, phrases=("the small red circle",), model=model,
+                                            request_id=f"soak-{self.number}-{i}", result_ttl={"seconds": 60}))
         self.done["jobs"] += 1
         if i % 7 == 3:
-            stub.CancelJob(pb.CancelJobRequest(name=job.name), timeout=lib.CALL_S)
-        end = lib.wait(stub, job.name)
+            self.again(lambda: stub.CancelJob(pb.CancelJobRequest(name=job.name), timeout=lib.CALL_S))
+        end = self.again(lambda: lib.wait(stub, job.name))
         if end.state not in (pb.STATE_SUCCEEDED, pb.STATE_CANCELLED) or (end.state == pb.STATE_CANCELLED and i % 7 != 3):
             raise AssertionError(f"{job.name} ended as {end.state}: {end.error}")
         if end.state == pb.STATE_SUCCEEDED and i % 3 == 0:
-            self.done["masks"] += sum(p.last_chunk for p in stub.FetchMasks(
-                pb.FetchMasksRequest(name=job.name), timeout=lib.CALL_S))
+            self.done["masks"] += self.again(lambda: sum(p.last_chunk for p in stub.FetchMasks(
+                pb.FetchMasksRequest(name=job.name), timeout=lib.CALL_S)))
         if i % 50 == 0:
-            stub.ListJobs(pb.ListJobsRequest(page_size=20), timeout=lib.CALL_S)
+            self.again(lambda: stub.ListJobs(pb.ListJobsRequest(page_size=20), timeout=lib.CALL_S))
 
 
 class Batches(Load):
@@ -53,14 +66,15 @@ class Batches(Load):
     def step(self, i):
         lib, pb = self.lib, self.lib.pb
         name = f"soak-batch-{self.number}-{i}"
-        self.stubs[0].CreateBatch(pb.CreateBatchRequest(batch_id=name, ttl={"seconds": 60}), timeout=lib.CALL_S)
+        self.again(lambda: self.stubs[0].CreateBatch(pb.CreateBatchRequest(batch_id=name, ttl={"seconds": 60}),
+                                                     timeout=lib.CALL_S))
         if i % 3 == 0:
-            self.submit(self.stubs[i % 2], name, BATCH_ITEMS // 2, seal=False)
-        self.submit(self.stubs[(i + 1) % 2], name, BATCH_ITEMS, seal=True)
-        told, token = collections.Counter(), ""
+            self.again(lambda: self.submit(self.stubs[i % 2], name, BATCH_ITEMS // 2, seal=False))
+        self.again(lambda: self.submit(self.stubs[(i + 1) % 2], name, BATCH_ITEMS, seal=True))
+        self.token, told = "", collections.Counter()
         if i % 2:
-            token = self.read(self.stubs[0], name, token, told, BATCH_ITEMS // 3)
-        self.read(self.stubs[1], name, token, told, None)
+            self.again(lambda: self.read(self.stubs[0], name, told, BATCH_ITEMS // 3))
+        self.again(lambda: self.read(self.stubs[1], name, told, None))
         if sorted(told) != list(range(1, BATCH_ITEMS + 1)) or max(told.values()) > 1:
             raise AssertionError(f"{name}: {len(told)} of {BATCH_ITEMS} items told, at most {max(told.values())} times")
         self.done["jobs"] += BATCH_ITEMS
@@ -97,12 +111,12 @@ class Batches(Load):
         if window[0] != up_to + 1:
             raise AssertionError(f"{name}: {window[0] - 1} of {up_to} items were taken")
 
-    def read(self, stub, name, token, told, at_most):
+    def read(self, stub, name, told, at_most):
         lib, pb = self.lib, self.lib.pb
         call = stub.StreamBatchResults(pb.StreamBatchResultsRequest(
-            name=f"batches/{name}", resume_token=token, format=pb.MaskFormat()), timeout=2 * lib.START_S)
+            name=f"batches/{name}", resume_token=self.token, format=pb.MaskFormat()), timeout=2 * lib.START_S)
         for m in call:
-            token = m.resume_token
+            self.token = m.resume_token
             if m.HasField("result"):
                 told[m.result.seq] += 1
                 self.done["masks"] += len(m.result.masks)
@@ -110,8 +124,7 @@ class Batches(Load):
                     raise AssertionError(f"{name}, item {m.result.seq} ended as {m.result.state}: {m.result.error}")
             if at_most and sum(told.values()) >= at_most:
                 call.cancel()
-                break
-        return token
+                return
 
 
 class Watch(Load):
@@ -130,7 +143,7 @@ class Watch(Load):
                 self.began.set()
                 self.done["ends"] += m.HasField("event") and m.event.state >= pb.STATE_SUCCEEDED
         except grpc.RpcError as e:
-            if e.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+            if e.code() not in AGAIN:
                 raise AssertionError(f"the watch ended: {lib.Failure(e)}") from e
 
 

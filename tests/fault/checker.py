@@ -229,11 +229,9 @@ def check_order(report, acked, submits, changes, clocks):
                 report.broken("order", f"{job} overtook a job that was acknowledged before {asked:.3f} s")
 
 
-def check_recovery(report, records, changes, away, bound):
-    for r in records:
-        if r["e"] != "fault" or not r.get("held"):
-            continue
-        for job in r["held"]:
+def check_recovery(report, faults, changes, away, bound):
+    for r in faults:
+        for job in r.get("held") or ():
             later = [c for c in changes.get(job, ()) if c["t"] > r["t"]]
             begun = next((c for c in later if c["state"] != "QUEUED"), None)
             if begun is None:
@@ -290,20 +288,23 @@ def check_deadlines(report, acked, submits, changes, away, clocks, slack):
 
 
 def check(records):
+    """records: dicts, one after the other."""
     report = Report()
-    by = collections.defaultdict(list)
-    for n, r in enumerate(records):
-        r["n"] = n
+    by, timeline, last = collections.defaultdict(list), [], None
+    for n, fields in enumerate(records):
+        last = r = history.Record({**fields, "n": n})
         by[r["e"]].append(r)
-    if len(by["begin"]) != 1 or len(by["end"]) != 1 or records[0]["e"] != "begin" or records[-1]["e"] != "end":
+        if r["e"] in ("fault", "healed", "master"):
+            timeline.append(r)
+    if len(by["begin"]) != 1 or len(by["end"]) != 1 or by["begin"][0]["n"] != 0 or last["e"] != "end":
         report.broken("void", "the history does not run from begin to end")
         return report
-    begin, report.seconds = records[0], records[-1]["t"]
+    begin, report.seconds = by["begin"][0], last["t"]
     submits = {r["rid"]: r for r in reversed(by["submit"])}
     acked = {r["rid"]: r for r in reversed(by["ack"])}
     finals = {r["job"]: r for r in by["final"]}
     left, changes = surviving(report, by, begin.get("lag_s", 0))
-    away = Away(records, report.seconds)
+    away = Away(timeline, report.seconds)
     for what in ("submit", "refused"):
         report.counts[what] = len({r["rid"] for r in by[what]})
     report.counts["ack"] = len(acked)
@@ -315,9 +316,9 @@ def check(records):
         report.broken("void", "the event stream went backwards")
     check_ends(report, acked, changes, finals)
     check_failures(report, acked, submits, finals)
-    clocks = Clocks(records)
+    clocks = Clocks(timeline)
     check_order(report, acked, submits, changes, clocks)
-    check_recovery(report, records, changes, away, begin["lease_s"] + begin["scan_s"] + begin["slack_s"])
+    check_recovery(report, by["fault"], changes, away, begin["lease_s"] + begin["scan_s"] + begin["slack_s"])
     check_deadlines(report, acked, submits, changes, away, clocks, begin["slack_s"])
     check_batches(report, by)
     for r in by["exit"]:
@@ -333,7 +334,7 @@ def check(records):
 
 
 def main():
-    report = check(history.read(sys.argv[1]))
+    report = check(history.records(sys.argv[1]))
     print(report.as_text())
     if len(sys.argv) > 2:
         with open(sys.argv[2], "w", encoding="utf-8") as f:

@@ -234,7 +234,7 @@ def run(o, out):
             log.write("left", key=key)
         log.write("end")
         log.close()
-        report = checker.check(history.read(out / "history.jsonl"))
+        report = checker.check(history.records(out / "history.jsonl"))
         if report.violations:
             (out / "logs").mkdir(exist_ok=True)
             for p in {p.path for p in cluster.processes}:

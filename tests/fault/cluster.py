@@ -17,8 +17,6 @@ import resp  # noqa: E402
 
 QUEUE = "fault"
 PREFIX = "pseg:{%s}:" % QUEUE
-# Of Redis' log: a server that is killed again and again reads all of it each time. Its default is 64 MB.
-REWRITE = ("--auto-aof-rewrite-min-size", "4mb")
 
 
 def ask(connect, *words):
@@ -160,3 +158,5 @@ def set_limit(pid, limit):
 
 
 SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "thaw": signal.SIGCONT, "term": signal.SIGTERM}
+# Of Redis' log: a server that is killed again and again reads all of it each time. Its default is 64 MB.
+REWRITE = ("--auto-aof-rewrite-min-size", "4mb")

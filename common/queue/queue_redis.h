@@ -44,7 +44,9 @@ struct command {
      * requests of one call follow each other by `next_item`. */
     const batch_kind *kind;
     command *next_item;
-    pseg_queue_reply *reply; /* of a request that waits for replicas */
+    /* What is known before Redis answers; then, of a request that waits for replicas, the answer.
+     */
+    pseg_queue_reply *reply;
     int n_args;
     bool is_write;   /* a lost answer leaves the outcome unknown */
     bool was_resent; /* after the functions were loaded anew */
@@ -210,9 +212,11 @@ int64_t queue_redis_silence_ms(const pseg_queue *q);
 /* Queues a command made of argc arguments; answers at once if memory is short. Any thread. */
 void queue_send(redis_queue *q, bool is_write, reply_parser parse, size_t n_asked, int argc,
                 const char **argv, const size_t *len, pseg_queue_done done, void *ud);
-/* The same for one request of a kind, whose answer is one element of its call's. */
-void queue_send_item(redis_queue *q, const batch_kind *kind, reply_parser parse, int argc,
-                     const char **argv, const size_t *len, pseg_queue_done done, void *ud);
+/* The same for one request of a kind, whose answer is one element of its call's. reply: what the
+ * parser is to fill, or NULL: an empty one; takes ownership, also on failure. */
+void queue_send_item(redis_queue *q, const batch_kind *kind, reply_parser parse,
+                     pseg_queue_reply *reply, int argc, const char **argv, const size_t *len,
+                     pseg_queue_done done, void *ud);
 
 /* ---- queue_redis_bulk.c ---- */
 
@@ -245,9 +249,11 @@ void redis_put_features(pseg_queue *q, const char *key, pseg_bytes data, int64_t
 
 /* ---- queue_redis_ops.c ---- */
 
-/* The arguments of a job, as the function submit takes them. `c` has none yet. */
+/* The arguments of a job, as the function submit takes them. `c` has none yet. False: a name of it
+ * would not arrive as it is; to be answered by the next function. */
 struct call;
-void queue_add_submit(struct call *c, const pseg_queue_submit_args *a);
+bool queue_add_submit(struct call *c, const pseg_queue_submit_args *a);
+void queue_answer_bad_name(const pseg_queue_submit_args *a, pseg_queue_done done, void *ud);
 
 extern const queue_ops queue_redis_ops;
 /* The fixed arguments of a call of `kind` and their number, at most 6. */

@@ -77,12 +77,15 @@ static void send_item(pseg_queue *q, const pseg_queue_submit_args *job, const ch
     call c;
 
     item_begin(&c);
-    queue_add_submit(&c, job);
+    if (!queue_add_submit(&c, job)) {
+        queue_answer_bad_name(job, done, ud);
+        return;
+    }
     call_add(&c, batch);
     call_add_number(&c, seq);
     call_add(&c, custom_id);
     call_add(&c, refusal);
-    item_send(&c, q, &item_kind, queue_parse_item, done, ud);
+    item_send(&c, q, &item_kind, queue_parse_item, NULL, done, ud);
 }
 
 static const pseg_queue_submit_args no_job = {

@@ -77,9 +77,9 @@ void call_send(call *c, pseg_queue *base, bool is_write, reply_parser parse, siz
 }
 
 void item_send(call *c, pseg_queue *base, const batch_kind *kind, reply_parser parse,
-               pseg_queue_done done, void *ud)
+               pseg_queue_reply *reply, pseg_queue_done done, void *ud)
 {
-    queue_send_item((redis_queue *)base, kind, parse, c->n, c->argv, c->len, done, ud);
+    queue_send_item((redis_queue *)base, kind, parse, reply, c->n, c->argv, c->len, done, ud);
     call_free(c);
 }
 

@@ -16,6 +16,7 @@ typedef struct call {
     const char *fixed_argv[MAX_FIXED];
     size_t fixed_len[MAX_FIXED];
     char fixed_numbers[MAX_FIXED][24];
+    char terms[320]; /* of a submit: two names of 63 bytes and nine numbers */
     bool is_heap;
 } call;
 
@@ -28,8 +29,9 @@ void call_add(call *c, const char *s);
 void call_add_number(call *c, int64_t x);
 void call_send(call *c, pseg_queue *base, bool is_write, reply_parser parse, size_t n_asked,
                pseg_queue_done done, void *ud);
+/* reply: see queue_send_item. */
 void item_send(call *c, pseg_queue *base, const batch_kind *kind, reply_parser parse,
-               pseg_queue_done done, void *ud);
+               pseg_queue_reply *reply, pseg_queue_done done, void *ud);
 void call_no_memory(call *c, pseg_queue_done done, void *ud);
 
 #endif

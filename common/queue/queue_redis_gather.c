@@ -148,6 +148,7 @@ static void on_waited(loop *lp, line *l, const redisReply *from)
     for (command *item = c->next_item, *next; item; item = next) {
         next = item->next_item;
         pseg_queue_reply *r = item->reply;
+        item->reply = NULL;
         if (n < o->replicas && r->arena && r->err.code == PSEG_OK)
             pseg_err_set(&r->err, PSEG_R_BROKER_UNAVAILABLE, 0, PSEG_HERE,
                          "stored, but only %lld of %lld replicas have it; repeating is safe", n,
@@ -192,7 +193,8 @@ void queue_take_batch(loop *lp, command *call, const redisReply *from)
         call->next_item = NULL;
     for (size_t i = 0; item; i++) {
         command *next = item->next_item;
-        pseg_queue_reply *r = queue_reply_new(NULL);
+        pseg_queue_reply *r = item->reply ? item->reply : queue_reply_new(NULL);
+        item->reply = NULL;
         const redisReply *one = good ? from->element[i] : from;
         if (r->arena && one->type == REDIS_REPLY_ERROR)
             queue_error_of(&r->err, one->str);
@@ -201,6 +203,10 @@ void queue_take_batch(loop *lp, command *call, const redisReply *from)
         else if (r->arena)
             pseg_err_set(&r->err, PSEG_R_BROKER_PROTOCOL, 0, PSEG_HERE,
                          "redis' answer has an unexpected shape");
+        if (r->arena && r->err.code != PSEG_OK) {
+            r->jobs = NULL;
+            r->n_jobs = 0;
+        }
         if (waits) {
             item->reply = r;
         } else {

@@ -43,6 +43,7 @@ void command_free(command *c)
     if (c->text)
         redisFreeCommand(c->text);
     pseg_free(c->own_text);
+    pseg_queue_reply_free(c->reply);
     pseg_free(c);
 }
 
@@ -77,16 +78,19 @@ void queue_send(redis_queue *q, bool is_write, reply_parser parse, size_t n_aske
     into_inbox(q, c);
 }
 
-void queue_send_item(redis_queue *q, const batch_kind *kind, reply_parser parse, int argc,
-                     const char **argv, const size_t *len, pseg_queue_done done, void *ud)
+void queue_send_item(redis_queue *q, const batch_kind *kind, reply_parser parse,
+                     pseg_queue_reply *reply, int argc, const char **argv, const size_t *len,
+                     pseg_queue_done done, void *ud)
 {
     command *c = command_new(argc, argv, len);
 
     if (!c) {
+        pseg_queue_reply_free(reply);
         queue_answer_no_memory(done, ud);
         return;
     }
     c->kind = kind;
+    c->reply = reply;
     c->n_args = argc;
     c->parse = parse;
     c->is_write = true;

@@ -2,6 +2,7 @@
 #include "common/queue/queue_redis_call.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* ---- requests ---- */
 
@@ -20,28 +21,65 @@ int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][
     return 4;
 }
 
-void queue_add_submit(call *c, const pseg_queue_submit_args *a)
+bool queue_add_submit(call *c, const pseg_queue_submit_args *a)
 {
     static const pseg_queue_tenant none;
     const pseg_queue_tenant *t = a->limits ? a->limits : &none;
 
-    call_add(c, a->tenant);
+    /* What many jobs have in common goes as one text, which the function takes apart once. */
+    int n = snprintf(c->terms, sizeof c->terms, "%s %s %d %lld %lld %lld %lld %lld %lld %lld",
+                     a->tenant, a->model, a->model_is_default, (long long)a->ttl_ms,
+                     (long long)a->priority, (long long)(t->weight > 0 ? t->weight : 1),
+                     (long long)t->max_jobs, (long long)t->max_bytes, (long long)t->rate,
+                     (long long)(t->burst > 0 ? t->burst : 1));
+    call_add(c, c->terms);
     call_add(c, a->id);
     call_add(c, a->request_id);
     call_add(c, a->fingerprint);
-    call_add(c, a->model);
-    call_add(c, a->model_is_default ? "1" : "0");
     call_add(c, a->image_sha256);
     call_add_bytes(c, a->spec);
     call_add_bytes(c, a->content);
     call_add_number(c, a->deadline_unix_us);
-    call_add_number(c, a->ttl_ms);
-    call_add_number(c, a->priority);
-    call_add_number(c, t->weight > 0 ? t->weight : 1);
-    call_add_number(c, t->max_jobs);
-    call_add_number(c, t->max_bytes);
-    call_add_number(c, t->rate);
-    call_add_number(c, t->burst > 0 ? t->burst : 1);
+    return n < (int)sizeof c->terms && !strpbrk(a->tenant, " \t\n\v\f\r") &&
+           !strpbrk(a->model, " \t\n\v\f\r");
+}
+
+void queue_answer_bad_name(const pseg_queue_submit_args *a, pseg_queue_done done, void *ud)
+{
+    pseg_err e = PSEG_ERR_INIT;
+
+    pseg_err_set(&e, PSEG_R_INTERNAL, 0, PSEG_HERE,
+                 "tenant \"%.80s\" or model \"%.80s\" is no name: blanks, or over 63 bytes",
+                 a->tenant, a->model);
+    done(ud, queue_reply_new(&e));
+}
+
+/* What the answer to a submit does not repeat, for it is as it was asked for. NULL: no memory. */
+static pseg_queue_reply *echo_of(const pseg_queue_submit_args *a)
+{
+    pseg_queue_reply *r = queue_reply_new(NULL);
+    pseg_job *j = r->arena ? pseg_arena_calloc(r->arena, 1, sizeof *j) : NULL;
+    uint8_t *spec = j ? pseg_arena_alloc(r->arena, a->spec.len + 1) : NULL;
+
+    if (spec) {
+        memcpy(spec, a->spec.len ? a->spec.data : spec, a->spec.len);
+        *j = (pseg_job){.id = pseg_arena_strdup(r->arena, a->id),
+                        .tenant = pseg_arena_strdup(r->arena, a->tenant),
+                        .request_id = pseg_arena_strdup(r->arena, a->request_id),
+                        .model = pseg_arena_strdup(r->arena, a->model),
+                        .worker = "",
+                        .message = "",
+                        .state = PSEG_JOB_QUEUED,
+                        .spec = {spec, a->spec.len},
+                        .result = {(const uint8_t *)"", 0}};
+    }
+    if (!spec || !j->id || !j->tenant || !j->request_id || !j->model) {
+        pseg_queue_reply_free(r);
+        return NULL;
+    }
+    r->jobs = j;
+    r->n_jobs = 1;
+    return r;
 }
 
 static void redis_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done,
@@ -50,8 +88,15 @@ static void redis_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_qu
     call c;
 
     item_begin(&c);
-    queue_add_submit(&c, a);
-    item_send(&c, q, &submit_kind, queue_parse_submit, done, ud);
+    if (!queue_add_submit(&c, a)) {
+        queue_answer_bad_name(a, done, ud);
+        return;
+    }
+    pseg_queue_reply *echo = echo_of(a);
+    if (!echo)
+        queue_answer_no_memory(done, ud);
+    else
+        item_send(&c, q, &submit_kind, queue_parse_submit, echo, done, ud);
 }
 
 static void redis_put_image(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,
@@ -257,7 +302,7 @@ static void redis_publish(pseg_queue *q, const char *worker, pseg_queue_lease l,
     call_add_bytes(&c, result);
     for (size_t i = 0; i < n; i++)
         call_add_bytes(&c, masks[i]);
-    item_send(&c, q, &publish_kind, queue_parse_state, done, ud);
+    item_send(&c, q, &publish_kind, queue_parse_state, NULL, done, ud);
 }
 
 static void redis_fail(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,

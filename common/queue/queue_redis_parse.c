@@ -1,6 +1,7 @@
 /* What the answers of Redis mean. */
 #include "common/queue/queue_redis_parse.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,11 +114,19 @@ static bool one_job(pseg_queue_reply *r, const redisReply *v, size_t at)
 
 void queue_parse_submit(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
+    long long created, deadline;
+
     (void)c;
-    if (!queue_is_array(from, 1 + N_FIELDS) || !one_job(r, from, 1))
-        queue_bad_shape(r);
-    else
+    if (r->n_jobs && from->type == REDIS_REPLY_STRING &&
+        sscanf(from->str, "%lld %lld", &created, &deadline) == 2) {
+        r->jobs->created_unix_us = created;
+        r->jobs->deadline_unix_us = deadline;
+        r->created = true;
+    } else if (queue_is_array(from, 1 + N_FIELDS) && one_job(r, from, 1)) {
         r->created = queue_number_at(from, 0) == 1;
+    } else {
+        queue_bad_shape(r);
+    }
 }
 
 void queue_parse_view(pseg_queue_reply *r, const redisReply *from, const command *c)

@@ -17,6 +17,9 @@ import resp  # noqa: E402
 
 QUEUE = "fault"
 PREFIX = "pseg:{%s}:" % QUEUE
+# The worker of a job, out of its packed state (proto/KEYS.md).
+WORKER_OF = """local state = redis.call('HGET', KEYS[1], 'state')
+return state and (select(10, struct.unpack('<BBHI4I4ddddHc0', state))) or ''"""
 
 
 def ask(connect, *words):
@@ -135,7 +138,7 @@ class Cluster(lib.Cluster):
             r = self.connect(timeout_s=1)
             try:
                 jobs = r("ZRANGE", PREFIX + "leases", 0, -1)
-                return [j for j in jobs if r("HGET", f"{PREFIX}job:{j}", "worker") == id_]
+                return [j for j in jobs if r("EVAL", WORKER_OF, 1, f"{PREFIX}job:{j}") == id_]
             finally:
                 r.close()
         except (OSError, resp.Refused):

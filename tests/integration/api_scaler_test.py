@@ -14,6 +14,8 @@ import lib_pseg as lib
 from lib_pseg import pb
 
 SCALER = "externalscaler.ExternalScaler"
+# The fence of a job, out of its packed state (proto/KEYS.md).
+FENCE_OF = "return (select(4, struct.unpack('<BBHI4', redis.call('HGET', KEYS[1], 'state'))))"
 
 
 def ref(**metadata):
@@ -41,7 +43,7 @@ class Scaler(lib.Test):
     def tearDown(self):
         for job in self.stub.ListJobs(pb.ListJobsRequest(page_size=1000), timeout=lib.CALL_S).jobs:
             if job.state == pb.STATE_RUNNING:
-                fence = self.cluster.redis_cli("hget", f"pseg:{{default}}:job:{job.name[5:]}", "fence")
+                fence = self.cluster.redis_cli("eval", FENCE_OF, 1, f"pseg:{{default}}:job:{job.name[5:]}")
                 self.cluster.fcall("release", "hand", job.name[5:], fence)
             if job.state < pb.STATE_SUCCEEDED:
                 self.stub.CancelJob(pb.CancelJobRequest(name=job.name), timeout=lib.CALL_S)

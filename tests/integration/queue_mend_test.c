@@ -165,6 +165,22 @@ static void a_record_that_is_lost_is_found(void **state)
     }
 }
 
+/* Changes the time to live in a job's record. */
+static void keep_for(const char *id, int ttl_ms)
+{
+    static const char script[] =
+        "local fixed = redis.call('HGET', KEYS[1], 'fixed') "
+        "return redis.call('HSET', KEYS[1], 'fixed', string.sub(fixed, 1, 8) .. "
+        "struct.pack('<d', tonumber(ARGV[1])) .. string.sub(fixed, 17))";
+    char key[128], ttl[16], said[64];
+
+    snprintf(key, sizeof key, "pseg:{%s}:job:%s", queue_name, id);
+    snprintf(ttl, sizeof ttl, "%d", ttl_ms);
+    assert_true(test_redis_ask_words(&server, said, sizeof said, 5,
+                                     (const char *const[]){"EVAL", script, "1", key, ttl}));
+    assert_string_equal(said, ":0\r\n");
+}
+
 /* And one of a job that has ended goes when its time has passed. */
 static void an_ended_record_that_is_lost_goes(void **state)
 {
@@ -175,7 +191,7 @@ static void an_ended_record_that_is_lost_goes(void **state)
     id_text id = submit_for(q, 600000);
     case_publish(q, "w", case_claim(q, "w"), NULL);
     assert_int_equal(test_redis_number(&server, "PERSIST pseg:{%s}:job:%s", queue_name, id.s), 1);
-    test_redis_number(&server, "HSET pseg:{%s}:job:%s ttl 50", queue_name, id.s);
+    keep_for(id.s, 50);
     lose("ended");
     SWEEP_UNTIL(q, has_record(id.s) == 0);
     SWEEP_UNTIL(q, test_redis_number(&server, "EXISTS pseg:{%s}:index:default", queue_name) == 0);

@@ -371,6 +371,46 @@ static void a_claim_without_an_answer_burns_no_attempt(void **state)
     assert_int_equal(c->group, 0);
 }
 
+/* Submits that travel together, every third of them for the second time: by the request's id, or
+ * all of the call anew. Nothing is stored or counted twice. */
+static void repeats_that_come_together_are_one_job(void **state)
+{
+    enum { N = 90 };
+    static pseg_queue_sync waits[N];
+    static id_text ids[N];
+    static char requests[N][16];
+    char first[N][PSEG_JOB_ID_LEN + 1];
+    pseg_queue *q = case_open(NULL);
+
+    (void)state;
+    for (int i = 0; i < N; i++) {
+        pseg_queue_submit_args a = case_args(&ids[i]);
+        int of = i % 3 == 2 ? i - 1 : i;
+        snprintf(requests[i], sizeof requests[i], "r%d", of);
+        a.request_id = requests[i];
+        if (i % 6 == 5)
+            a.id = ids[of].s;
+        pseg_queue_sync_init(&waits[i]);
+        pseg_queue_submit(q, &a, pseg_queue_sync_done, &waits[i]);
+    }
+    for (int i = 0; i < N; i++) {
+        pseg_queue_reply *r = pseg_queue_sync_take(&waits[i]);
+        assert_int_equal(r->err.code, PSEG_OK);
+        assert_int_equal(r->created, i % 3 != 2);
+        assert_int_equal(r->n_jobs, 1);
+        memcpy(first[i], r->jobs[0].id, sizeof first[i]);
+        assert_string_equal(first[i], i % 3 == 2 ? first[i - 1] : ids[i].s);
+        pseg_queue_reply_free(r);
+    }
+    pseg_queue_stats s = case_stats(q);
+    assert_int_equal(s.live, 2 * N / 3);
+    assert_int_equal(s.submitted, 2 * N / 3);
+    pseg_queue_reply *r;
+    CALL(r, pseg_queue_get_backlog, q, "m", 0);
+    assert_int_equal(r->backlog.live, 2 * N / 3);
+    pseg_queue_reply_free(r);
+}
+
 const struct CMUnitTest order_cases[] = {
     CASE(a_retried_job_keeps_its_place),
     CASE(a_priority_is_a_head_start),
@@ -378,6 +418,7 @@ const struct CMUnitTest order_cases[] = {
     CASE(a_weight_is_a_share),
     CASE(shares_are_of_compute_time),
     CASE(staying_away_saves_nothing_up),
+    CASE(repeats_that_come_together_are_one_job),
     CASE(a_tenant_has_its_limits),
     CASE(a_killer_is_found_among_many),
     CASE(quarantine_keeps_the_evidence),

@@ -16,7 +16,8 @@ local function backlog(keys, a)
     end
     local due = redis.call('ZRANGE', p .. 'live', 0, limit - 1, 'WITHSCORES')
     for i = 1, #due, 2 do
-        if redis.call('HGET', p .. 'job:' .. due[i], 'model') == model then add(n + 1, due[i + 1]) end
+        local j = job_of(p, due[i])
+        if j and j.model == model then add(n + 1, due[i + 1]) end
     end
     local all, rank = redis.call('ZCARD', p .. 'live'), limit
     while rank < all do

@@ -16,7 +16,7 @@
 -- first release on a function of "pseg1" keeps its arguments and its answer, and new arguments are added at
 -- the end; what cannot be done so is a library "pseg2".
 
-local REVISION = 14
+local REVISION = 15
 local EVENTS_MAX = 100000
 local ENTRY_FIELDS = 2000               -- of one entry among the events, about
 local STEP_ENTRIES = 8                  -- of the events, in hand at once
@@ -28,10 +28,6 @@ local HEAD_START_US = 60 * 1000000    -- of one step of priority before those th
 local DELAY_MAX_MS = 300 * 1000         -- of another attempt
 local FIRST_COST_US = 10000           -- of a job, until one of its model has told
 local EVIDENCE_BYTES = 3000           -- of one attempt
-local TERMINAL = { SUCCEEDED = true, FAILED = true, CANCELLED = true, EXPIRED = true }
--- The fields that a reader of a job gets, in this order (queue_redis.c reads them by place).
-local FIELDS = { 'tenant', 'request_id', 'state', 'spec', 'result', 'reason', 'message', 'attempts',
-    'cancel', 'created', 'started', 'finished', 'deadline', 'expire', 'ttl', 'model', 'image', 'worker' }
 
 local function text(x) return string.format('%.0f', x) end
 -- Scores are whole milliseconds: rounded up when they are set and down when they are compared, so that
@@ -46,11 +42,4 @@ end
 
 local function fail(reason, message)
     return redis.error_reply('PSEG ' .. reason .. ' ' .. message)
-end
-
-local function view(p, id)
-    local v = redis.call('HMGET', p .. 'job:' .. id, unpack(FIELDS))
-    for i = 1, #FIELDS do if not v[i] then v[i] = '' end end
-    table.insert(v, 1, id)
-    return v
 end

@@ -2,7 +2,7 @@
 
 local function batch(p)
     return { p = p, add = {}, rem = {}, incr = {}, entries = {}, ready = {}, wake = {}, memo = {}, bytes = 0, uses = {},
-        ends = {} }
+        ends = {}, sets = {} }
 end
 
 -- One more job of a model, or one fewer, waits or runs.
@@ -10,13 +10,18 @@ local function later_ready(b, model, by)
     b.ready[model] = (b.ready[model] or 0) + by
 end
 
--- ZADD key score member
-local function later_zadd(b, key, score, member)
+-- What ZADD will write into a key: score, member, ...
+local function gathered(b, key)
     local l = b.add[key]
     if not l then
         l = {}
         b.add[key] = l
     end
+    return l
+end
+
+local function later_zadd(b, key, score, member)
+    local l = gathered(b, key)
     l[#l + 1] = score
     l[#l + 1] = member
 end
@@ -94,6 +99,13 @@ local function event(b, id, state, tenant, of_batch, worker)
     e[#e + 1] = state
 end
 
+-- SET key value; key: with the prefix.
+local function later_set(b, key, value)
+    local l = b.sets
+    l[#l + 1] = key
+    l[#l + 1] = value
+end
+
 -- One more live job uses an image. Of one that this call stores nobody counts the users yet.
 local function use_image(b, image)
     if b.uses[image] then
@@ -103,8 +115,10 @@ local function use_image(b, image)
     end
 end
 
+-- Writes it all; what comes after is gathered anew.
 local function write(b)
     local p = b.p
+    if #b.sets > 0 then redis.call('MSET', unpack(b.sets)) end
     if b.bytes > 0 then redis.call('INCRBY', p .. 'bytes', text(b.bytes)) end
     local uses = {}
     for image, n in pairs(b.uses) do
@@ -114,7 +128,7 @@ local function write(b)
         end
     end
     if #uses > 0 then redis.call('HSET', p .. 'image_use', unpack(uses)) end
-    for key, l in pairs(b.add) do redis.call('ZADD', p .. key, unpack(l)) end
+    for key, l in pairs(b.add) do if #l > 0 then redis.call('ZADD', p .. key, unpack(l)) end end
     for command, of in pairs(b.rem) do
         for key, l in pairs(of) do redis.call(command, p .. key, unpack(l)) end
     end
@@ -139,4 +153,6 @@ local function write(b)
     for _, e in ipairs(b.entries) do
         redis.call('XADD', p .. 'events', 'MAXLEN', '~', EVENTS_MAX, '*', unpack(e))
     end
+    b.add, b.rem, b.incr, b.entries, b.ready, b.wake, b.bytes, b.uses, b.ends, b.sets = {}, {}, {}, {}, {}, {}, 0, {}, {}, {}
+    b.held = nil
 end

@@ -49,7 +49,7 @@ end
 -- A job of a batch has ended, but not all of its end was written.
 local function mend_batch_end(p, id, v)
     local name, list = v.tenant .. ':' .. v.batch, p .. 'batch_done:' .. v.tenant .. ':' .. v.batch
-    local entry = v.state .. ' ' .. ms(tonumber(v.finished)) .. ' ' .. id .. ' ' .. v.item
+    local entry = v.state .. ' ' .. ms(v.finished) .. ' ' .. id .. ' ' .. v.item
     if redis.call('HEXISTS', p .. 'batch:' .. name, 'created') == 0 or redis.call('LPOS', list, entry) then return end
     redis.call('RPUSH', list, entry)
     redis.call('HINCRBY', p .. 'batch:' .. name, v.state, 1)

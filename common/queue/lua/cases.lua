@@ -30,14 +30,15 @@ local function case_drop(keys, a)
     return drop_case(keys[1], a[1])
 end
 
--- id new_id max_age_ms max_jobs max_bytes image_ttl_ms  ->  as submit for one job. The job itself has ended, and what
+-- id new_id max_age_ms max_jobs max_bytes image_ttl_ms  ->  {{1, job view...}} or an error. The job itself has ended, and what
 -- has ended stays so: its work is submitted anew, as job new_id.
 local function case_requeue(keys, a)
     local p = keys[1]
     local v = redis.call('HMGET', p .. 'case:' .. a[1], 'tenant', 'model', 'image', 'spec', 'ttl')
     if not v[1] then return {} end
-    local got = submit(keys, { a[3], a[4], a[5], a[6], v[1], a[2], '', '', v[2], '1',
-        string.match(v[3], ':(.*)$'), v[4], '', '0', v[5], '0', '1', '0', '0', '0', '0' })
-    if not got[1].err then drop_case(p, a[1]) end
-    return got
+    local terms = v[1] .. ' ' .. v[2] .. ' 1 ' .. v[5] .. ' 0 1 0 0 0 1'
+    local got = submit(keys, { a[3], a[4], a[5], a[6], terms, a[2], '', '', string.match(v[3], ':(.*)$'), v[4], '', '0' })
+    local is_new = type(got[1]) ~= 'table'
+    if is_new or not got[1].err then drop_case(p, a[1]) end
+    return is_new and { { 1, unpack(view(p, a[2])) } } or got
 end

@@ -1,29 +1,26 @@
 ---- claim and renewal ----
 
 -- Takes job `id` off the line of c.tenant. false: it must wait until the worker's hands are empty.
-local CLAIM_FIELDS = { 'state', 'deadline', 'attempts', 'tenant', 'spec', 'image', 'created', 'fence', 'weight', 'group',
-    'batch' }
 local function claim_one(b, c, id)
-    local p, job = b.p, b.p .. 'job:' .. id
-    local v = redis.call('HMGET', job, unpack(CLAIM_FIELDS))
-    if v[1] ~= 'QUEUED' then return true end
-    if tonumber(v[2]) <= c.now then
-        finish(b, id, 'EXPIRED', c.now)
+    local v = redis.call('HMGET', b.p .. 'job:' .. id, 'fixed', 'state', 'spec')
+    local j = unpack_job(v[1], v[2])
+    if not j or j.state ~= 'QUEUED' then return true end
+    if j.deadline <= c.now then
+        finish_job(b, id, 'EXPIRED', c.now, j)
         return true
     end
     -- A job of a group that died with its worker is tried among fewer.
-    local group = tonumber(v[10] or '0')
+    local group = j.group
     if group > 0 and c.held >= group then return false end
     if group > 0 then c.most = math.min(c.most, group) end
-    local fence, attempt = tostring(tonumber(v[8]) + 1), tostring(tonumber(v[3]) + 1)
-    local price = c.cost / tonumber(v[9] or '1')
-    redis.call('HSET', job, 'state', 'RUNNING', 'worker', c.worker, 'started', c.started, 'attempts', attempt,
-        'fence', fence, 'charge', c.charge)
+    j.state, j.worker, j.started, j.charge = 'RUNNING', c.worker, c.now, c.cost
+    j.fence, j.attempts = j.fence + 1, j.attempts + 1
+    save(b.p, id, j)
     later_zadd(b, 'leases', c.lease, id)
-    event(b, id, 'RUNNING', v[4], v[11], c.worker)
-    c.out[#c.out + 1] = { id, tonumber(fence), tonumber(attempt), v[4], v[5], v[6], v[2], v[7], group }
+    event(b, id, 'RUNNING', j.tenant, j.batch, c.worker)
+    c.out[#c.out + 1] = { id, j.fence, j.attempts, j.tenant, v[3] or '', j.image, j.deadline, j.created, group }
     c.held = c.held + 1
-    return true, price
+    return true, c.cost / j.weight
 end
 
 -- One or, if the tenant is alone, all that are wanted. false: nothing more is to be given.
@@ -62,7 +59,6 @@ local function claim(keys, a)
     if #found == 0 then return {} end
     c.cost = tonumber(redis.call('HGET', p .. 'cost', c.model) or '0')
     if c.cost <= 0 then c.cost = FIRST_COST_US end
-    c.started, c.charge = text(now), text(c.cost)
     local tenants = {}
     for i = 1, #found, 2 do tenants[#tenants + 1] = { name = found[i], time = tonumber(found[i + 1]) } end
     while c.held < c.most do
@@ -91,15 +87,15 @@ local function renew(keys, a)
     local expire = ms_up(now + tonumber(a[2]) * 1000)
     for i = 3, #a, 2 do
         local answer = 'ok'
-        local v = redis.call('HMGET', p .. 'job:' .. a[i], 'state', 'worker', 'fence', 'cancel', 'deadline')
-        if v[1] ~= 'RUNNING' or v[2] ~= a[1] or v[3] ~= a[i + 1] then
-            answer = v[1] == 'EXPIRED' and 'expired' or 'lost'
-        elseif tonumber(v[5]) <= now then
-            finish(b, a[i], 'EXPIRED', now)
+        local j = job_of(p, a[i])
+        if not j or not holds(j, a[1], a[i + 1]) then
+            answer = j and j.state == 'EXPIRED' and 'expired' or 'lost'
+        elseif j.deadline <= now then
+            finish_job(b, a[i], 'EXPIRED', now, j)
             answer = 'expired'
         else
             later_zadd(b, 'leases', expire, a[i])
-            if v[4] == '1' then answer = 'cancel' end
+            if j.cancel then answer = 'cancel' end
         end
         out[#out + 1] = answer
     end

@@ -18,58 +18,59 @@ local function history(p, id, attempt, reason, message, worker, now)
     return all
 end
 
--- Ends a job; v: HMGET of END_FIELDS. `...`: further fields.
-local END_FIELDS = { 'model', 'image', 'ttl', 'tenant', 'request_id', 'state', 'batch', 'item' }
-local function finish_with(b, id, state, now, v, ...)
-    local p = b.p
-    local m = b.memo[v[3]] -- numbers that many jobs have in common: a format is as dear as a command
-    if not m then
-        local expire = now + tonumber(v[3]) * 1000
-        m = { text(now), text(expire), ms_up(expire), ms(now) }
-        b.memo[v[3]] = m
-    end
-    redis.call('HSET', p .. 'job:' .. id, 'state', state, 'finished', m[1], 'expire', m[2], 'cancel', '', ...)
-    redis.call('PEXPIRE', p .. 'job:' .. id, v[3])
-    later_ready(b, v[1], -1)
-    later_remove(b, 'ZREM', 'live', id)
-    if v[6] == 'RUNNING' then
-        later_remove(b, 'ZREM', 'leases', id)
-    elseif redis.call('ZREM', p .. 'delayed', id) == 0 then
-        leave_line(p, v[1], v[4], id)
-    end
-    redis.call('HINCRBY', p .. 'image_use', v[2], -1)
-    later_incr(b, 'tenant_jobs', v[4], -1)
-    later_zadd(b, 'ended', m[3], v[4] .. ':' .. id .. ':' .. v[5])
-    later_incr(b, 'count', state, 1)
-    if v[7] then later_end(b, v[4] .. ':' .. v[7], state, state .. ' ' .. m[4] .. ' ' .. id .. ' ' .. v[8], id) end
-    event(b, id, state, v[4], v[7])
+-- Does the lease `fence` of the worker count?
+local function holds(j, worker, fence)
+    return j.state == 'RUNNING' and j.worker == worker and j.fence == tonumber(fence)
 end
 
-local function finish(b, id, state, now, ...)
-    finish_with(b, id, state, now, redis.call('HMGET', b.p .. 'job:' .. id, unpack(END_FIELDS)), ...)
+-- Ends a job. `...`: further fields of its hash.
+local function finish_job(b, id, state, now, j, ...)
+    local p, was = b.p, j.state
+    local m = b.memo[j.ttl] -- texts that many jobs have in common: a format is as dear as a command
+    if not m then
+        m = { ms_up(now + j.ttl * 1000), ms(now) }
+        b.memo[j.ttl] = m
+    end
+    j.state, j.finished, j.expire, j.cancel = state, now, now + j.ttl * 1000, false
+    save(p, id, j, ...)
+    redis.call('PEXPIRE', p .. 'job:' .. id, j.ttl)
+    later_ready(b, j.model, -1)
+    later_remove(b, 'ZREM', 'live', id)
+    if was == 'RUNNING' then
+        later_remove(b, 'ZREM', 'leases', id)
+    elseif redis.call('ZREM', p .. 'delayed', id) == 0 then
+        leave_line(p, j.model, j.tenant, id)
+    end
+    redis.call('HINCRBY', p .. 'image_use', j.image, -1)
+    later_incr(b, 'tenant_jobs', j.tenant, -1)
+    later_zadd(b, 'ended', m[1], j.tenant .. ':' .. id .. ':' .. j.request_id)
+    later_incr(b, 'count', state, 1)
+    if j.batch then
+        later_end(b, j.tenant .. ':' .. j.batch, state, state .. ' ' .. m[2] .. ' ' .. id .. ' ' .. j.item, id)
+    end
+    event(b, id, state, j.tenant, j.batch)
 end
 
 -- A job that failed at its last attempt, kept for somebody to look at: its image stays, too.
-local function quarantine(p, id, now)
-    local v = redis.call('HMGET', p .. 'job:' .. id, 'tenant', 'model', 'image', 'spec', 'ttl', 'attempts', 'evidence',
-        'reason', 'message', 'request_id')
-    redis.call('HSET', p .. 'case:' .. id, 'tenant', v[1], 'model', v[2], 'image', v[3], 'spec', v[4], 'ttl', v[5],
-        'attempts', v[6], 'evidence', v[7] or '', 'reason', v[8] or '', 'message', v[9] or '', 'request_id', v[10],
-        'at', text(now))
-    redis.call('HINCRBY', p .. 'image_use', v[3], 1)
+local function quarantine(p, id, now, j)
+    local v = redis.call('HMGET', p .. 'job:' .. id, 'spec', 'evidence', 'reason', 'message')
+    redis.call('HSET', p .. 'case:' .. id, 'tenant', j.tenant, 'model', j.model, 'image', j.image, 'spec', v[1] or '',
+        'ttl', text(j.ttl), 'attempts', text(j.attempts), 'evidence', v[2] or '', 'reason', v[3] or '',
+        'message', v[4] or '', 'request_id', j.request_id, 'at', text(now))
+    redis.call('HINCRBY', p .. 'image_use', j.image, 1)
     redis.call('ZADD', p .. 'quarantine', ms(now + CASE_KEPT_US), id)
 end
 
 -- Back into line, at its old place, after an attempt that came to nothing or was handed back.
-local function requeue(b, id, now, delay_ms, ...)
-    local p, job = b.p, b.p .. 'job:' .. id
-    local v = redis.call('HMGET', job, 'model', 'tenant', 'place', 'batch')
+local function requeue(b, id, now, delay_ms, j, ...)
+    local p = b.p
     later_remove(b, 'ZREM', 'leases', id)
-    redis.call('HSET', job, 'state', 'QUEUED', 'worker', '', ...)
+    j.state, j.worker = 'QUEUED', ''
+    save(p, id, j, ...)
     if delay_ms > 0 then
         redis.call('ZADD', p .. 'delayed', ms_up(now + math.min(delay_ms, DELAY_MAX_MS) * 1000), id)
     else
-        enter_line(b, v[1], v[2], v[3], id)
+        enter_line(b, j.model, j.tenant, j.place, id)
     end
-    event(b, id, 'QUEUED', v[2], v[4])
+    event(b, id, 'QUEUED', j.tenant, j.batch)
 end

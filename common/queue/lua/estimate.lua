@@ -31,7 +31,8 @@ local function ahead_of(p, tenant, model, place, weight, cost)
         waiting = waiting + length
         if other ~= tenant and time <= turn and length > 0 then
             local first = redis.call('ZRANGE', line .. other, 0, 0)
-            local price = cost / tonumber(redis.call('HGET', p .. 'job:' .. first[1], 'weight') or '1')
+            local j = job_of(p, first[1])
+            local price = cost / (j and j.weight or 1)
             local steps = (turn - time) / price
             local begun = math.ceil(steps)
             if begun == steps and other < tenant then begun = begun + 1 end

@@ -75,12 +75,11 @@ end
 local function states(keys, a)
     local p, out = keys[1], { last_event(keys[1]) }
     for i = 2, #a do
-        local v = redis.call('HMGET', p .. 'job:' .. a[i], 'tenant', 'state', 'worker', 'batch', 'created', 'started',
-            'finished')
-        local job = {}
-        if v[1] == a[1] then
-            local since = TERMINAL[v[2]] and v[7] or v[2] == 'RUNNING' and v[6] or v[5]
-            job = { a[i], v[2], v[2] == 'RUNNING' and v[3] or '', v[4] or '', since or '' }
+        local j, job = job_of(p, a[i]), {}
+        if j and j.tenant == a[1] then
+            local runs = j.state == 'RUNNING'
+            local since = TERMINAL[j.state] and j.finished or runs and j.started or j.created
+            job = { a[i], j.state, runs and j.worker or '', j.batch or '', since }
         end
         out[#out + 1] = job
     end

@@ -30,6 +30,7 @@ local function store_image(b, tenant, image, data, max_bytes, tenant_max, ttl_ms
     local held = b.held + b.bytes
     if held + #data > max_bytes then
         purge_images(p, now, 1000, ttl_ms)
+        b.has_purged = true
         b.held = tonumber(redis.call('GET', p .. 'bytes') or '0')
         held = b.held + b.bytes
     end
@@ -45,7 +46,7 @@ local function store_image(b, tenant, image, data, max_bytes, tenant_max, ttl_ms
                 ' of ' .. text(tenant_max) .. ' bytes of tenant ' .. tenant .. ' are held; try again later')
         end
     end
-    redis.call('SET', p .. 'image:' .. image, data)
+    later_set(b, p .. 'image:' .. image, data)
     b.bytes = b.bytes + #data
     b.uses[image] = 0
     later_incr(b, 'tenant_bytes', tenant, #data)

@@ -67,22 +67,23 @@ end
 
 -- What no later attempt would change is the item's end.
 local FINAL = { MODEL_UNKNOWN = true, IMAGE_NOT_HELD = true }
-local function submit_item(b, s, k, j, refusal, custom)
-    local why = refusal
+local function submit_item(b, s, k, a, i, refusal)
+    local why, item = refusal, a[i + SUBMIT_ARGS + 1] .. ' ' .. a[i + SUBMIT_ARGS + 2]
     if why == '' then
-        local full = submit_one(b, s, j)
+        local full = submit_one(b, s, a, i, a[i + SUBMIT_ARGS], item)
         local reason = full and string.match(full.err, '^PSEG ([%u_]+) ')
-        local is_final = FINAL[reason] or #j.content > s.max_bytes or (j.max_bytes > 0 and #j.content > j.max_bytes)
+        local own_max, size = full and s.terms[a[i]].max_bytes or 0, #a[i + 6]
+        local is_final = FINAL[reason] or size > s.max_bytes or own_max > 0 and size > own_max
         if full and not is_final then return full end
         why = full and string.sub(full.err, 6) or ''
     end
     if why ~= '' then
         local reason, message = string.match(why, '^([%u_]+) (.*)$')
-        later_end(b, k.name, 'FAILED', 'REFUSED ' .. s.now_ms .. ' ' .. reason .. ' ' .. #custom .. ' ' .. j.item .. ' ' ..
-            message)
+        later_end(b, k.name, 'FAILED', 'REFUSED ' .. s.now_ms .. ' ' .. reason .. ' ' .. #a[i + SUBMIT_ARGS + 2] .. ' ' ..
+            item .. ' ' .. message)
         later_incr(b, 'batch:' .. k.name, 'refused', 1)
     else
-        k.live[#k.live + 1] = j.id
+        k.live[#k.live + 1] = a[i + 1]
     end
     k.next = k.next + 1
     return nil
@@ -95,10 +96,10 @@ local ITEM_ARGS = SUBMIT_ARGS + 4
 local function submit_items(keys, a)
     local p, b, s, out, batches = keys[1], batch(keys[1]), submit_begin(keys[1], a), {}, {}
     s.now_ms = ms(s.now)
+    look_ahead(b, s, a, ITEM_ARGS)
     for i = 5, #a, ITEM_ARGS do
-        local j, seq, why = submit_args(a, i), tonumber(a[i + 18]), nil
-        j.batch, j.item = a[i + 17], a[i + 18] .. ' ' .. a[i + 19]
-        local name = j.tenant .. ':' .. j.batch
+        local of_batch, seq, refusal, why = a[i + SUBMIT_ARGS], tonumber(a[i + SUBMIT_ARGS + 1]), a[i + SUBMIT_ARGS + 3], nil
+        local name = terms_of(b, s, a[i]).tenant .. ':' .. of_batch
         local k = batches[name]
         if not k then
             local v = redis.call('HMGET', p .. 'batch:' .. name, 'next', 'sealed')
@@ -107,17 +108,17 @@ local function submit_items(keys, a)
             batches[name] = k
         end
         if k.next == 0 then
-            why = fail('BATCH_NOT_FOUND', 'no batch ' .. j.batch ..
+            why = fail('BATCH_NOT_FOUND', 'no batch ' .. of_batch ..
                 ': it never was, it is another tenant\'s, or its time to live is over')
-        elseif a[i + 20] == 'SEAL' then
+        elseif refusal == 'SEAL' then
             k.sealed = true
             redis.call('HSET', p .. 'batch:' .. name, 'sealed', '1')
         elseif seq >= k.next and k.sealed then
-            why = fail('BATCH_SEALED', 'batch ' .. j.batch .. ' takes no more items, and item ' .. text(seq) .. ' is new')
+            why = fail('BATCH_SEALED', 'batch ' .. of_batch .. ' takes no more items, and item ' .. text(seq) .. ' is new')
         elseif seq > k.next then
             why = fail('BATCH_OUT_OF_ORDER', 'item ' .. text(seq) .. ' came where item ' .. text(k.next) .. ' was due')
         elseif seq == k.next then
-            why = submit_item(b, s, k, j, a[i + 20], a[i + 19])
+            why = submit_item(b, s, k, a, i, refusal)
         end
         out[#out + 1] = why or k.next
     end

@@ -5,16 +5,14 @@
 
 -- A job that has ended, but not all of its end was written.
 local function mend_end(p, id, now)
-    local v = redis.call('HMGET', p .. 'job:' .. id, 'tenant', 'request_id', 'ttl', 'state', 'finished', 'batch', 'item')
-    if not v[1] or not v[2] or not v[3] then
+    local j = job_of(p, id)
+    if not j then
         redis.call('UNLINK', p .. 'job:' .. id)
         return
     end
-    if redis.call('PTTL', p .. 'job:' .. id) < 0 then redis.call('PEXPIRE', p .. 'job:' .. id, v[3]) end
-    redis.call('ZADD', p .. 'ended', 'NX', ms_up(now + tonumber(v[3]) * 1000), v[1] .. ':' .. id .. ':' .. v[2])
-    if v[4] and v[5] and v[6] and v[7] then
-        mend_batch_end(p, id, { tenant = v[1], state = v[4], finished = v[5], batch = v[6], item = v[7] })
-    end
+    if redis.call('PTTL', p .. 'job:' .. id) < 0 then redis.call('PEXPIRE', p .. 'job:' .. id, j.ttl) end
+    redis.call('ZADD', p .. 'ended', 'NX', ms_up(now + j.ttl * 1000), j.tenant .. ':' .. id .. ':' .. j.request_id)
+    if j.batch and TERMINAL[j.state] then mend_batch_end(p, id, j) end
 end
 
 -- The item's number was never promised: its client will send it again.
@@ -27,30 +25,30 @@ end
 -- be so, or looked at. False: it is no such job, or its record is not whole.
 local function mend(b, id, is_live)
     local p = b.p
-    local v = redis.call('HMGET', p .. 'job:' .. id, 'state', 'model', 'tenant', 'place', 'deadline', 'ttl',
-        'batch', 'item')
-    if TERMINAL[v[1]] then
+    local j = job_of(p, id)
+    if not j then return false end
+    if TERMINAL[j.state] then
         if redis.call('ZREM', p .. 'live', id) == 1 then mend_end(p, id, now_us()) end
         return false
     end
-    if v[1] ~= 'QUEUED' or not v[2] or not v[3] or not v[4] or not v[5] or not v[6] then return false end
-    local waits = redis.call('ZSCORE', p .. 'line:' .. v[2] .. ':' .. v[3], id) or redis.call('ZSCORE', p .. 'delayed', id)
-    if v[7] and not waits then
-        if is_unpromised(p, v[3], v[7], v[8]) then
+    if j.state ~= 'QUEUED' then return false end
+    local waits = redis.call('ZSCORE', p .. 'line:' .. j.model .. ':' .. j.tenant, id) or redis.call('ZSCORE', p .. 'delayed', id)
+    if j.batch and not waits then
+        if is_unpromised(p, j.tenant, j.batch, j.item) then
             redis.call('UNLINK', p .. 'job:' .. id)
             redis.call('ZREM', p .. 'live', id)
-            redis.call('ZREM', p .. 'index:' .. v[3], id)
+            redis.call('ZREM', p .. 'index:' .. j.tenant, id)
             return true
         end
-        redis.call('SADD', p .. 'batch_live:' .. v[3] .. ':' .. v[7], id)
+        redis.call('SADD', p .. 'batch_live:' .. j.tenant .. ':' .. j.batch, id)
     end
-    if not is_live and redis.call('ZADD', p .. 'live', 'NX', ms_up(tonumber(v[5])), id) == 1 then
-        later_ready(b, v[2], 1)
-        later_incr(b, 'tenant_jobs', v[3], 1)
+    if not is_live and redis.call('ZADD', p .. 'live', 'NX', ms_up(j.deadline), id) == 1 then
+        later_ready(b, j.model, 1)
+        later_incr(b, 'tenant_jobs', j.tenant, 1)
     end
     if not waits then
-        redis.call('ZADD', p .. 'index:' .. v[3], 0, id)
-        enter_line(b, v[2], v[3], v[4], id)
+        redis.call('ZADD', p .. 'index:' .. j.tenant, 0, id)
+        enter_line(b, j.model, j.tenant, j.place, id)
     end
     return true
 end
@@ -89,12 +87,12 @@ local function mend_lost(b, limit, now)
     for _, job in ipairs(got[2]) do
         local id = string.sub(job, #p + 5)
         if redis.call('PTTL', job) == -1 and not redis.call('ZSCORE', p .. 'live', id) then
-            local v = redis.call('HMGET', job, 'state', 'deadline', 'tenant', 'model')
-            if v[1] == 'RUNNING' and v[2] and v[3] and v[4] then
-                redis.call('ZADD', p .. 'live', ms_up(tonumber(v[2])), id)
+            local j = job_of(p, id)
+            if j and j.state == 'RUNNING' then
+                redis.call('ZADD', p .. 'live', ms_up(j.deadline), id)
                 redis.call('ZADD', p .. 'leases', 'NX', ms(now), id)
-                later_ready(b, v[4], 1)
-                later_incr(b, 'tenant_jobs', v[3], 1)
+                later_ready(b, j.model, 1)
+                later_incr(b, 'tenant_jobs', j.tenant, 1)
             elseif not mend(b, id) then
                 mend_end(p, id, now)
             end
@@ -118,8 +116,8 @@ local function mend_some(b, limit, now)
     for i = 1, #got[2], 2 do
         mend(b, got[2][i], true)
         if has_marks then
-            local image = redis.call('HGET', p .. 'job:' .. got[2][i], 'image')
-            if image then redis.call('HDEL', p .. 'image_check', image) end
+            local j = job_of(p, got[2][i])
+            if j then redis.call('HDEL', p .. 'image_check', j.image) end
         end
     end
     redis.call('HSET', key, 'mended', got[1], 'pass', text(pass))

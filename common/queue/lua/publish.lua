@@ -27,36 +27,35 @@ local function learn_cost(p, costs)
     end
 end
 
-local PUBLISH_FIELDS = { 'model', 'image', 'ttl', 'tenant', 'request_id', 'state', 'batch', 'item', 'worker',
-    'fence', 'by', 'cancel', 'deadline', 'charge', 'weight', 'reason' } -- END_FIELDS, and more
 local function publish_one(b, costs, now, worker, id, fence, cost, result, masks)
-    local v = redis.call('HMGET', b.p .. 'job:' .. id, unpack(PUBLISH_FIELDS))
-    local me, phrases = worker .. ' ' .. fence, #masks / 2
-    if v[6] ~= 'RUNNING' or v[9] ~= worker or v[10] ~= fence then
-        if v[11] == me and TERMINAL[v[6]] then return v[6] end
+    local v = redis.call('HMGET', b.p .. 'job:' .. id, 'fixed', 'state', 'reason')
+    local j, me, phrases = unpack_job(v[1], v[2]), worker .. ' ' .. fence, #masks / 2
+    if not j or not holds(j, worker, fence) then
+        if j and j.by == me and TERMINAL[j.state] then return j.state end
         return lost(id, worker)
     end
-    if v[12] == '1' then
-        finish_with(b, id, 'CANCELLED', now, v, 'by', me)
+    j.by = me
+    if j.cancel then
+        finish_job(b, id, 'CANCELLED', now, j)
         return 'CANCELLED'
-    elseif tonumber(v[13]) <= now then
-        finish_with(b, id, 'EXPIRED', now, v, 'by', me)
+    elseif j.deadline <= now then
+        finish_job(b, id, 'EXPIRED', now, j)
         return 'EXPIRED'
     end
-    if v[16] and v[16] ~= '' then
+    if v[3] and v[3] ~= '' then
         masks[#masks + 1] = 'reason'
         masks[#masks + 1] = ''
         masks[#masks + 1] = 'message'
         masks[#masks + 1] = ''
     end
-    finish_with(b, id, 'SUCCEEDED', now, v, 'by', me, 'result', result, unpack(masks))
+    finish_job(b, id, 'SUCCEEDED', now, j, 'result', result, unpack(masks))
     if cost > 0 then
-        local of = costs[v[1]] or { sum = 0, n = 0, tenants = {}, phrases = 0, squares = 0, products = 0 }
-        costs[v[1]] = of
+        local of = costs[j.model] or { sum = 0, n = 0, tenants = {}, phrases = 0, squares = 0, products = 0 }
+        costs[j.model] = of
         of.sum, of.n = of.sum + cost, of.n + 1
         of.phrases, of.squares = of.phrases + phrases, of.squares + phrases * phrases
         of.products = of.products + phrases * cost
-        of.tenants[v[4]] = (of.tenants[v[4]] or 0) + (cost - tonumber(v[14] or '0')) / tonumber(v[15] or '1')
+        of.tenants[j.tenant] = (of.tenants[j.tenant] or 0) + (cost - j.charge) / j.weight
     end
     return 'SUCCEEDED'
 end
@@ -82,48 +81,48 @@ local function publish(keys, a)
     return out
 end
 
--- Common to what else ends a lease: the job's fields, or nil and the answer.
+-- Common to what else ends a lease: the job, or nil and the answer.
 local function end_lease(p, worker, id, fence)
-    local v = redis.call('HMGET', p .. 'job:' .. id, 'state', 'worker', 'fence', 'by', 'attempts', 'cancel', 'deadline',
-        'history')
-    local me = worker .. ' ' .. fence
-    if v[1] ~= 'RUNNING' or v[2] ~= worker or v[3] ~= fence then
-        if v[1] and v[4] == me then return nil, v[1] end
+    local j, me = job_of(p, id), worker .. ' ' .. fence
+    if not j or not holds(j, worker, fence) then
+        if j and j.by == me then return nil, j.state end
         return nil, lost(id, worker)
     end
-    return v, me
+    j.by = me
+    return j
 end
 
 -- The last attempt came to nothing.
-local function give_up(b, id, now, reason, message, ...)
-    finish(b, id, 'FAILED', now, 'reason', reason, 'message', message, ...)
-    quarantine(b.p, id, now)
+local function give_up(b, id, now, j, reason, message)
+    finish_job(b, id, 'FAILED', now, j, 'reason', reason, 'message', message)
+    quarantine(b.p, id, now, j)
 end
 
 -- worker id fence reason message retryable delay_ms max_attempts  ->  the state it is in now
 local function fail_job(keys, a)
     local p, b, id, now = keys[1], batch(keys[1]), a[2], now_us()
-    local v, me = end_lease(p, a[1], id, a[3])
-    if not v then return me end
+    local j, answer = end_lease(p, a[1], id, a[3])
+    if not j then return answer end
     local state
-    if v[6] == '1' or a[4] == 'CANCELLED' then
+    if j.cancel or a[4] == 'CANCELLED' then
         state = 'CANCELLED'
-        finish(b, id, state, now, 'by', me)
-    elseif tonumber(v[7]) <= now then
+        finish_job(b, id, state, now, j)
+    elseif j.deadline <= now then
         state = 'EXPIRED'
-        finish(b, id, state, now, 'by', me, 'reason', a[4], 'message', a[5])
-    elseif a[6] == '1' and tonumber(v[5]) < tonumber(a[8]) then
+        finish_job(b, id, state, now, j, 'reason', a[4], 'message', a[5])
+    elseif a[6] == '1' and j.attempts < tonumber(a[8]) then
         state = 'QUEUED'
-        history(p, id, v[5], a[4], a[5], a[1], now)
-        requeue(b, id, now, tonumber(a[7]), 'by', me, 'reason', a[4], 'message', a[5])
+        history(p, id, j.attempts, a[4], a[5], a[1], now)
+        requeue(b, id, now, tonumber(a[7]), j, 'reason', a[4], 'message', a[5])
     else
         state = 'FAILED'
-        local before = v[8] and ' (attempt ' .. v[5] .. '; before: ' .. v[8] .. ')' or ''
+        local earlier = redis.call('HGET', p .. 'job:' .. id, 'history')
+        local before = earlier and ' (attempt ' .. j.attempts .. '; before: ' .. earlier .. ')' or ''
         if a[6] == '1' then
-            history(p, id, v[5], a[4], a[5], a[1], now)
-            give_up(b, id, now, a[4], a[5] .. before, 'by', me)
+            history(p, id, j.attempts, a[4], a[5], a[1], now)
+            give_up(b, id, now, j, a[4], a[5] .. before)
         else
-            finish(b, id, state, now, 'by', me, 'reason', a[4], 'message', a[5] .. before)
+            finish_job(b, id, state, now, j, 'reason', a[4], 'message', a[5] .. before)
         end
     end
     write(b)
@@ -133,17 +132,18 @@ end
 -- worker id fence  ->  QUEUED, or its end. A job handed back, as by a worker that stops: no attempt burnt.
 local function release(keys, a)
     local p, b, id, now = keys[1], batch(keys[1]), a[2], now_us()
-    local v, me = end_lease(p, a[1], id, a[3])
-    if not v then return me end
+    local j, answer = end_lease(p, a[1], id, a[3])
+    if not j then return answer end
     local state = 'QUEUED'
-    if v[6] == '1' then
+    if j.cancel then
         state = 'CANCELLED'
-        finish(b, id, state, now, 'by', me)
-    elseif tonumber(v[7]) <= now then
+        finish_job(b, id, state, now, j)
+    elseif j.deadline <= now then
         state = 'EXPIRED'
-        finish(b, id, state, now, 'by', me)
+        finish_job(b, id, state, now, j)
     else
-        requeue(b, id, now, 0, 'by', me, 'attempts', text(tonumber(v[5]) - 1))
+        j.attempts = j.attempts - 1
+        requeue(b, id, now, 0, j)
     end
     write(b)
     return state

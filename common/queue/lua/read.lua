@@ -34,15 +34,15 @@ end
 
 -- tenant id  ->  view
 local function cancel(keys, a)
-    local p, job = keys[1], keys[1] .. 'job:' .. a[2]
-    if redis.call('HGET', job, 'tenant') ~= a[1] then return {} end
-    local state = redis.call('HGET', job, 'state')
-    if state == 'QUEUED' then
+    local p, j = keys[1], job_of(keys[1], a[2])
+    if not j or j.tenant ~= a[1] then return {} end
+    if j.state == 'QUEUED' then
         local b = batch(p)
-        finish(b, a[2], 'CANCELLED', now_us())
+        finish_job(b, a[2], 'CANCELLED', now_us(), j)
         write(b)
-    elseif state == 'RUNNING' then
-        redis.call('HSET', job, 'cancel', '1')
+    elseif j.state == 'RUNNING' then
+        j.cancel = true
+        save(p, a[2], j)
     end
     return view(p, a[2])
 end

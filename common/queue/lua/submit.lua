@@ -1,5 +1,7 @@
 ---- submit ----
 
+local SUBMIT_ARGS = 8
+
 -- At most `rate` jobs a second and `burst` at once, by the generic cell rate algorithm (ATM Forum TM 4.0):
 -- one number, the time at which a steady stream would be due next. nil if good, else an error reply.
 local function check_rate(p, tenant, rate, burst, now)
@@ -19,29 +21,25 @@ local function check_rate(p, tenant, rate, burst, now)
 end
 
 -- A job that is there already, if this asks for it again: its answer, or an error reply; nil: it is new.
-local function repeated(b, j)
+local function repeated(b, t, id, request_id, fingerprint)
     local p = b.p
-    local existing = redis.call('HGET', p .. 'job:' .. j.id, 'tenant')
-    if existing then
+    if redis.call('EXISTS', p .. 'job:' .. id) == 1 then
         -- The same call made twice, its first answer having been lost.
-        if existing ~= j.tenant then return fail('INTERNAL', 'job id ' .. j.id .. ' is taken') end
-        mend(b, j.id)
-        local v = view(p, j.id)
-        table.insert(v, 1, 0)
-        return v
+        local j = job_of(p, id)
+        if not j or j.tenant ~= t.tenant then return fail('INTERNAL', 'job id ' .. id .. ' is taken') end
+        mend(b, id)
+        return { 0, unpack(view(p, id)) }
     end
-    local old = j.request_id ~= '' and redis.call('GET', p .. 'request:' .. j.tenant .. ':' .. j.request_id)
+    local old = request_id ~= '' and redis.call('GET', t.requests .. request_id)
     if not old then return nil end
-    local id, fingerprint = string.sub(old, 1, 32), string.sub(old, 34)
-    if redis.call('EXISTS', p .. 'job:' .. id) == 0 then return nil end
-    if fingerprint ~= j.fingerprint then
-        return fail('REQUEST_ID_REUSED', 'request_id "' .. j.request_id ..
+    local first = string.sub(old, 1, 32)
+    if redis.call('EXISTS', p .. 'job:' .. first) == 0 then return nil end
+    if string.sub(old, 34) ~= fingerprint then
+        return fail('REQUEST_ID_REUSED', 'request_id "' .. request_id ..
             '" was used for a job with other content; take a new one')
     end
-    mend(b, id)
-    local v = view(p, id)
-    table.insert(v, 1, 0)
-    return v
+    mend(b, first)
+    return { 0, unpack(view(p, first)) }
 end
 
 local function check_model(p, j)
@@ -51,119 +49,180 @@ local function check_model(p, j)
         (#known > 0 and table.concat(known, ', ') or 'none'))
 end
 
--- nil if the job is new and stored; else what is there already, or an error reply.
--- s: of this call: now, place (the last one given), live, and the bounds.
-local function submit_one(b, s, j)
-    local p, now = b.p, s.now
-    local known = not j.batch and repeated(b, j)
-    if known then return known end
-    if not s.models[j.model] then
-        local unknown = check_model(p, j)
+-- What many jobs of a call have in common comes as one text, and is taken apart once:
+-- tenant model is_default ttl_ms priority weight tenant_jobs tenant_bytes tenant_rate tenant_burst
+local TERMS = '^(%S*) (%S*) (%d) (%-?%d+) (%-?%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$'
+local function terms_of(b, s, text_of_them)
+    local t = s.terms[text_of_them]
+    if t then return t end
+    local tenant, model, default, ttl, priority, weight, jobs, bytes, rate, burst = string.match(text_of_them, TERMS)
+    local line = 'line:' .. model .. ':' .. tenant
+    t = { tenant = tenant, model = model, is_default = default == '1', max_jobs = tonumber(jobs),
+        max_bytes = tonumber(bytes), rate = tonumber(rate), burst = tonumber(burst),
+        ahead_us = tonumber(priority) * HEAD_START_US, images = tenant .. ':',
+        requests = b.p .. 'request:' .. tenant .. ':', line = gathered(b, line), index = gathered(b, 'index:' .. tenant),
+        fixed = pack_terms(s.now, tonumber(ttl), tonumber(weight), tenant, model), n = 0 }
+    s.terms[text_of_them] = t
+    return t
+end
+
+-- Writes what the jobs so far have added.
+local function settle(b, s)
+    local n = 0
+    for _, t in pairs(s.terms) do
+        if t.n > 0 then
+            n = n + t.n
+            later_ready(b, t.model, t.n)
+            later_incr(b, 'tenant_jobs', t.tenant, t.n)
+            b.wake[t.model] = true
+        end
+    end
+    if n > 0 then later_incr(b, 'count', 'submitted', n) end
+    write(b)
+    for _, t in pairs(s.terms) do if t.n > 0 then activate(b.p, t.model, t.tenant) end end
+    s.terms = {}
+end
+
+-- How many jobs of the tenant this call has added.
+local function added(s, tenant)
+    local n = 0
+    for _, t in pairs(s.terms) do if t.tenant == tenant then n = n + t.n end end
+    return n
+end
+
+-- All images of a call are looked for at once (look_ahead); but a purge may have taken one since.
+local function is_image_held(b, s, image)
+    if s.images[image] then return true end
+    if s.n_held == 0 then return false end
+    if s.n_held == s.n_images and not b.has_purged then return true end
+    return redis.call('EXISTS', b.p .. 'image:' .. image) == 1
+end
+
+-- May one more be taken? nil, or an error reply.
+local function check_room(b, s, t)
+    if not s.models[t.model] then
+        local unknown = check_model(b.p, t)
         if unknown then return unknown end
-        s.models[j.model] = true
-        redis.call('ZADD', p .. 'models', 'NX', 0, j.model)
+        s.models[t.model] = true
+        redis.call('ZADD', b.p .. 'models', 'NX', 0, t.model)
     end
     if s.live >= s.max_jobs then
         return fail('QUEUE_FULL', text(s.live) .. ' jobs are alive, the limit is ' .. text(s.max_jobs) ..
             '; try again later')
     end
-    if j.max_jobs > 0 then
-        local own = tonumber(redis.call('HGET', p .. 'tenant_jobs', j.tenant) or '0') +
-            (b.incr.tenant_jobs and b.incr.tenant_jobs[j.tenant] or 0)
-        if own >= j.max_jobs then
-            return fail('TENANT_LIMIT', text(own) .. ' jobs of tenant ' .. j.tenant .. ' are alive, its limit is ' ..
-                text(j.max_jobs) .. '; try again later')
+    if t.max_jobs > 0 then
+        local own = tonumber(redis.call('HGET', b.p .. 'tenant_jobs', t.tenant) or '0') + added(s, t.tenant)
+        if own >= t.max_jobs then
+            return fail('TENANT_LIMIT', text(own) .. ' jobs of tenant ' .. t.tenant .. ' are alive, its limit is ' ..
+                text(t.max_jobs) .. '; try again later')
         end
     end
-    local image = j.tenant .. ':' .. j.sha256
-    local is_held = s.images[image] or redis.call('EXISTS', p .. 'image:' .. image) == 1
-    if not is_held and j.content == '' then
-        return fail('IMAGE_NOT_HELD', 'image ' .. j.sha256 .. ' is not held; upload it and repeat')
-    end
-    if j.rate > 0 then
-        local fast = check_rate(p, j.tenant, j.rate, j.burst, now)
-        if fast then return fast end
-    end
-    if is_held and not s.images[image] then
-        redis.call('ZADD', p .. 'images', 'GT', s.image_expire, image)
-    elseif not is_held then
-        local full = store_image(b, j.tenant, image, j.content, s.max_bytes, j.max_bytes, s.image_ttl_ms, now)
+    return nil
+end
+
+-- The image is there, or stored with this; nil if good, else an error reply.
+local function take_image(b, s, t, image, content, is_held)
+    if not is_held then
+        local full = store_image(b, t.tenant, image, content, s.max_bytes, t.max_bytes, s.image_ttl_ms, s.now)
         if full then return full end
+    elseif not s.images[image] then
+        redis.call('ZADD', b.p .. 'images', 'GT', s.image_expire, image)
     end
     s.images[image] = true
     use_image(b, image)
-    if s.has_marks then redis.call('HDEL', p .. 'image_check', image) end
-    local latest = now + s.max_age_ms * 1000
-    local deadline = j.deadline
-    if deadline <= 0 or deadline > latest then deadline = latest end
-    s.place = math.max(s.place + 1, now)
-    s.live = s.live + 1
-    local place = text(s.place - j.priority * HEAD_START_US)
-    local created, until_ = s.created, deadline == latest and s.latest or text(deadline)
-    j.image, j.until_ = image, until_
-    local more = {}
-    if j.weight ~= 1 then more = { 'weight', text(j.weight) } end
-    if j.batch then
-        local n = #more
-        more[n + 1], more[n + 2], more[n + 3], more[n + 4] = 'batch', j.batch, 'item', j.item
-    end
-    redis.call('HSET', p .. 'job:' .. j.id, 'tenant', j.tenant, 'request_id', j.request_id, 'state', 'QUEUED',
-        'spec', j.spec, 'model', j.model, 'image', image, 'created', created, 'deadline', until_, 'ttl', j.ttl,
-        'attempts', '0', 'fence', '0', 'place', place, unpack(more))
-    later_zadd(b, 'live', deadline == latest and s.latest_ms or ms_up(deadline), j.id)
-    local g = s.last
-    if g[1] ~= j.model or g[2] ~= j.tenant then -- names are put together once for those who have them in common
-        g = { j.model, j.tenant, 'line:' .. j.model .. ':' .. j.tenant, 'index:' .. j.tenant }
-        s.last, s.lines[g[3]], b.wake[j.model] = g, g, true
-    end
-    later_zadd(b, g[4], 0, j.id)
-    later_zadd(b, g[3], place, j.id)
-    later_ready(b, j.model, 1)
-    if j.request_id ~= '' then
-        redis.call('SET', p .. 'request:' .. j.tenant .. ':' .. j.request_id, j.id .. ' ' .. j.fingerprint)
-    end
-    later_incr(b, 'tenant_jobs', j.tenant, 1)
-    later_incr(b, 'count', 'submitted', 1)
+    if s.has_marks then redis.call('HDEL', b.p .. 'image_check', image) end
     return nil
+end
+
+-- The job at a[i] (see submit), of a batch or of none. nil and the answer if it is new and stored; else what is there
+-- already, or an error reply. s: of this call: now, place (the last one given), live, and the bounds.
+local function submit_one(b, s, a, i, of_batch, item)
+    if s.repeats then settle(b, s) end
+    local t, id, request_id, content = terms_of(b, s, a[i]), a[i + 1], a[i + 2], a[i + 6]
+    local known = s.repeats and repeated(b, t, id, request_id, a[i + 3])
+    if known then return known end
+    local image = t.images .. a[i + 4]
+    local is_held = is_image_held(b, s, image)
+    local refused = check_room(b, s, t)
+    if refused then return refused end
+    if not is_held and content == '' then
+        return fail('IMAGE_NOT_HELD', 'image ' .. a[i + 4] .. ' is not held; upload it and repeat')
+    end
+    if t.rate > 0 then refused = check_rate(b.p, t.tenant, t.rate, t.burst, s.now) end
+    refused = refused or take_image(b, s, t, image, content, is_held)
+    if refused then return refused end
+    local deadline, live_until, answer = tonumber(a[i + 7]), s.latest_ms, s.answer
+    if deadline <= 0 or deadline >= s.latest then
+        deadline = s.latest
+    else
+        live_until, answer = ms_up(deadline), s.created .. ' ' .. text(deadline)
+    end
+    s.place = math.max(s.place + 1, s.now)
+    s.live = s.live + 1
+    local place = s.place - t.ahead_us
+    redis.call('HSET', b.p .. 'job:' .. id, 'fixed', t.fixed .. pack_own(deadline, place, image, request_id, of_batch, item),
+        'state', s.fresh, 'spec', a[i + 5])
+    later_zadd(b, 'live', live_until, id)
+    local line, index = t.line, t.index
+    line[#line + 1] = place
+    line[#line + 1] = id
+    index[#index + 1] = 0
+    index[#index + 1] = id
+    if request_id ~= '' then later_set(b, t.requests .. request_id, id .. ' ' .. a[i + 3]) end
+    t.n = t.n + 1
+    return nil, answer
 end
 
 -- What a call of many jobs has in common.
 local function submit_begin(p, a)
     local s = { now = now_us(), max_age_ms = tonumber(a[1]), max_jobs = tonumber(a[2]), max_bytes = tonumber(a[3]),
         image_ttl_ms = tonumber(a[4]), has_marks = redis.call('EXISTS', p .. 'image_check') == 1,
-        live = redis.call('ZCARD', p .. 'live'), models = {}, lines = {}, last = {}, images = {},
+        live = redis.call('ZCARD', p .. 'live'), models = {}, terms = {}, images = {}, fresh = fresh_state(),
         place = tonumber(redis.call('HGET', p .. 'count', 'place') or '0') }
-    local latest = s.now + s.max_age_ms * 1000
-    s.created, s.latest, s.latest_ms = text(s.now), text(latest), ms_up(latest)
+    s.latest = s.now + s.max_age_ms * 1000
+    s.created, s.latest_ms = text(s.now), ms_up(s.latest)
+    s.answer = s.created .. ' ' .. text(s.latest)
     s.image_expire = ms_up(s.now + s.image_ttl_ms * 1000)
     return s
+end
+
+-- Looks at once for all that the jobs of a call, `step` arguments each, may find: their images, and whether any of
+-- them is there already or comes twice in the call, in which case each is looked for on its own.
+local function look_ahead(b, s, a, step)
+    local p, images, seen, jobs, requests = b.p, {}, {}, {}, {}
+    for i = 5, #a, step do
+        local t, id, request_id, sha = terms_of(b, s, a[i]), a[i + 1], a[i + 2], a[i + 4]
+        local image, request = 'image:' .. t.images .. sha, t.requests .. request_id
+        if sha ~= '' and not seen[image] then
+            seen[image] = true
+            images[#images + 1] = p .. image
+        end
+        if step == SUBMIT_ARGS then -- whether an item is there tells its number
+            if seen[id] or request_id ~= '' and seen[request] then s.repeats = true end
+            seen[id], seen[request] = true, true
+            jobs[#jobs + 1] = p .. 'job:' .. id
+            if request_id ~= '' then requests[#requests + 1] = request end
+        end
+    end
+    s.n_images, s.n_held = #images, #images > 0 and redis.call('EXISTS', unpack(images)) or 0
+    s.repeats = s.repeats or #jobs > 0 and redis.call('EXISTS', unpack(jobs)) > 0 or
+        #requests > 0 and redis.call('EXISTS', unpack(requests)) > 0
 end
 
 local function submit_end(b, s)
     -- Also when nothing is new: a repeat must write, or WAIT would not wait for what it repeats.
     redis.call('HSET', b.p .. 'count', 'place', text(s.place))
-    write(b)
-    for _, line in pairs(s.lines) do activate(b.p, line[1], line[2]) end
+    settle(b, s)
 end
 
-local function submit_args(a, i)
-    return { tenant = a[i], id = a[i + 1], request_id = a[i + 2], fingerprint = a[i + 3], model = a[i + 4],
-        is_default = a[i + 5] == '1', sha256 = a[i + 6], spec = a[i + 7], content = a[i + 8],
-        deadline = tonumber(a[i + 9]), ttl = a[i + 10], priority = tonumber(a[i + 11]),
-        weight = tonumber(a[i + 12]), max_jobs = tonumber(a[i + 13]), max_bytes = tonumber(a[i + 14]),
-        rate = tonumber(a[i + 15]), burst = tonumber(a[i + 16]) }
-end
-
--- max_age_ms max_jobs max_bytes image_ttl_ms {tenant id request_id fingerprint model is_default sha256 spec
--- content deadline_us ttl_ms priority weight tenant_jobs tenant_bytes tenant_rate tenant_burst}...
--- ->  per job {1 if new, job view...} or an error
-local SUBMIT_ARGS = 17
+-- max_age_ms max_jobs max_bytes image_ttl_ms {terms id request_id fingerprint sha256 spec content deadline_us}...
+-- ->  per job "CREATED DEADLINE" if it is new, {0, job view...} if it was there, or an error
 local function submit(keys, a)
     local b, s, out = batch(keys[1]), submit_begin(keys[1], a), {}
+    look_ahead(b, s, a, SUBMIT_ARGS)
     for i = 5, #a, SUBMIT_ARGS do
-        local j = submit_args(a, i)
-        out[#out + 1] = submit_one(b, s, j) or { 1, j.id, j.tenant, j.request_id, 'QUEUED', j.spec, '', '', '', '0', '',
-            s.created, '', '', j.until_, '', j.ttl, j.model, j.image, '' }
+        local known, answer = submit_one(b, s, a, i)
+        out[#out + 1] = known or answer
     end
     submit_end(b, s)
     return out

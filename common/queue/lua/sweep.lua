@@ -34,15 +34,15 @@ local function dead_leases(p, now, limit, lease_ms)
     if #stale == 0 then return groups, order end
     local all = redis.call('ZRANGEBYSCORE', p .. 'leases', '-inf', ms(now + lease_ms * 500), 'LIMIT', 0, 10 * limit)
     for i, id in ipairs(all) do
-        local v = redis.call('HMGET', p .. 'job:' .. id, 'attempts', 'worker', 'cancel', 'deadline', 'group', 'history')
-        local worker = v[2] or ''
+        local j = job_of(p, id)
+        local worker = j and j.worker or ''
         local g = groups[worker]
         if not g and i <= #stale then
             g = {}
             groups[worker] = g
             order[#order + 1] = worker
         end
-        if g then g[#g + 1] = { id = id, v = v, is_stale = i <= #stale } end
+        if g then g[#g + 1] = { id = id, j = j, is_stale = i <= #stale } end
     end
     return groups, order
 end
@@ -50,28 +50,32 @@ end
 -- What becomes of a job whose worker went silent while it held n. One of several is not charged: which of them did
 -- it is found by trying them among ever fewer. Nor is one whose worker lives: it never heard of its claim.
 local function lease_ended(b, now, worker, one, n, max_attempts, alive)
-    local p, id, v = b.p, one.id, one.v
-    local why = 'worker ' .. worker .. ' went away during attempt ' .. (v[1] or '')
-    if not v[1] then
+    local p, id, j = b.p, one.id, one.j
+    if not j then
         later_remove(b, 'ZREM', 'leases', id)
-    elseif v[3] == '1' then
-        finish(b, id, 'CANCELLED', now)
-    elseif tonumber(v[4]) <= now then
-        finish(b, id, 'EXPIRED', now)
+        return
+    end
+    local why = 'worker ' .. worker .. ' went away during attempt ' .. j.attempts
+    if j.cancel then
+        finish_job(b, id, 'CANCELLED', now, j)
+    elseif j.deadline <= now then
+        finish_job(b, id, 'EXPIRED', now, j)
     elseif alive then
-        requeue(b, id, now, 0, 'attempts', text(tonumber(v[1]) - 1))
-    elseif n > 1 and v[5] ~= '1' then
+        j.attempts = j.attempts - 1
+        requeue(b, id, now, 0, j)
+    elseif n > 1 and j.group ~= 1 then
         local group = math.ceil(n / 2)
-        if v[5] and tonumber(v[5]) > 0 then group = math.min(group, math.max(1, tonumber(v[5]) - 1)) end
-        requeue(b, id, now, 0, 'reason', 'LEASE_LOST', 'message', why .. ', with ' .. (n - 1) .. ' others',
-            'attempts', text(tonumber(v[1]) - 1), 'group', group)
-    elseif tonumber(v[1]) >= max_attempts then
-        history(p, id, v[1], 'LEASE_LOST', why, worker, now)
-        give_up(b, id, now, 'ATTEMPTS_EXHAUSTED', why .. ', the last of ' .. text(max_attempts) ..
-            (v[6] and ' (before: ' .. v[6] .. ')' or ''))
+        if j.group > 0 then group = math.min(group, math.max(1, j.group - 1)) end
+        j.group, j.attempts = group, j.attempts - 1
+        requeue(b, id, now, 0, j, 'reason', 'LEASE_LOST', 'message', why .. ', with ' .. (n - 1) .. ' others')
+    elseif j.attempts >= max_attempts then
+        local before = redis.call('HGET', p .. 'job:' .. id, 'history')
+        history(p, id, j.attempts, 'LEASE_LOST', why, worker, now)
+        give_up(b, id, now, j, 'ATTEMPTS_EXHAUSTED', why .. ', the last of ' .. text(max_attempts) ..
+            (before and ' (before: ' .. before .. ')' or ''))
     else
-        history(p, id, v[1], 'LEASE_LOST', why, worker, now)
-        requeue(b, id, now, 0, 'reason', 'LEASE_LOST', 'message', why)
+        history(p, id, j.attempts, 'LEASE_LOST', why, worker, now)
+        requeue(b, id, now, 0, j, 'reason', 'LEASE_LOST', 'message', why)
     end
 end
 
@@ -124,11 +128,12 @@ local function sweep_cancels(p, now)
     for _, name in ipairs(redis.call('ZRANGE', p .. 'batch_cancels', 0, 0)) do
         local ids = redis.call('SPOP', p .. 'batch_live:' .. name, CANCELS)
         for _, id in ipairs(ids) do
-            local state = redis.call('HGET', p .. 'job:' .. id, 'state')
-            if state == 'QUEUED' then
-                finish(b, id, 'CANCELLED', now)
-            elseif state == 'RUNNING' then
-                redis.call('HSET', p .. 'job:' .. id, 'cancel', '1')
+            local j = job_of(p, id)
+            if j and j.state == 'QUEUED' then
+                finish_job(b, id, 'CANCELLED', now, j)
+            elseif j and j.state == 'RUNNING' then
+                j.cancel = true
+                save(p, id, j)
             end
         end
         if #ids < CANCELS then redis.call('ZREM', p .. 'batch_cancels', name) end
@@ -161,22 +166,20 @@ local function sweep(keys, a)
     local due = redis.call('ZRANGEBYSCORE', p .. 'delayed', '-inf', ms(now), 'LIMIT', 0, limit)
     for _, id in ipairs(due) do
         redis.call('ZREM', p .. 'delayed', id)
-        local v = redis.call('HMGET', p .. 'job:' .. id, 'state', 'model', 'tenant', 'place')
-        if v[1] == 'QUEUED' then
-            enter_line(b, v[2], v[3], v[4], id)
-        end
+        local j = job_of(p, id)
+        if j and j.state == 'QUEUED' then enter_line(b, j.model, j.tenant, j.place, id) end
     end
     local stale = sweep_leases(b, now, limit, tonumber(a[1]), lease_ms)
     write(b)
     b = batch(p)
     local late = redis.call('ZRANGEBYSCORE', p .. 'live', '-inf', ms(now), 'LIMIT', 0, limit)
     for _, id in ipairs(late) do
-        local state = redis.call('HGET', p .. 'job:' .. id, 'state')
-        if not state or TERMINAL[state] then
+        local j = job_of(p, id)
+        if not j or TERMINAL[j.state] then
             redis.call('ZREM', p .. 'live', id)
-            if state then mend_end(p, id, now) end
+            if j then mend_end(p, id, now) end
         else
-            finish(b, id, 'EXPIRED', now)
+            finish_job(b, id, 'EXPIRED', now, j)
         end
     end
     write(b)

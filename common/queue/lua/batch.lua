@@ -2,7 +2,7 @@
 
 local function batch(p)
     return { p = p, add = {}, rem = {}, incr = {}, entries = {}, ready = {}, wake = {}, memo = {}, bytes = 0, uses = {},
-        ends = {}, sets = {} }
+        ends = {}, sets = {}, unused = {} }
 end
 
 -- One more job of a model, or one fewer, waits or runs.
@@ -99,6 +99,11 @@ local function event(b, id, state, tenant, of_batch, worker)
     e[#e + 1] = state
 end
 
+-- One live job fewer uses an image.
+local function leave_image(b, image)
+    b.unused[image] = (b.unused[image] or 0) + 1
+end
+
 -- SET key value; key: with the prefix.
 local function later_set(b, key, value)
     local l = b.sets
@@ -115,6 +120,25 @@ local function use_image(b, image)
     end
 end
 
+-- Live jobs that used images have ended. The field of an image that nobody uses any more goes.
+local function write_unused(p, unused)
+    local images = {}
+    for image in pairs(unused) do images[#images + 1] = image end
+    if #images == 0 then return end
+    local uses, left, gone = redis.call('HMGET', p .. 'image_use', unpack(images)), {}, {}
+    for i, image in ipairs(images) do
+        local n = tonumber(uses[i] or '0') - unused[image]
+        if n > 0 then
+            left[#left + 1] = image
+            left[#left + 1] = n
+        else
+            gone[#gone + 1] = image
+        end
+    end
+    if #left > 0 then redis.call('HSET', p .. 'image_use', unpack(left)) end
+    if #gone > 0 then redis.call('HDEL', p .. 'image_use', unpack(gone)) end
+end
+
 -- Writes it all; what comes after is gathered anew.
 local function write(b)
     local p = b.p
@@ -128,6 +152,7 @@ local function write(b)
         end
     end
     if #uses > 0 then redis.call('HSET', p .. 'image_use', unpack(uses)) end
+    write_unused(p, b.unused)
     for key, l in pairs(b.add) do if #l > 0 then redis.call('ZADD', p .. key, unpack(l)) end end
     for command, of in pairs(b.rem) do
         for key, l in pairs(of) do redis.call(command, p .. key, unpack(l)) end
@@ -153,6 +178,6 @@ local function write(b)
     for _, e in ipairs(b.entries) do
         redis.call('XADD', p .. 'events', 'MAXLEN', '~', EVENTS_MAX, '*', unpack(e))
     end
-    b.add, b.rem, b.incr, b.entries, b.ready, b.wake, b.bytes, b.uses, b.ends, b.sets = {}, {}, {}, {}, {}, {}, 0, {}, {}, {}
+    b.add, b.rem, b.incr, b.entries, b.ready, b.wake, b.bytes, b.uses, b.ends, b.sets, b.unused = {}, {}, {}, {}, {}, {}, 0, {}, {}, {}, {}
     b.held = nil
 end

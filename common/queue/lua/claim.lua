@@ -2,25 +2,28 @@
 
 -- Takes job `id` off the line of c.tenant. false: it must wait until the worker's hands are empty.
 local function claim_one(b, c, id)
-    local v = redis.call('HMGET', b.p .. 'job:' .. id, 'fixed', 'state', 'spec')
-    local j = unpack_job(v[1], v[2])
-    if not j or j.state ~= 'QUEUED' then return true end
-    if j.deadline <= c.now then
-        finish_job(b, id, 'EXPIRED', c.now, j)
+    local job = b.p .. 'job:' .. id
+    local v = redis.call('HMGET', job, 'fixed', 'state', 'spec')
+    if not v[1] or not v[2] then return true end
+    -- As unpack_job, without a table: this is done for every job.
+    local created, _, weight, tenant, _, deadline, _, image, _, of_batch = struct.unpack(FIXED, v[1])
+    local state, _, group, fence, attempts, _, _, _, _, _, by = struct.unpack(STATE, v[2])
+    if state ~= STATE_NUMBER.QUEUED then return true end
+    if deadline <= c.now then
+        finish_job(b, id, 'EXPIRED', c.now, unpack_job(v[1], v[2]))
         return true
     end
     -- A job of a group that died with its worker is tried among fewer.
-    local group = j.group
     if group > 0 and c.held >= group then return false end
     if group > 0 then c.most = math.min(c.most, group) end
-    j.state, j.worker, j.started, j.charge = 'RUNNING', c.worker, c.now, c.cost
-    j.fence, j.attempts = j.fence + 1, j.attempts + 1
-    save(b.p, id, j)
+    fence, attempts = fence + 1, attempts + 1
+    redis.call('HSET', job, 'state', struct.pack(STATE, STATE_NUMBER.RUNNING, 0, group, fence, attempts, c.now, c.cost, 0, 0,
+        #c.worker, c.worker, #by, by))
     later_zadd(b, 'leases', c.lease, id)
-    event(b, id, 'RUNNING', j.tenant, j.batch, c.worker)
-    c.out[#c.out + 1] = { id, j.fence, j.attempts, j.tenant, v[3] or '', j.image, j.deadline, j.created, group }
+    event(b, id, 'RUNNING', tenant, of_batch, c.worker)
+    c.out[#c.out + 1] = { id, fence, attempts, tenant, v[3] or '', image, deadline, created, group }
     c.held = c.held + 1
-    return true, c.cost / j.weight
+    return true, c.cost / weight
 end
 
 -- One or, if the tenant is alone, all that are wanted. false: nothing more is to be given.

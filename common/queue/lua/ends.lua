@@ -41,7 +41,7 @@ local function finish_job(b, id, state, now, j, ...)
     elseif redis.call('ZREM', p .. 'delayed', id) == 0 then
         leave_line(p, j.model, j.tenant, id)
     end
-    redis.call('HINCRBY', p .. 'image_use', j.image, -1)
+    leave_image(b, j.image)
     later_incr(b, 'tenant_jobs', j.tenant, -1)
     later_zadd(b, 'ended', m[1], j.tenant .. ':' .. id .. ':' .. j.request_id)
     later_incr(b, 'count', state, 1)

@@ -14,7 +14,7 @@ from cluster import lib
 
 # kind: how often, among the others
 WEIGHTS = {"worker_kill": 30, "worker_freeze": 20, "worker_term": 8, "scheduler_kill": 12, "scheduler_freeze": 6,
-           "scheduler_term": 4, "redis_kill": 6, "redis_freeze": 6, "redis_full": 4, "disk_full": 2, "net_cut": 6,
+           "scheduler_term": 4, "door_cut": 6, "door_hold": 4, "door_slow": 4, "redis_kill": 6, "redis_freeze": 6, "redis_full": 4, "disk_full": 2, "net_cut": 6,
            "net_hold": 4, "net_slow": 4, "functions_flush": 2, "clients_kill": 4}
 CLOCK_WEIGHT = 4  # where Redis' clock can be set
 # Of a cluster with Sentinels: its servers are broken one at a time, and only when all of them are well.
@@ -123,7 +123,7 @@ class Adversary(threading.Thread):
         return True
 
     def once(self, what):
-        """One fault of Redis, and one of the line, at a time."""
+        """One fault of Redis, and one of each line, at a time."""
         if what in self.broken:
             return False
         self.broken.add(what)
@@ -195,13 +195,20 @@ class Adversary(threading.Thread):
         return True
 
     def net(self, kind):
-        if not self.once("line"):
+        return self.line(kind, "line", self.cluster.line)
+
+    def door(self, kind):
+        """The way of the clients to a scheduler."""
+        member = self.rng.choice([m for m in self.cluster.schedulers if m.door])
+        return self.line(kind, f"door of {member.name}", member.door)
+
+    def line(self, kind, name, line):
+        if not self.once(name):
             return False
-        self.tell("fault", kind, "line")
-        line = self.cluster.line
-        {"net_cut": line.cut, "net_hold": line.hold,
-         "net_slow": lambda: line.slow(self.rng.uniform(0.005, 0.2))}[kind]()
-        self.later(self.rng.uniform(0.1, 4), self.over(kind, "line", line.through))
+        self.tell("fault", kind, name)
+        {"cut": line.cut, "hold": line.hold,
+         "slow": lambda: line.slow(self.rng.uniform(0.005, 0.2))}[kind.partition("_")[2]]()
+        self.later(self.rng.uniform(0.1, 4), self.over(kind, name, line.through))
         return True
 
     def failover(self, kind):
@@ -276,7 +283,7 @@ class Adversary(threading.Thread):
         what, _, how = kind.partition("_")
         if what in ("worker", "scheduler"):
             return getattr(self, f"member_{how}")(kind, what)
-        if what in ("net", "failover"):
+        if what in ("net", "door", "failover"):
             return getattr(self, what)(kind)
         return getattr(self, kind)(kind)
 

@@ -159,6 +159,11 @@ class Doctored(unittest.TestCase):
         self.breaks(self.late([{"e": "fault", "t": 8, "kind": "scheduler_kill", "target": "s"},
                                {"e": "healed", "t": 12, "kind": "scheduler_kill", "target": "s"}]), "late")
 
+    def test_a_way_to_a_scheduler_holds_nothing_up(self):
+        for kind in ("door_cut", "door_hold", "door_slow"):
+            self.breaks(self.late([{"e": "fault", "t": 8, "kind": kind, "target": "door of s"},
+                                   {"e": "healed", "t": 12, "kind": kind, "target": "door of s"}]), "late")
+
     def test_a_late_expiry(self):
         r = good()
         r[self.index(r, rid="c", e="submit")]["deadline"] = 3

@@ -1,5 +1,6 @@
 """The processes of a fault run: one Redis, schedulers and workers, each of which may be killed, frozen and
-started anew. Half of them reach Redis through a line that the adversary can cut."""
+started anew. Half of them reach Redis through a line that the adversary can cut; the schedulers among these are
+reached through such a line, too, each through its own."""
 import mmap
 import pathlib
 import shutil
@@ -42,6 +43,7 @@ class Member:
     def __init__(self, cluster, name, args, ready):
         self.cluster, self.name, self.args, self.ready = cluster, name, args, ready
         self.process, self.target, self.frozen, self.lock = None, None, False, threading.Lock()
+        self.door = None
 
     def start(self, wait=True):
         self.ready.unlink(missing_ok=True)
@@ -129,6 +131,9 @@ class Cluster(lib.Cluster):
         member.model = model
         member.start()
         members.append(member)
+        if kind == "scheduler" and through_line:
+            member.door = proxy.Proxy(self.folder / f"{name}.door", self.folder / f"{name}.sock")
+            member.target = f"unix:{self.folder / name}.door"
         return member
 
     def held_by(self, worker):
@@ -148,6 +153,10 @@ class Cluster(lib.Cluster):
         if self.line:
             self.line.close()
             self.line = None
+        for m in self.schedulers:
+            if m.door:
+                m.door.close()
+                m.door = None
         super().close(show)
 
 

@@ -1,4 +1,5 @@
-"""A line to Redis that can be cut, held and slowed: a unix socket in front of a unix socket, one thread.
+"""A line to Redis or to a scheduler that can be cut, held and slowed: a unix socket in front of a unix socket, one
+thread.
 
     cut()        ends all connections and refuses new ones, until through()
     hold()       takes bytes and passes none on, as a network that drops packets, until through()

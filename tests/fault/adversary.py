@@ -14,9 +14,11 @@ from cluster import lib
 
 # kind: how often, among the others
 WEIGHTS = {"worker_kill": 30, "worker_freeze": 20, "worker_term": 8, "scheduler_kill": 12, "scheduler_freeze": 6,
-           "scheduler_term": 4, "door_cut": 6, "door_hold": 4, "door_slow": 4, "redis_kill": 6, "redis_freeze": 6, "redis_full": 4, "disk_full": 2, "net_cut": 6,
+           "scheduler_term": 4, "door_cut": 6, "door_hold": 4, "door_slow": 4, "device_hang": 3, "device_fail": 3,
+           "device_kill": 3, "redis_kill": 6, "redis_freeze": 6, "redis_full": 4, "disk_full": 2, "net_cut": 6,
            "net_hold": 4, "net_slow": 4, "functions_flush": 2, "clients_kill": 4}
 CLOCK_WEIGHT = 4  # where Redis' clock can be set
+DEVICE_S = 300  # within which a worker must have ended whose device broke: far above what its watchdog may wait
 # Of a cluster with Sentinels: its servers are broken one at a time, and only when all of them are well.
 SENTINEL_WEIGHTS = {**{k: w for k, w in WEIGHTS.items() if k.split("_")[0] in ("worker", "scheduler")},
                     "failover_kill": 40, "failover_freeze": 30, "failover_behind": 40}
@@ -136,6 +138,34 @@ class Adversary(threading.Thread):
             self.tell("healed", kind, what)
         return heal
 
+    def device(self, kind):
+        """The next kernel that a worker launches hangs, fails or kills: then it must end by itself. Told as a fault
+        when it has struck; a worker that has nothing to do is spared."""
+        found = [m for m in self.targets("worker") if m.order and m.ready.exists()]
+        if not found:
+            return False
+        m, spared_at, begun = self.rng.choice(found), time.monotonic() + self.rng.uniform(3, 10), time.monotonic()
+        m.frozen = True
+        m.give_order(kind.partition("_")[2])
+
+        def heal():
+            struck = not m.order.exists()
+            if struck and m.order in self.broken:
+                self.broken.discard(m.order)
+                self.tell("fault", kind, m.name)
+            if struck and not m.is_up():
+                self.start_again(kind, m)()
+            elif not struck and time.monotonic() > spared_at and m.take_order_back():
+                self.broken.discard(m.order)
+                m.frozen = False
+            elif time.monotonic() > begun + DEVICE_S:
+                raise AssertionError(f"{kind} of {m.name}: its process has not ended within {DEVICE_S} s")
+            else:
+                self.later(0.1, heal)
+        self.broken.add(m.order)
+        self.later(0.1, heal)
+        return True
+
     def redis_kill(self, kind):
         if not self.once("redis"):
             return False
@@ -199,7 +229,10 @@ class Adversary(threading.Thread):
 
     def door(self, kind):
         """The way of the clients to a scheduler."""
-        member = self.rng.choice([m for m in self.cluster.schedulers if m.door])
+        found = [m for m in self.cluster.schedulers if m.door]
+        if not found:
+            return False
+        member = self.rng.choice(found)
         return self.line(kind, f"door of {member.name}", member.door)
 
     def line(self, kind, name, line):
@@ -283,7 +316,7 @@ class Adversary(threading.Thread):
         what, _, how = kind.partition("_")
         if what in ("worker", "scheduler"):
             return getattr(self, f"member_{how}")(kind, what)
-        if what in ("net", "door", "failover"):
+        if what in ("net", "door", "device", "failover"):
             return getattr(self, what)(kind)
         return getattr(self, kind)(kind)
 

@@ -43,13 +43,27 @@ class Member:
     def __init__(self, cluster, name, args, ready):
         self.cluster, self.name, self.args, self.ready = cluster, name, args, ready
         self.process, self.target, self.frozen, self.lock = None, None, False, threading.Lock()
-        self.door = None
+        self.door, self.order = None, None
 
     def start(self, wait=True):
         self.ready.unlink(missing_ok=True)
         self.process = self.cluster.start_process(self.name, self.args, ready=self.ready)
         if wait:
             self.target = self.process.wait_ready()
+
+    def give_order(self, word):
+        """To the device of a worker that stands behind broken_cl.c; it takes the file away when it obeys."""
+        whole = self.order.with_suffix(".new")
+        whole.write_text(word)
+        whole.rename(self.order)
+
+    def take_order_back(self):
+        """False if it has been obeyed meanwhile."""
+        try:
+            self.order.unlink()
+            return True
+        except FileNotFoundError:
+            return False
 
     def is_up(self):
         return self.process is not None and self.process.child.poll() is None
@@ -114,10 +128,14 @@ class Cluster(lib.Cluster):
     def ask(self, *words):
         return ask(self.connect, *words)
 
-    def add(self, kind, tenants_file=None, model="empty", through_line=False, extra=(), env=()):
+    def add(self, kind, tenants_file=None, model="empty", through_line=False, extra=(), broken_cl=None):
+        """broken_cl: the library of broken_cl.c, for a worker whose device is to break when it is told to."""
         members = self.schedulers if kind == "scheduler" else self.workers
         name = f"{kind}{len(members) + 1}"
         ready = self.folder / f"{name}.ready"
+        order = self.folder / f"{name}.order"
+        env = ["env", f"LD_PRELOAD={pathlib.Path(broken_cl).resolve()}", f"PSEG_TEST_BROKEN_CL={order}"] \
+            if broken_cl else []
         args = [*env, lib.BIN / f"pseg-{kind}", "--redis", self.redis_url(through_line), "--queue", QUEUE,
                 "--lease-ms", self.lease_ms, "--ready-file", ready, *extra]
         if kind == "scheduler":
@@ -128,6 +146,7 @@ class Cluster(lib.Cluster):
             args += ["--model", model]
         member = Member(self, name, args, ready)
         member.line = through_line
+        member.order = order if broken_cl else None
         member.model = model
         member.start()
         members.append(member)

@@ -45,6 +45,7 @@ def options():
     p.add_argument("--schedulers", type=int, default=2)
     p.add_argument("--workers", type=int, default=4)
     p.add_argument("--embedded", type=int, default=0, help="workers of the model that is built in, besides")
+    p.add_argument("--broken-cl", default="", help="the library of broken_cl.c: devices of these workers break, too")
     p.add_argument("--embedded-share", type=float, default=0.02, help="of the jobs, for them")
     p.add_argument("--lease-ms", type=int, default=2000)
     p.add_argument("--scan-s", type=float, default=2.0)
@@ -209,7 +210,8 @@ def run(o, out):
         for i in range(o.workers):
             cluster.add("worker", through_line=i % 2 == 1)
         for i in range(o.embedded):
-            cluster.add("worker", model="scenes", through_line=i % 2 == 1)
+            cluster.add("worker", model="scenes", through_line=i % 2 == 1, broken_cl=o.broken_cl,
+                        extra=("--watchdog-ms", "20s") if o.broken_cl else ())
         watch = watcher.Watcher(cluster)
         watch.start()
         clients = start_load(o, cluster, keys)

@@ -247,6 +247,7 @@ static pseg_status finish(batch_run *r, pseg_err *err)
     s->is_finished = true;
     PSEG_TRY(batch_state_save(s, err));
     batch_plan_remove(batch_state_folder(s));
+    batch_told_remove(batch_state_folder(s));
 out:
     return rc;
 }
@@ -275,12 +276,15 @@ static pseg_status go(args *a, batch_state *s, batch_format format, const char *
     r.plan = plan;
     r.n_items = batch_plan_items(plan);
     PSEG_TRY(batch_output_open(&r.output, a->out, format, &s->at, err));
+    PSEG_TRY(
+        batch_told_open(&r.told, batch_state_folder(s), r.n_items, s->succeeded + s->failed, err));
     PSEG_TRY(make_or_find(&r, err));
     PSEG_TRY(batch_attend(&r, a->progress, err));
     if (!batch_signal() || s->succeeded + s->failed == s->items)
         PSEG_TRY(finish(&r, err));
 out:
     batch_output_close(r.output);
+    batch_told_close(r.told);
     batch_plan_close(plan);
     batch_run_deinit(&r);
     return rc;

@@ -122,6 +122,8 @@ static pseg_status put_result(batch_run *r, const Pseg__V1__BatchResult *m, pseg
     if (seq < 1 || seq > r->n_items)
         PSEG_FAIL(PSEG_R_INTERNAL, 0, "the server tells of item %lld, and there are %llu",
                   (long long)m->seq, (unsigned long long)r->n_items);
+    if (batch_told_has(r->told, seq)) /* it comes again: Redis has failed over */
+        goto out;
     PSEG_TRY(batch_plan_get(&item, r->plan, seq, err));
     if (m->state != PSEG__V1__STATE__STATE_SUCCEEDED)
         PSEG_TRY(put_refused(r, item, m, err));
@@ -134,6 +136,7 @@ static pseg_status put_result(batch_run *r, const Pseg__V1__BatchResult *m, pseg
         PSEG_TRY(batch_output_result(r->output, seq, item, m->job, m->masks, m->n_masks, err));
         r->state->succeeded++;
     }
+    PSEG_TRY(batch_told_add(r->told, seq, err));
 out:
     json_decref(item);
     return rc;
@@ -146,6 +149,7 @@ static pseg_status keep(collector *c, pseg_err *err)
     pseg_status rc = PSEG_OK;
     batch_run *r = c->run;
 
+    PSEG_TRY(batch_told_sync(r->told, err));
     PSEG_TRY(batch_output_sync(&r->state->at, r->output, err));
     PSEG_TRY(batch_state_save(r->state, err));
     c->kept_ms = pseg_clock_mono_ms();

@@ -7,6 +7,7 @@
 #include "client/batch/output.h"
 #include "client/batch/plan.h"
 #include "client/batch/state.h"
+#include "client/batch/told.h"
 #include "client/client.h"
 #include "pseg/v1/batch.pb-c.h"
 
@@ -28,7 +29,8 @@ typedef struct batch_run {
     int64_t patience_ms; /* for a server that does not answer */
     batch_format format;
     batch_state *state;   /* the collector's; read by others when it has ended */
-    batch_output *output; /* the collector's */
+    batch_output *output; /* the collector's; so is: */
+    batch_told *told;
 
     /* Under mu; cv tells of changes, and room tells those who read ahead that they may go on: they
      * are the many, and sleep through most of it. */

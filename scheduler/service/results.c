@@ -7,14 +7,14 @@
 #include "common/base/clock.h"
 #include "common/rpc/status.h"
 #include "scheduler/service/internal.h"
+#include "scheduler/service/result_place.h"
 #include "scheduler/service/validate.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum {
-    PIECE = 64,         /* ends held at once */
+    PIECE = 64,         /* ends held at once, the last one that was told among them */
     LOOK_MS = 1000,     /* after which the queue is asked again, events or none */
     PROGRESS_MS = 2000, /* after which the counts are told */
     PAUSE_MS = 10,      /* between two looks, where the first found few */
@@ -31,7 +31,8 @@ struct result_stream {
     const Pseg__V1__MaskFormat *format;
     pseg_queue_reply *piece; /* being told, from items[at] on; NULL: none */
     size_t at;
-    int64_t next; /* number of the end that is told next */
+    result_trail trail; /* ends that were told */
+    bool is_rewound;    /* the next message says that some are told again */
     bool is_asking, is_sending, is_encoding, is_waiting /* to try again */;
     bool is_stale;                 /* there may be more than the piece has */
     bool has_told_all;             /* the counts at the end are under way */
@@ -75,10 +76,12 @@ static void stalled(pseg_rpc_timer *t, void *ud)
 
 static void send(result_stream *s, Pseg__V1__StreamBatchResultsResponse *out)
 {
-    char token[24];
+    char token[RESULT_TOKEN_BYTES];
 
-    snprintf(token, sizeof token, "%lld", (long long)s->next);
+    result_trail_write(token, &s->trail);
     out->resume_token = token;
+    out->rewound = s->is_rewound;
+    s->is_rewound = false;
     s->is_sending = true;
     pseg_rpc_timer_set(pseg_rpc_loop_of(s->call), &s->stall, service_of(s->call)->opt.stall_ms,
                        stalled, s);
@@ -116,8 +119,7 @@ static void tell_result(result_stream *s)
 
     out.what_case = PSEG__V1__STREAM_BATCH_RESULTS_RESPONSE__WHAT_RESULT;
     out.result = s->out;
-    s->next++;
-    s->at++;
+    result_trail_step(&s->trail, &s->piece->items[s->at++]);
     send(s, &out);
     pseg_arena_free(s->arena);
     s->arena = NULL;
@@ -245,16 +247,21 @@ static void ask_for_masks(result_stream *s)
 
 /* ---- reading ---- */
 
-static void fail_token(result_stream *s, int64_t n_ended)
-{
-    pseg_err e = PSEG_ERR_INIT;
+static void ask(result_stream *s);
 
-    pseg_err_set(&e, PSEG_R_PAGE_TOKEN_INVALID, 0, PSEG_HERE,
-                 "resume_token %lld lies behind the %lld items that have ended; start with an "
-                 "empty one",
-                 (long long)s->next, (long long)n_ended);
-    pseg_err_field(&e, "resume_token");
-    pseg_rpc_fail(s->call, &e);
+/* Redis has lost the end of the list, and others stand there or will. */
+static void rewind_trail(result_stream *s)
+{
+    int64_t from = s->trail.now.n;
+
+    result_trail_go_back(&s->trail);
+    s->is_rewound = true;
+    s->has_told_all = false;
+    PSEG_WARN(service_of(s->call)->opt.log, "service",
+              "the ends of a batch are not those that a reader was told: it goes back from %lld to "
+              "%lld batch=%s",
+              (long long)from, (long long)s->trail.now.n, s->entry.batch);
+    ask(s);
 }
 
 static void asked(pseg_rpc_call *c, pseg_queue_reply *r)
@@ -268,14 +275,14 @@ static void asked(pseg_rpc_call *c, pseg_queue_reply *r)
         fail_batch_not_found(c, s->entry.batch);
         return;
     }
-    if (s->next > r->batches[0].n_ended) {
-        fail_token(s, r->batches[0].n_ended);
+    if (!result_trail_holds(&s->trail, r->items, r->n_items)) {
+        rewind_trail(s);
         return;
     }
     pseg_queue_reply_free(s->piece);
     s->piece = state_of(c)->kept = r;
-    s->at = 0;
-    s->is_stale = r->n_items > 0;
+    s->at = s->trail.now.n > 0;
+    s->is_stale = r->n_items > s->at;
     step(s);
 }
 
@@ -286,8 +293,8 @@ static void ask(result_stream *s)
     if (!op_begin(&s->op, s->call, asked))
         return;
     s->is_asking = true;
-    pseg_queue_batch_ends(service_of(s->call)->queue, s->entry.tenant, s->entry.batch, s->next,
-                          PIECE, true, op_done, &s->op);
+    pseg_queue_batch_ends(service_of(s->call)->queue, s->entry.tenant, s->entry.batch,
+                          result_trail_first(&s->trail), PIECE, true, op_done, &s->op);
 }
 
 /* A thousand results a second need not be a thousand questions. */
@@ -301,7 +308,7 @@ static bool is_complete(const result_stream *s)
 {
     const pseg_queue_batch *b = s->piece ? &s->piece->batches[0] : NULL;
 
-    return b && b->sealed && s->next >= b->next_seq - 1;
+    return b && b->sealed && s->trail.now.n >= b->next_seq - 1;
 }
 
 static void rest(result_stream *s)
@@ -352,21 +359,6 @@ static void step(result_stream *s)
 
 /* ---- the call ---- */
 
-static bool token_of(int64_t *out, const char *token, pseg_err *err)
-{
-    size_t n = strlen(token);
-
-    *out = n ? strtoll(token, NULL, 10) : 0;
-    if (n <= 18 && strspn(token, "0123456789") == n)
-        return true;
-    pseg_err_set(err, PSEG_R_PAGE_TOKEN_INVALID, 0, PSEG_HERE,
-                 "resume_token of %zu bytes is not one that this server gave; start with an empty "
-                 "one",
-                 n);
-    pseg_err_field(err, "resume_token");
-    return false;
-}
-
 void stream_results(pseg_rpc_call *c, const void *msg)
 {
     const Pseg__V1__StreamBatchResultsRequest *q = msg;
@@ -379,7 +371,8 @@ void stream_results(pseg_rpc_call *c, const void *msg)
         return;
     }
     if (pseg_check_batch_name(&s->entry.batch, q->name, "name", &e) != PSEG_OK ||
-        pseg_check_format(q->format, &e) != PSEG_OK || !token_of(&s->next, q->resume_token, &e)) {
+        pseg_check_format(q->format, &e) != PSEG_OK ||
+        result_trail_parse(&s->trail, q->resume_token, &e) != PSEG_OK) {
         pseg_rpc_fail(c, &e);
         return;
     }

@@ -1,6 +1,6 @@
 /* Those who read the results of batches: a table from events to calls. Private to this folder.
  *
- * A reader has a place in the list of a batch's ends and reads on from there in small pieces, one
+ * A reader has a place in the list of a batch's ends (result_place.h) and reads on from there in small pieces, one
  * message under way at a time; the table wakes it when there may be more. What no event tells of
  * (an item that was refused, a seal, both perhaps at another scheduler) it finds by looking once a
  * second. */

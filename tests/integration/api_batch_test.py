@@ -333,6 +333,52 @@ class Results(lib.Test):
         self.assertEqual(sorted(found), list(range(1, n + 1)))
         self.assertEqual(list(results(self.stub, name, token)), [])
 
+    def lose_ends(self, name, n, then=()):
+        """What a fail-over does to the list of ends: the last n are gone, and these of the jobs have ended anew."""
+        key = f"pseg:{{default}}:batch_done:default:{name[8:]}"
+        lost = self.cluster.redis_cli("LRANGE", key, -n, -1).splitlines()
+        ended = [lost[i].split(" ", 2) for i in then]
+        script = ("redis.call('LTRIM', KEYS[1], 0, -1 - ARGV[1]) "
+                  "if ARGV[2] then redis.call('RPUSH', KEYS[1], unpack(ARGV, 2)) end")
+        self.cluster.redis_cli("EVAL", script, 1, key, n,
+                               *(f"{state} {int(ms) + 5000} {rest}" for state, ms, rest in ended))
+        return lost, key
+
+    def test_ends_that_a_fail_over_took_back_are_told_again(self):
+        for then in ((4, 3, 2, 1, 0), (4, 3, 2)):  # filled with others; not reached yet
+            with self.subTest(then=then):
+                name = self.create()
+                s = Submitter(self.stub, name)
+                s.send_to(10)
+                opened = self.stub.StreamBatchResults(pb.StreamBatchResultsRequest(name=name), timeout=4 * lib.CALL_S)
+                told, token = [], ""
+                while len(told) < 10:
+                    m = next(opened)
+                    self.assertFalse(m.rewound)
+                    if m.HasField("result"):
+                        told.append(m.result.seq)
+                        token = m.resume_token
+                lost, key = self.lose_ends(name, 5, then)
+                resumed = self.stub.StreamBatchResults(
+                    pb.StreamBatchResultsRequest(name=name, resume_token=token), timeout=4 * lib.CALL_S)
+                again = []
+                while len(again) < 5 + len(then):
+                    m = next(resumed)
+                    self.assertEqual(m.rewound, not again and m.HasField("result"), "it is said once")
+                    if m.HasField("result"):
+                        again.append(m.result.seq)
+                for i in sorted(set(range(5)) - set(then)):
+                    self.cluster.redis_cli("RPUSH", key, lost[i])
+                s.seal()
+                again += [m.result.seq for m in resumed if m.HasField("result")]
+                self.assertEqual(again[:5], told[:5])
+                self.assertEqual(sorted(again), list(range(1, 11)), "none is missed")
+                rest = list(opened)
+                self.assertEqual(sum(m.rewound for m in rest), 1)
+                self.assertEqual([m.result.seq for m in rest if m.HasField("result")], again)
+                self.assertFalse(any(m.rewound for m in self.stub.StreamBatchResults(
+                    pb.StreamBatchResultsRequest(name=name, resume_token=rest[-1].resume_token), timeout=lib.CALL_S)))
+
     def test_results_come_while_items_are_sent(self):
         name = self.create()
         stream = results(self.stub, name)

@@ -38,11 +38,12 @@ class Batch:
 
 class Fake:
     """window: how many items may be under way; the other arguments break things:
-    break_submit, break_results: after so many messages a stream ends as UNAVAILABLE, again and again."""
+    break_submit, break_results: after so many messages a stream ends as UNAVAILABLE, again and again;
+    rewind: after so many results of all streams, one tells the last seven of them again, and says so."""
 
-    def __init__(self, window=50, break_submit=0, break_results=0, omit_masks=False, listen="127.0.0.1:0"):
+    def __init__(self, window=50, break_submit=0, break_results=0, omit_masks=False, rewind=0, listen="127.0.0.1:0"):
         self.window, self.break_submit, self.break_results = window, break_submit, break_results
-        self.omit_masks = omit_masks
+        self.omit_masks, self.rewind, self.told = omit_masks, rewind, 0
         self.batches, self.images = {}, {}
         self.counts = {"content": 0, "sha256": 0, "uploads": 0, "uploaded": 0, "checks": 0, "submits": 0, "streams": 0}
         self.submits = set()  # contexts of the streams that are open
@@ -166,7 +167,7 @@ class Fake:
     def StreamBatchResults(self, q, context):
         b = self._find(q.name, context)
         self.counts["streams"] += 1
-        at, told = int(q.resume_token or 0), 0
+        at, told, rewound = int(q.resume_token or 0), 0, False
         while True:
             self.hold_results.wait(60)
             with b.changed:
@@ -187,7 +188,10 @@ class Fake:
                 r.masks_omitted = self.omit_masks
                 if not self.omit_masks:
                     r.masks.extend(self._mask(i, p) for i, p in enumerate(what))
-            yield pb.StreamBatchResultsResponse(resume_token=str(at), result=r)
+            yield pb.StreamBatchResultsResponse(resume_token=str(at), result=r, rewound=rewound)
+            self.told, rewound = self.told + 1, False
+            if self.rewind and self.told % self.rewind == 0:
+                at, rewound = max(0, at - 7), True
             if told == self.break_results:
                 abort(context, grpc.StatusCode.UNAVAILABLE, "DRAINING", "the server stops")
 

@@ -228,6 +228,33 @@ class Batch(unittest.TestCase):
         self.assertGreater(fake.counts["submits"], 5)
         self.assertGreater(fake.counts["streams"], 5)
 
+    def test_what_is_told_again(self):
+        fake = self.fake(break_results=23, rewind=20)
+        bad = set(range(5, 400, 9))
+        found = self.run_batch(fake, self.manifest({"image": "gone.jpg" if i in bad else "good.jpg", "prompts": [f"line {i}"]}
+                                                   for i in range(1, 401)), status=5)
+        self.assert_once(400, bad)
+        self.assertEqual((found["succeeded"], found["failed"]), (400 - len(bad), len(bad)))
+        self.assertGreater(fake.told, 450, "the server told many again")
+
+    def test_what_is_told_again_to_one_that_was_killed(self):
+        fake, kills = self.fake(rewind=10), 0
+        manifest = self.good(300)
+        while True:
+            p, began = self.start(fake, manifest), fake.told
+            while p.poll() is None and (kills == 3 or fake.told < began + 60):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    p.wait(0.01)
+            if p.poll() is None:
+                p.kill()
+                p.communicate()
+                kills += 1
+                continue
+            self.assertEqual(p.returncode, 0, p.communicate())
+            break
+        self.assertEqual(kills, 3)
+        self.assert_once(300)
+
     def test_killed_again_and_again(self):
         rng = random.Random(5)
         fake = self.fake(window=100)

@@ -110,6 +110,18 @@ class Batch(unittest.TestCase):
                     self.assertEqual(o.item[1], f"item {o.index}")
                 self.assertGreater(fake.counts["submits"], 5)
 
+    def test_what_is_told_again(self):
+        for is_async in IS_ASYNC:
+            with self.subTest(is_async=is_async):
+                fake, state, found = self.fake(break_results=11, rewind=10), self.folder / f"state{is_async}", []
+                for until in (30, 40, None):
+                    found += self.batch(is_async, fake, ((b"good", f"item {i}") for i in range(100)), until, state=state,
+                                        window=40)
+                    if until:
+                        found.pop()  # the one that was in hand when it was left counts as not dealt with
+                self.assert_once(found, 100)
+                self.assertGreater(fake.told, 120, "the server told many again")
+
     def test_masks_that_are_fetched_by_themselves(self):
         for is_async in IS_ASYNC:
             with self.subTest(is_async=is_async):

@@ -5,6 +5,7 @@
 #include "client/batch/output.h"
 #include "client/batch/progress.h"
 #include "client/batch/state.h"
+#include "client/batch/told.h"
 
 static json_t *item_of(int line)
 {
@@ -224,6 +225,36 @@ static void the_state_comes_back(void **state)
     assert_int_equal(batch_state_open(&s, folder, &err), PSEG_ECORRUPT);
 }
 
+static void what_was_told_is_known_again(void **state)
+{
+    enum { N = 10000 };
+    batch_told *t = NULL;
+    pseg_err err = PSEG_ERR_INIT;
+
+    (void)state;
+    assert_int_equal(batch_told_open(&t, folder, N, 0, &err), PSEG_OK);
+    for (uint64_t seq = N; seq > 5; seq--) {
+        assert_false(batch_told_has(t, seq));
+        assert_int_equal(batch_told_add(t, seq, &err), PSEG_OK);
+        assert_true(batch_told_has(t, seq));
+    }
+    assert_int_equal(batch_told_sync(t, &err), PSEG_OK);
+    batch_told_close(t);
+
+    /* What the state does not count is forgotten. */
+    assert_int_equal(batch_told_open(&t, folder, N, 9000, &err), PSEG_OK);
+    for (uint64_t seq = 1; seq <= N; seq++)
+        assert_int_equal(batch_told_has(t, seq), seq > N - 9000);
+    batch_told_close(t);
+    assert_int_equal(batch_told_open(&t, folder, N, 9001, &err), PSEG_ECORRUPT);
+    assert_non_null(strstr(err.msg, "has 9000 numbers, but 9001 results"));
+
+    write_text("told", "\xff\xff\xff\xff");
+    err = (pseg_err)PSEG_ERR_INIT;
+    assert_int_equal(batch_told_open(&t, folder, N, 1, &err), PSEG_ECORRUPT);
+    assert_non_null(strstr(err.msg, "names item 4294967295 of 10000"));
+}
+
 static void reasons_are_bounded(void **state)
 {
     batch_state *s = NULL;
@@ -281,6 +312,7 @@ int main(void)
         TEST(pictures_lie_by_the_thousand),
         TEST(a_result_that_does_not_fit_is_told),
         TEST(the_state_comes_back),
+        TEST(what_was_told_is_known_again),
         TEST(reasons_are_bounded),
         cmocka_unit_test(progress_tells_rate_and_rest),
     };

@@ -1,1 +1,2 @@
 pseg_add_test(NAME validate SOURCES ${CMAKE_CURRENT_LIST_DIR}/validate_test.c LIBS pseg_service LABELS unit)
+pseg_add_test(NAME result_place SOURCES ${CMAKE_CURRENT_LIST_DIR}/result_place_test.c LIBS pseg_service LABELS unit)

@@ -9,7 +9,7 @@ import pathlib
 import tempfile
 import time
 import uuid
-from typing import Any, Deque, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Deque, Dict, Iterable, Mapping, Optional, Tuple, Union
 
 from . import _convert, _wire, errors
 from .image import ImageLike, image_bytes
@@ -17,8 +17,28 @@ from .types import Encoding, Outcome, Segmentation
 
 ID_BYTES = 255  # of a custom id
 SAVE_S = 0.1
+VERSION = 2  # of the file
 BatchItem = Union[Tuple[ImageLike, _convert.Prompts], Tuple[ImageLike, _convert.Prompts, str]]
 PathLike = Union[str, "os.PathLike[str]"]
+
+
+class Told:
+    """Which items were told: all up to `top` but for `missing`, which are never more than are under way."""
+
+    def __init__(self, top: int = 0, missing: Iterable[int] = ()) -> None:
+        self.top, self.missing = top, set(missing)
+
+    def __len__(self) -> int:
+        return self.top - len(self.missing)
+
+    def __contains__(self, seq: int) -> bool:
+        return seq <= self.top and seq not in self.missing
+
+    def add(self, seq: int) -> None:
+        self.missing.discard(seq)
+        if seq > self.top:
+            self.missing.update(range(self.top + 1, seq))
+            self.top = seq
 
 
 class StateFile:
@@ -26,15 +46,15 @@ class StateFile:
 
     def __init__(self, path: Optional[PathLike], facts: Mapping[str, Any]) -> None:
         self._path = pathlib.Path(path) if path is not None else None
-        self.batch, self.token, self.told, self.is_done, self.is_new = "", "", 0, False, True
+        self.batch, self.token, self.told, self.is_done, self.is_new = "", "", Told(), False, True
         self._facts, self._saved = json.loads(json.dumps(facts)), 0.0
         if self._path is not None and self._path.exists():
             found = json.loads(self._path.read_text(encoding="utf-8"))
-            if found.get("version") != 1:
+            if found.get("version") != VERSION:
                 raise ValueError(f"{self._path} is no state of a batch, or of another version")
             if found["of"] != self._facts:
                 raise ValueError(f"{self._path} is of a batch with other options: {found['of']}, now {self._facts}")
-            self.batch, self.token, self.told = found["batch"], found["token"], found["told"]
+            self.batch, self.token, self.told = found["batch"], found["token"], Told(found["top"], found["missing"])
             self.is_done, self.is_new = found["done"], False
         else:
             self.batch = f"batches/{uuid.uuid4().hex}"
@@ -44,17 +64,19 @@ class StateFile:
     def is_kept(self) -> bool:
         return self._path is not None
 
-    def step(self, token: str, told: int) -> None:
-        """An outcome was dealt with, or (told: 0) there was none in the message."""
-        self.token, self.told = token or self.token, self.told + told
+    def step(self, token: str, seq: int) -> None:
+        """The outcome of item seq was dealt with, or (0) there was none in the message."""
+        self.token = token or self.token
+        if seq:
+            self.told.add(seq)
         if time.monotonic() - self._saved > SAVE_S:
             self.save()
 
     def save(self) -> None:
         if self._path is None:
             return
-        text = json.dumps({"version": 1, "of": self._facts, "batch": self.batch, "token": self.token,
-                           "told": self.told, "done": self.is_done})
+        text = json.dumps({"version": VERSION, "of": self._facts, "batch": self.batch, "token": self.token,
+                           "top": self.told.top, "missing": sorted(self.told.missing), "done": self.is_done})
         fd, name = tempfile.mkstemp(prefix=self._path.name + ".", dir=self._path.parent)
         with os.fdopen(fd, "w", encoding="utf-8") as f:
             f.write(text)
@@ -97,7 +119,7 @@ class Core:
         self.granted, self.is_sealed = max(self.granted, m.window_end), self.is_sealed or m.sealed
 
     def has_room(self) -> bool:
-        return bool(self.asked) and self.next <= self.granted and self.next - 1 - self.state.told < self._limit
+        return bool(self.asked) and self.next <= self.granted and self.next - 1 - len(self.state.told) < self._limit
 
     def again(self) -> Optional[BatchItem]:
         """The item to send, if it was sent before; None: skip, take a new one and call `took`."""
@@ -146,6 +168,10 @@ class Core:
         return _wire.METHODS["SubmitJobs"].request(seal={})
 
     # ---- results ----
+
+    def is_news(self, m: Any) -> bool:
+        """Whether a message has an outcome that was not told before: where Redis fails over, some come again."""
+        return m.WhichOneof("what") == "result" and m.result.seq not in self.state.told
 
     def results(self, encoding: Encoding) -> Any:
         return _wire.METHODS["StreamBatchResults"].request(

@@ -32,8 +32,8 @@ class _Sender:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
 
-    async def told(self, token: str, n: int) -> None:
-        self.core.state.step(token, n)
+    async def told(self, token: str, seq: int) -> None:
+        self.core.state.step(token, seq)
         async with self.changed:
             self.changed.notify_all()
 
@@ -151,14 +151,14 @@ async def run(client: "AsyncClient", core: Core, items: Union[Iterable[BatchItem
                     if m is None:
                         break
                     patience.well()
-                    if m.WhichOneof("what") == "result":
+                    if core.is_news(m):
                         outcome = core.outcome(m.result)
                         if m.result.masks_omitted and outcome.value:
                             masks = await client.masks(outcome.value.job, encoding=encoding)
                             outcome = dataclasses.replace(outcome, value=Segmentation(outcome.value.job, masks))
                         bar.step(outcome.error is not None)
                         yield outcome
-                        await sender.told(m.resume_token, 1)
+                        await sender.told(m.resume_token, m.result.seq)
                     else:
                         await sender.told(m.resume_token, 0)
                 state.is_done = True

@@ -98,9 +98,9 @@ class _Sender:
             self._attempt.call.cancel()
         self._thread.join()
 
-    def told(self, token: str, n: int) -> None:
+    def told(self, token: str, seq: int) -> None:
         with self.cv:
-            self.core.state.step(token, n)
+            self.core.state.step(token, seq)
             self.cv.notify_all()
 
     def _answered(self, m: Any) -> None:
@@ -200,7 +200,7 @@ def run(client: "Client", core: Core, items: Iterable[BatchItem], encoding: Enco
             try:
                 for m in sender.results:
                     patience.well()
-                    if m.WhichOneof("what") == "result":
+                    if core.is_news(m):
                         with sender.cv:
                             outcome = core.outcome(m.result)
                         if m.result.masks_omitted and outcome.value:
@@ -208,7 +208,7 @@ def run(client: "Client", core: Core, items: Iterable[BatchItem], encoding: Enco
                             outcome = dataclasses.replace(outcome, value=Segmentation(outcome.value.job, masks))
                         bar.step(outcome.error is not None)
                         yield outcome
-                        sender.told(m.resume_token, 1)
+                        sender.told(m.resume_token, m.result.seq)
                     else:
                         sender.told(m.resume_token, 0)
                     if sender.failure:

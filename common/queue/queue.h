@@ -393,8 +393,9 @@ void pseg_queue_list_cases(pseg_queue *q, const char *after_id, size_t limit, ps
 void pseg_queue_get_case(pseg_queue *q, const char *id, pseg_queue_done done, void *ud);
 /* -> n_cases: 1 if there was one. Its image may go. */
 void pseg_queue_drop_case(pseg_queue *q, const char *id, pseg_queue_done done, void *ud);
-/* -> jobs[0]: its work submitted anew, as new_id, past its tenant's limits; n_jobs 0 if there is no
- * such case. The job itself has ended and stays so. Errors: as submit. */
+/* -> created, jobs[0]: its work submitted anew, as new_id, past its tenant's limits; or, for a case
+ * that was requeued before, the job that it became then, while that is kept. n_jobs 0 if there is
+ * no such case. The job itself has ended and stays so. Errors: as submit. */
 void pseg_queue_requeue_case(pseg_queue *q, const char *id, const char *new_id,
                              pseg_queue_done done, void *ud);
 

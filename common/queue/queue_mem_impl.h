@@ -43,6 +43,7 @@ struct mem_job {
     mem_batch *batch; /* NULL: of none */
     int64_t seq;
     const char *custom_id;
+    char requeue_of[PSEG_JOB_ID_LEN + 1]; /* the case that it was; "": none */
 };
 
 struct mem_image {

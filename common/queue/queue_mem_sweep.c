@@ -167,8 +167,14 @@ void mem_requeue_case(mem_store *s, const pseg_queue_options *o, const char *id,
 {
     const mem_case *x = *case_at(s, id);
 
-    if (!x)
+    if (!x) {
+        for (const mem_job *job = s->jobs; job; job = job->next)
+            if (strcmp(job->requeue_of, id) == 0) {
+                mem_reply_job(r, job);
+                return;
+            }
         return;
+    }
     const char *sha = strchr(x->image->name, ':');
     pseg_queue_submit_args a = {.tenant = x->c.tenant,
                                 .id = new_id,
@@ -180,8 +186,10 @@ void mem_requeue_case(mem_store *s, const pseg_queue_options *o, const char *id,
                                 .spec = x->spec,
                                 .ttl_ms = x->ttl_ms};
     mem_submit(s, o, &a, r);
-    if (r->err.code == PSEG_OK)
+    if (r->err.code == PSEG_OK) {
+        memcpy(mem_job_of(s, new_id)->requeue_of, x->c.id, PSEG_JOB_ID_LEN);
         case_drop(case_at(s, id));
+    }
 }
 
 void mem_sweep(mem_store *s, const pseg_queue_options *o)

@@ -163,7 +163,8 @@ static void case_requeued(pseg_rpc_call *c, pseg_queue_reply *r)
         return;
     }
     snprintf(more, sizeof more, " as=%s", r->jobs[0].id);
-    log_act(c, "requeued", more);
+    if (r->created)
+        log_act(c, "requeued", more);
     reply_with_job(c, r);
 }
 

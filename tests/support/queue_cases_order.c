@@ -335,9 +335,46 @@ static void quarantine_is_left_by_hand(void **state)
     case_keep(r);
     assert_bytes(r->blobs[0], "image");
     assert_int_equal(case_publish(q, "w", c, NULL), PSEG_JOB_SUCCEEDED);
+}
+
+/* Its answer may be lost, and whoever asks again gets what the first call made, and no second
+ * job. */
+static void requeueing_twice_makes_one_job(void **state)
+{
+    pseg_queue *q = case_open(NULL);
+    id_text two, again, other;
+    pseg_queue_reply *r;
+
+    (void)state;
+    quarantine(q, &two);
+    assert_int_equal(pseg_job_new_id(again.s, NULL), PSEG_OK);
+    assert_int_equal(pseg_job_new_id(other.s, NULL), PSEG_OK);
     CALL(r, pseg_queue_requeue_case, q, two.s, again.s);
     case_keep(r);
-    assert_int_equal(r->n_jobs, 0);
+    assert_true(r->created);
+    assert_int_equal(case_stats(q).live, 1);
+    for (int i = 0; i < 2; i++) {
+        CALL(r, pseg_queue_requeue_case, q, two.s, other.s);
+        case_keep(r);
+        assert_int_equal(r->err.code, PSEG_OK);
+        assert_false(r->created);
+        assert_int_equal(r->n_jobs, 1);
+        assert_string_equal(r->jobs[0].id, again.s);
+        assert_int_equal(case_stats(q).live, 1);
+    }
+    /* It is no case any more. */
+    CALL(r, pseg_queue_get_case, q, two.s);
+    case_keep(r);
+    assert_int_equal(r->n_cases, 0);
+    CALL(r, pseg_queue_list_cases, q, "", 10);
+    case_keep(r);
+    assert_int_equal(r->n_cases, 0);
+    CALL(r, pseg_queue_drop_case, q, two.s);
+    case_keep(r);
+    assert_int_equal(r->n_cases, 0);
+    CALL(r, pseg_queue_requeue_case, q, two.s, other.s);
+    case_keep(r);
+    assert_string_equal(r->jobs[0].id, again.s);
 }
 
 static void a_users_fault_is_not_quarantined(void **state)
@@ -423,6 +460,7 @@ const struct CMUnitTest order_cases[] = {
     CASE(a_killer_is_found_among_many),
     CASE(quarantine_keeps_the_evidence),
     CASE(quarantine_is_left_by_hand),
+    CASE(requeueing_twice_makes_one_job),
     CASE(a_users_fault_is_not_quarantined),
     CASE(a_claim_without_an_answer_burns_no_attempt),
 };

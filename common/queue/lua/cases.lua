@@ -25,6 +25,25 @@ local function case(keys, a)
     return v
 end
 
+-- A case that was requeued is none any more, but what it became is kept for as long as it would have been: the call may
+-- be made again, its first answer having been lost, and gets that job. nil: it was not, or the job's record has gone.
+local function case_became(keys, a)
+    local id = redis.call('HGET', keys[1] .. 'case:' .. a[1], 'became')
+    local job = id and view(keys[1], id)
+    if not job or job[2] == '' then return nil end
+    table.insert(job, 1, 0)
+    return { job }
+end
+
+-- got: what case_requeue answers.
+local function case_remember(keys, a, got)
+    if got[1] and not got[1].err then
+        redis.call('HSET', keys[1] .. 'case:' .. a[1], 'became', a[2])
+        redis.call('PEXPIRE', keys[1] .. 'case:' .. a[1], text(CASE_KEPT_US / 1000))
+    end
+    return got
+end
+
 -- id  ->  1, or 0 if there is none
 local function case_drop(keys, a)
     return drop_case(keys[1], a[1])

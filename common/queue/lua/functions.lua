@@ -43,7 +43,9 @@ redis.register_function { function_name = 'pseg1_backlog', callback = backlog, f
 redis.register_function { function_name = 'pseg1_cases', callback = cases, flags = reads }
 redis.register_function { function_name = 'pseg1_case', callback = case, flags = reads }
 redis.register_function { function_name = 'pseg1_case_drop', callback = case_drop, flags = always }
-redis.register_function('pseg1_case_requeue', case_requeue)
+redis.register_function('pseg1_case_requeue', function(keys, a)
+    return case_became(keys, a) or case_remember(keys, a, case_requeue(keys, a))
+end)
 redis.register_function('pseg1_submit_items', submit_items)
 redis.register_function('pseg1_batch_create', batch_create)
 redis.register_function { function_name = 'pseg1_batch_get', callback = batch_get, flags = reads }

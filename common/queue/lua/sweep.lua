@@ -114,10 +114,11 @@ local function sweep_ended(p, now, limit)
 end
 
 local function drop_case(p, id)
+    if redis.call('ZREM', p .. 'quarantine', id) == 0 then return 0 end
     local image = redis.call('HGET', p .. 'case:' .. id, 'image')
     if image then redis.call('HINCRBY', p .. 'image_use', image, -1) end
     redis.call('DEL', p .. 'case:' .. id)
-    return redis.call('ZREM', p .. 'quarantine', id)
+    return 1
 end
 
 -- What is left of batches that are to be cancelled, of one at a time: a job that waits is taken out, and one that runs

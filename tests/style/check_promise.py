@@ -16,9 +16,8 @@ except ImportError as missing:
     print(f"skipped: {missing}")
     sys.exit(77)
 
-# batch.proto is not promised yet: its service is still being built.
-PROMISED_FILES = ("pseg/v1/pseg.proto", "pseg/v1/admin.proto", "inference/open_inference.proto",
-                  "keda/externalscaler.proto")
+PROMISED_FILES = ("pseg/v1/pseg.proto", "pseg/v1/batch.proto", "pseg/v1/admin.proto",
+                  "inference/open_inference.proto", "keda/externalscaler.proto")
 FIELD = descriptor_pb2.FieldDescriptorProto
 
 

@@ -3,9 +3,13 @@
 #include "common/base/alloc.h"
 #include "common/base/conf.h"
 #include "common/base/utf8.h"
-#include "tests/fuzz/fuzz_folder.h"
+#include "tests/fuzz/fuzz_files.h"
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 struct target {
@@ -26,14 +30,6 @@ static const pseg_conf_option table[] = {
     {"verbose", PSEG_CONF_BOOL, offsetof(struct target, verbose), "false"},
     {"tag", PSEG_CONF_LIST, offsetof(struct target, tags), NULL},
     {0}};
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc;
-    (void)argv;
-    fuzz_folder_make();
-    return 0;
-}
 
 static void parse(int argc, char **argv)
 {
@@ -62,11 +58,11 @@ static void parse(int argc, char **argv)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static char text[4096];
+    static char flag[] = "--config=" FUZZ_FILES "/file.conf";
     char *argv[65] = {(char[]){"prog"}};
-    char flag[600];
     int argc = 1;
 
-    snprintf(flag, sizeof flag, "--config=%s", fuzz_folder_write("file.conf", data, size));
+    fuzz_files_set("file.conf", data, size);
     argv[1] = flag;
     parse(2, argv);
     if (size >= sizeof text)

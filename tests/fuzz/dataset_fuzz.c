@@ -1,15 +1,16 @@
 /* Any bytes as a data set of JSON: lines, or COCO's file if they begin with '{"' and hold no line
  * with an image. Masks of what was read are decoded where they are small. */
 #include "common/base/err.h"
-#include "worker/data/dataset.h"
+#include "tests/fuzz/fuzz_files.h"
+#include "worker/data/builder.h"
 
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <sys/mman.h>
-#include <unistd.h>
+#include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+pseg_status __wrap_spool_open(spool *s, pseg_err *err);
+void __wrap_spool_close(spool *s);
 
 static void read_all(pseg_dataset *d)
 {
@@ -30,25 +31,38 @@ static void read_all(pseg_dataset *d)
     }
 }
 
+/* One temporary file for all the sets, emptied instead of made anew (--wrap). */
+pseg_status __wrap_spool_open(spool *s, pseg_err *err)
+{
+    static FILE *only;
+
+    (void)err;
+    if (!only && !(only = tmpfile()))
+        abort();
+    rewind(only);
+    *s = (spool){.f = only};
+    return PSEG_OK;
+}
+
+void __wrap_spool_close(spool *s)
+{
+    *s = (spool){0};
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     static const pseg_data_format formats[] = {PSEG_DATA_JSONL, PSEG_DATA_COCO};
     pseg_err err = PSEG_ERR_INIT;
-    int fd = memfd_create("set", 0);
-    char path[64];
 
-    if (fd < 0 || write(fd, data, n) != (ssize_t)n)
-        return 0;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    fuzz_files_set("set", data, n);
     for (size_t i = 0; i < 2; i++) {
         pseg_data_options o = PSEG_DATA_OPTIONS_DEFAULT;
         pseg_dataset *d;
         o.format = formats[i];
-        if (pseg_dataset_open(&d, path, &o, &err) != PSEG_OK)
+        if (pseg_dataset_open(&d, FUZZ_FILES "/set", &o, &err) != PSEG_OK)
             continue;
         read_all(d);
         pseg_dataset_close(d);
     }
-    close(fd);
     return 0;
 }

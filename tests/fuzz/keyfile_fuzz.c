@@ -1,28 +1,20 @@
 /* Any bytes as a file of bearer keys. What is accepted names tenants, and a key that is added to it
  * is found again. */
 #include "common/base/keyfile.h"
-#include "tests/fuzz/fuzz_folder.h"
+#include "tests/fuzz/fuzz_files.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc;
-    (void)argv;
-    fuzz_folder_make();
-    return 0;
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const char *path = fuzz_folder_write("keys", data, size);
     pseg_keyfile k = {0};
     pseg_err e = PSEG_ERR_INIT;
-    pseg_status rc = pseg_keyfile_read(&k, path, &e);
+
+    fuzz_files_set("keys", data, size);
+    pseg_status rc = pseg_keyfile_read(&k, FUZZ_FILES "/keys", &e);
 
     if (rc != PSEG_OK && (rc > 0 || k.keys || k.n || !e.msg[0] || strchr(e.msg, '\n')))
         abort();

@@ -1,22 +1,18 @@
 /* Any bytes as a file of packed weights. What opens gives pieces that lie inside the file, or
  * refuses them. Sums are mended as far as they go, so that the checks behind them are reached. */
-#include "tests/fuzz/fuzz_folder.h"
+#include "tests/fuzz/fuzz_files.h"
 #include "worker/model/packed.h"
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { HEADER = 128, ENTRY = 144, TABLE_AT = 32, TABLE_SUM = 40, KEY = 48, HEADER_SUM = 120 };
 
 static const uint8_t key[PSEG_SHA256_BYTES] = {1, 2, 3};
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc;
-    (void)argv;
-    fuzz_folder_make();
-    return 0;
-}
 
 static void mend(uint8_t *file, size_t size)
 {
@@ -42,7 +38,9 @@ static void use(const uint8_t *file, size_t size)
     char name[PSEG_PACKED_NAME] = "";
     const void *at;
     unsigned sum = 0;
-    pseg_status rc = pseg_packed_open(&f, fuzz_folder_write("x.packed", file, size), key, &e);
+
+    fuzz_files_set("x.packed", file, size);
+    pseg_status rc = pseg_packed_open(&f, FUZZ_FILES "/x.packed", key, &e);
 
     if (rc != PSEG_OK && (f || e.code != rc || !e.msg[0] || strchr(e.msg, '\n')))
         abort();

@@ -1,24 +1,15 @@
 /* Any bytes as a .safetensors file, and as the index of shards beside one that is whole. What opens
  * has tensors that lie inside the file, and PSEG's own configuration reads from it or is refused.
  */
-#include "tests/fuzz/fuzz_folder.h"
+#include "tests/fuzz/fuzz_files.h"
 #include "worker/model/config.h"
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    static const char shard[] = "\x50\0\0\0\0\0\0\0"
-                                "{\"a\":{\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[0,4]}}"
-                                "                        ABCD";
-
-    (void)argc;
-    (void)argv;
-    fuzz_folder_make();
-    fuzz_folder_write("model-00001-of-00001.safetensors", shard, sizeof shard - 1);
-    return 0;
-}
 
 static void check_error(pseg_status rc, const pseg_err *e)
 {
@@ -54,21 +45,26 @@ static void use(const pseg_tensors *t)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static const char shard[] = "\x50\0\0\0\0\0\0\0"
+                                "{\"a\":{\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[0,4]}}"
+                                "                        ABCD";
     pseg_tensors *t = NULL;
     pseg_err e = PSEG_ERR_INIT;
-    pseg_status rc =
-        pseg_tensors_open_file(&t, fuzz_folder_write("model.safetensors", data, size), &e);
 
+    fuzz_files_clear();
+    fuzz_files_set("model.safetensors", data, size);
+    pseg_status rc = pseg_tensors_open_file(&t, FUZZ_FILES "/model.safetensors", &e);
     if (rc == PSEG_OK)
         use(t);
     else
         check_error(rc, &e);
     pseg_tensors_close(t);
-    unlink(fuzz_folder_write("model.safetensors", "", 0));
     if (size && data[0] == '{') {
-        fuzz_folder_write("model.safetensors.index.json", data, size);
+        fuzz_files_clear();
+        fuzz_files_set("model-00001-of-00001.safetensors", shard, sizeof shard - 1);
+        fuzz_files_set("model.safetensors.index.json", data, size);
         e = (pseg_err)PSEG_ERR_INIT;
-        rc = pseg_tensors_open_folder(&t, fuzz_folder, &e);
+        rc = pseg_tensors_open_folder(&t, FUZZ_FILES, &e);
         if (rc == PSEG_OK)
             use(t);
         else

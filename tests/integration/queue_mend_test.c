@@ -125,6 +125,40 @@ static void a_torn_log_leaves_batches_whole(void **state)
     assert_int_equal(case_claim_count(q, "w"), 0);
 }
 
+/* The torn half is run at the start after next: when it shows up, its client has sent the item
+ * again, and that job waits, or is done. */
+static void a_torn_log_makes_no_item_two_jobs(void **state)
+{
+    (void)state;
+    start(NULL);
+    pseg_queue *q = open_queue();
+    case_register(q, "w");
+    make_batch(q, 60000);
+    for (int is_done = 0; is_done < 2; is_done++) {
+        char next[40];
+        int seq = 1 + is_done;
+        id_text torn = put_item(q, seq, 60000);
+        lose("line:m:default");
+        lose("fair:m");
+        lose("live");
+        lose("batch_live:default:b");
+        snprintf(next, sizeof next, "batch:default:b next %d", seq);
+        count("HSET", next);
+        id_text again = put_item(q, seq, 60000);
+        if (is_done)
+            case_publish(q, "w", case_claim(q, "w"), NULL);
+        SWEEP_UNTIL(q, queue_state_of(q, torn.s) == PSEG_JOB_UNKNOWN);
+        if (!is_done) {
+            const pseg_queue_claim *c = case_claim(q, "w");
+            assert_string_equal(c->id, again.s);
+            case_publish(q, "w", c, NULL);
+        }
+        assert_int_equal(case_claim_count(q, "w"), 0);
+        assert_int_equal(count("LLEN", "batch_done:default:b"), seq);
+        assert_int_equal(count("SCARD", "batch_live:default:b"), 0);
+    }
+}
+
 static id_text submit_for(pseg_queue *q, int64_t ttl_ms)
 {
     pseg_queue_reply *r;
@@ -321,10 +355,15 @@ static void every_key_has_an_end(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest own[] = {
-        OWN(the_dead_leave_no_places_behind),   OWN(what_a_torn_log_left_is_mended),
-        OWN(a_torn_log_leaves_batches_whole),   OWN(a_record_that_is_lost_is_found),
-        OWN(an_ended_record_that_is_lost_goes), OWN(a_pass_begins_anew_in_another_redis),
-        OWN(an_image_counted_too_often_goes),   OWN(every_key_has_an_end),
+        OWN(the_dead_leave_no_places_behind),
+        OWN(what_a_torn_log_left_is_mended),
+        OWN(a_torn_log_leaves_batches_whole),
+        OWN(a_torn_log_makes_no_item_two_jobs),
+        OWN(a_record_that_is_lost_is_found),
+        OWN(an_ended_record_that_is_lost_goes),
+        OWN(a_pass_begins_anew_in_another_redis),
+        OWN(an_image_counted_too_often_goes),
+        OWN(every_key_has_an_end),
     };
     test_redis r = {0};
 

@@ -15,10 +15,38 @@ local function mend_end(p, id, now)
     if j.batch and TERMINAL[j.state] then mend_batch_end(p, id, j) end
 end
 
--- The item's number was never promised: its client will send it again.
-local function is_unpromised(p, tenant, batch, item)
-    local next = tonumber(redis.call('HGET', p .. 'batch:' .. tenant .. ':' .. batch, 'next') or '0')
-    return tonumber(string.match(item or '', '^%d+') or '0') >= next
+local function is_waiting(p, id, j)
+    return redis.call('ZSCORE', p .. 'line:' .. j.model .. ':' .. j.tenant, id) or redis.call('ZSCORE', p .. 'delayed', id)
+end
+
+-- Which of a batch's numbers are taken: of those refused, done, running or in a line. Looked through once in a call,
+-- and only for an item that is in no line.
+local function taken(b, tenant, batch)
+    local p, name = b.p, tenant .. ':' .. batch
+    b.taken = b.taken or {}
+    if b.taken[name] then return b.taken[name] end
+    local found, from = {}, 0
+    repeat
+        local list = redis.call('LRANGE', p .. 'batch_done:' .. name, from, from + 999)
+        for _, entry in ipairs(list) do
+            found[string.match(entry, '^REFUSED %d+ %S+ %d+ (%d+)') or string.match(entry, '^%u+ %d+ %x+ (%d+)') or ''] = true
+        end
+        from = from + 1000
+    until #list < 1000
+    for _, id in ipairs(redis.call('SMEMBERS', p .. 'batch_live:' .. name)) do
+        local j = job_of(p, id)
+        if j and (j.state == 'RUNNING' or is_waiting(p, id, j)) then found[string.match(j.item, '^%d+')] = true end
+    end
+    b.taken[name] = found
+    return found
+end
+
+-- Of an item in no line: its number was never promised to this job. Its client will send it again, or has: the torn half
+-- is run at the start after next, and then another job has the number.
+local function is_unpromised(b, tenant, batch, item)
+    local number = string.match(item or '', '^%d+') or '0'
+    local next = tonumber(redis.call('HGET', b.p .. 'batch:' .. tenant .. ':' .. batch, 'next') or '0')
+    return tonumber(number) >= next or taken(b, tenant, batch)[number]
 end
 
 -- A job that waits gets every place that it must have; whether it is one of the live ones is known to
@@ -32,10 +60,11 @@ local function mend(b, id, is_live)
         return false
     end
     if j.state ~= 'QUEUED' then return false end
-    local waits = redis.call('ZSCORE', p .. 'line:' .. j.model .. ':' .. j.tenant, id) or redis.call('ZSCORE', p .. 'delayed', id)
+    local waits = is_waiting(p, id, j)
     if j.batch and not waits then
-        if is_unpromised(p, j.tenant, j.batch, j.item) then
+        if is_unpromised(b, j.tenant, j.batch, j.item) then
             redis.call('UNLINK', p .. 'job:' .. id)
+            redis.call('SREM', p .. 'batch_live:' .. j.tenant .. ':' .. j.batch, id)
             redis.call('ZREM', p .. 'live', id)
             redis.call('ZREM', p .. 'index:' .. j.tenant, id)
             return true

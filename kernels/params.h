@@ -262,6 +262,7 @@ typedef struct pseg_sums_params {
 PSEG_SIZE_IS(pseg_sums_params, 48);
 
 #define HAS_EMA 1u
+#define TURNED  2u /* of muon: x is the matrix's transpose */
 
 typedef struct pseg_adamw_params {
     pseg_u64 value_off, grad_off, mean_off, square_off, ema_off, norm_off, n;
@@ -269,5 +270,13 @@ typedef struct pseg_adamw_params {
     pseg_u32 flags;
 } pseg_adamw_params;
 PSEG_SIZE_IS(pseg_adamw_params, 88);
+
+/* muon.cl: numbers, or rows and columns of a matrix. */
+typedef struct pseg_muon_params {
+    pseg_u64 value_off, grad_off, mean_off, ema_off, norm_off;
+    pseg_u32 n, k, flags;
+    pseg_f32 alpha, beta, ema_keep;
+} pseg_muon_params;
+PSEG_SIZE_IS(pseg_muon_params, 64);
 
 #endif

@@ -9,10 +9,11 @@ generators' packages. Weights and inputs come from golden_fill's formula, so the
 only: the loss's parts per sample, every gradient of the first step, the loss and the gradient's norm
 of each step, and all weights after the last.
 
-Three cases: "train_pooled" and "train_tokens" (phrases of different lengths), each with two images for
+Four cases: "train_pooled" and "train_tokens" (phrases of different lengths), each with two images for
 three samples, a grid of 2 x 3, and weights of samples that are not equal; and "train_deep", as
 train_tokens, but with the loss of logits enlarged to an input of 19 x 30 (interpolate, bilinear,
-align_corners=False) and with deep supervision: the mask read off the keys after each two-way block.
+align_corners=False) and with deep supervision: the mask read off the keys after each two-way block;
+"train_muon" is train_tokens with Muon for matrices with both sides above 16 (its width is 24).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ WEIGHT = [0.5, 0.3, 0.2]
 LOSS = {"bce": 1.0, "dice": 1.0, "iou": 0.5}
 LR = {"neck": 1e-3, "decoder": 2e-3, "probe": 3e-3}
 INPUT, DEEP = (19, 30), 0.7
+LR_MUON, BETA = 0.02, 0.95
 DECAY, BETAS, EPS, CLIP, STEPS = 1e-2, (0.9, 0.999), 1e-8, 1.0, 10
 
 
@@ -145,7 +147,35 @@ def losses(logits, iou, target):
     return bce, dice, (iou.sigmoid() - actual.to(iou.dtype)) ** 2, actual.to(iou.dtype)
 
 
-def run(name, mode, deep=False):
+def orthogonal(g):
+    """Muon's Newton-Schulz, in the gradient's own precision."""
+    x = g.t() if g.shape[0] > g.shape[1] else g
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        a = x @ x.t()
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.t() if g.shape[0] > g.shape[1] else x
+
+
+def is_muon(name, t):
+    k = t.numel() // t.shape[0]
+    return (name.endswith(".weight") and t.dim() > 1 and min(t.shape[0], k) > 16
+            and "upsample" not in name)
+
+
+def muon_step(p, state, lr):
+    for name, t in p.items():
+        if not is_muon(name, t):
+            continue
+        m = state.setdefault(name, torch.zeros_like(t))
+        m.lerp_(t.grad, 1 - BETA)
+        u = torch.lerp(t.grad, m, BETA).reshape(t.shape[0], -1)
+        step = orthogonal(u) * max(1.0, u.shape[0] / u.shape[1]) ** 0.5
+        with torch.no_grad():
+            t.mul_(1 - lr * DECAY).sub_(step.reshape(t.shape), alpha=lr)
+
+
+def run(name, mode, deep=False, muon=False):
     shapes = dict(head_shapes(Config(mode)))
     if deep:
         for i in range(DEPTH):
@@ -171,10 +201,10 @@ def run(name, mode, deep=False):
         for decay in (True, False):
             mine = [t for k, t in p.items()
                     if (k.split(".")[0] if k.startswith(("neck.", "probe.")) else "decoder") == group
-                    and (k.endswith(".weight") and t.dim() > 1) == decay]
+                    and not (muon and is_muon(k, t)) and (k.endswith(".weight") and t.dim() > 1) == decay]
             groups.append({"params": mine, "lr": LR[group], "weight_decay": DECAY if decay else 0.0})
     adam = torch.optim.AdamW(groups, betas=BETAS, eps=EPS)
-    steps = []
+    steps, momentum = [], {}
     for step in range(STEPS):
         logits, iou = head(taps, text, words)
         full = logits
@@ -187,7 +217,8 @@ def run(name, mode, deep=False):
             of_bce, of_dice = losses(read, iou, coarse)[:2]
             total = total + DEEP / DEPTH * (
                 weight * (LOSS["bce"] * of_bce + LOSS["dice"] * of_dice)).sum()
-        adam.zero_grad()
+        for t in p.values():  # not all of them are AdamW's
+            t.grad = None
         total.backward()
         if step == 0:
             assert full.detach().abs().min() > 1e-5, "a logit at the threshold"
@@ -199,6 +230,8 @@ def run(name, mode, deep=False):
         for i, g in enumerate(adam.param_groups):
             g["lr"] = list(LR.values())[i // 2] * min(1.0, (step + 1) / 4)
         adam.step()
+        if muon:
+            muon_step(p, momentum, LR_MUON * min(1.0, (step + 1) / 4))
     out["steps"] = torch.tensor(steps)
     out |= {"final." + k: t for k, t in p.items()}
     return {k: t.detach().numpy().astype(np.float32) for k, t in out.items()}
@@ -227,11 +260,15 @@ def main():
     ap.add_argument("--only", default="", help="cases whose names hold this text")
     args = ap.parse_args()
     torch.manual_seed(0)
-    for name, mode, deep in (("train_pooled", "pooled", False), ("train_tokens", "tokens", False),
-                             ("train_deep", "tokens", True)):
+    for name, mode, deep, muon in (("train_pooled", "pooled", False, False),
+                                   ("train_tokens", "tokens", False, False),
+                                   ("train_deep", "tokens", True, False),
+                                   ("train_muon", "tokens", False, True)):
         if args.only not in name:
             continue
-        tensors = run(name, mode, deep)
+        global DIM
+        DIM = 24 if muon else 16
+        tensors = run(name, mode, deep, muon)
         path = os.path.join(args.out, name + ".stages.safetensors")
         write(path, tensors)
         print(path, os.path.getsize(path), "bytes", tensors["steps"][:, 0].round(4).tolist(),

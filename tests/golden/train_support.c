@@ -15,7 +15,7 @@ static pseg_head_config config_of(const train_case *which)
 
     pseg_head_config_default(&c);
     c.n_taps = 2;
-    c.dim = 16;
+    c.dim = which->is_muon ? 24 : 16;
     c.heads = 2;
     c.depth = 2;
     c.mlp = 40;
@@ -168,6 +168,7 @@ void train_open(setup *t, pseg_cl *cl, const train_case *which, bool has_ema)
     o.lr[PSEG_PARAM_TEXT] = 8e-4f;
     o.lr[PSEG_PARAM_PROBE] = 3e-3f;
     o.ema = has_ema ? 0.5f : 0;
+    o.lr_muon = which->is_muon ? 0.02f : 0;
     gold_must(pseg_stream_open(&t->s, cl, &t->err) == PSEG_OK, "stream", &t->err);
     gold_must(pseg_train_head_specs(&t->specs, &t->c, &t->err) == PSEG_OK, "specs", &t->err);
     if (which->is_deep)

@@ -13,6 +13,7 @@ typedef struct train_case {
     /* Encoders in the graph: NULL, or those of golden_whole.py. */
     const pseg_train_towers *towers;
     bool is_tap_normed;
+    bool is_muon; /* its steps, and a width that has matrices for it */
     bool is_deep; /* deep supervision, and the loss at the input's size */
 } train_case;
 

@@ -9,6 +9,7 @@
 
 static const train_case pooled = {.name = "train_pooled"};
 static const train_case tokens = {.name = "train_tokens", .has_words = true};
+static const train_case muon = {.name = "train_muon", .has_words = true, .is_muon = true};
 static const train_case deep = {.name = "train_deep", .has_words = true, .is_deep = true};
 
 /* Twice the same gives twice the gradient, to the last bit, and a run gives the same bits again. */
@@ -107,6 +108,7 @@ int main(void)
     bad += train_ten_steps(cl, &pooled);
     bad += train_ten_steps(cl, &tokens);
     bad += train_ten_steps(cl, &deep);
+    bad += train_ten_steps(cl, &muon);
     bad += adds_and_repeats(cl);
     bad += skips_and_averages(cl);
     pseg_cl_close(cl);

@@ -162,6 +162,9 @@ def refuse(tmp):
             (["--epochs", "2"], "epochs is 1 there and 2 here"),
             (["--lr-neck", "1e-3"], "lr_neck", "there", "here"),
             (["--ema", "0.9"], "ema is 0 there"),
+            (["--optimizer", "muon"], "lr_muon is 0 there"),
+            (["--loss-at", "input"], "loss_at_input is 0 there and 1 here"),
+            (["--loss-deep", "1"], "loss_deep is 0 there and 1 here"),
             (["--seed", "1"], "seed is 0 there and 1 here")):
         refused(command(out, *few, *more, "--resume"), 2, "last.safetensors", *texts)
     refused(command(out, *few, "--resume", data="scenes:9"), 2, "data is scenes:8,fixed", "scenes:9")
@@ -172,6 +175,10 @@ def refuse(tmp):
     refused(command(tmp / "x", "--dim", "33"), 2, "--dim 33")
     refused(command(tmp / "x", "--image-size", "113"), 2, "113", "patch, 14 px")
     refused(command(tmp / "x", "--taps", "3,99"), 2, "--taps")
+    refused(command(tmp / "x", "--optimizer", "sgd"), 2, '"sgd"', "adamw or muon")
+    refused(command(tmp / "x", "--loss-at", "photo"), 2, '"photo"', "logits or input")
+    for weights in ("near", "near=0", "near=101", "near=", "far=2", "near=2,", "nea=2"):
+        refused(command(tmp / "x", "--kind-weight", weights), 2, weights, "0.01 to 100")
     refused(command(tmp / "x", "--batch", "4", "--images", "3"), 2, "--images 3 must divide --batch 4")
     refused(command(tmp / "x", "--init", str(MODEL / "vision/model.safetensors")), 1, "not a PSEG decoder")
     refused(command("/proc/no/such"), 3, "/proc/no")

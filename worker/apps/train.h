@@ -10,13 +10,13 @@
 
 typedef struct train_args {
     pseg_conf_list data;
-    const char *val, *val_images, *kind, *kind_weight, *loss_at, *features, *vision, *text, *out,
-        *init, *sam, *device, *cache, *train, *train_layers, *text_mode, *taps, *tap_norm,
-        *preprocess, *upsample, *name;
+    const char *val, *val_images, *kind, *kind_weight, *loss_at, *optimizer, *features, *vision,
+        *text, *out, *init, *sam, *device, *cache, *train, *train_layers, *text_mode, *taps,
+        *tap_norm, *preprocess, *upsample, *name;
     int64_t lora_rank, image_size, dim, heads, depth, mlp, batch, images, accumulate, epochs,
         patience, seed, max_tokens, max_skips, save_every, threads;
     double lr_neck, lr_decoder, lr_vision, lr_text, decay, warm_epochs, clip, ema, bce, dice, iou,
-        deep, lr_probe;
+        deep, lr_probe, lr_muon;
     bool resume, mirror, half, profile, json, verbose;
 } train_args;
 

@@ -71,8 +71,12 @@ const pseg_conf_option train_options[] = {
     {"half", PSEG_CONF_BOOL, offsetof(train_args, half), "false",
      .help = "export weights in float16, half the size: neck and decoder, and encoders that are "
              "trained"},
+    {"optimizer", PSEG_CONF_STRING, offsetof(train_args, optimizer), "adamw", .unit = "NAME",
+     .help = "adamw; or muon, whose steps of matrices are made orthogonal, and AdamW for the rest"},
+    {"lr_muon", PSEG_CONF_REAL, offsetof(train_args, lr_muon), "0.01", .min = 1e-9, .max = 1,
+     .help = "highest learning rate of Muon's matrices, of all parts of the model"},
     {"weight_decay", PSEG_CONF_REAL, offsetof(train_args, decay), "1e-2", .min = 0, .max = 1,
-     .help = "AdamW's, of matrices and convolutions alone"},
+     .help = "of matrices and convolutions alone"},
     {"clip", PSEG_CONF_REAL, offsetof(train_args, clip), "1", .min = 0, .max = 1e6,
      .help = "largest norm of the gradient; 0: any"},
     {"ema", PSEG_CONF_REAL, offsetof(train_args, ema), "0", .min = 0, .max = 0.999999,
@@ -257,6 +261,11 @@ pseg_status train_options_of(pseg_trainer_options *o, const train_args *a, const
     o->optim.decay = (float)a->decay;
     o->optim.clip = (float)a->clip;
     o->optim.ema = (float)a->ema;
+    if (strcmp(a->optimizer, "muon") == 0)
+        o->optim.lr_muon = (float)a->lr_muon;
+    else if (strcmp(a->optimizer, "adamw") != 0)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--optimizer \"%.40s\": expected adamw or muon",
+                  a->optimizer);
     o->loss_deep = (float)a->deep;
     o->optim.lr[PSEG_PARAM_PROBE] = (float)a->lr_probe;
     o->sizes.at_input = strcmp(a->loss_at, "input") == 0;

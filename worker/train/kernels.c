@@ -47,9 +47,9 @@ static pseg_status launch_flat(pseg_stream *s, const pseg_kernel *k, size_t n, c
     return pseg_launch(s, k, 1, &global, &local, args, n_args, err);
 }
 
-/* Items that stride over lines, on a CPU; elsewhere a work-group of 64 to a line. */
-static pseg_status launch_lines(pseg_stream *s, const pseg_kernel *k, size_t lines, size_t width,
-                                const pseg_arg *args, size_t n_args, pseg_err *err)
+pseg_status pseg_train_launch_lines(pseg_stream *s, const pseg_kernel *k, size_t lines,
+                                    size_t width, const pseg_arg *args, size_t n_args,
+                                    pseg_err *err)
 {
     size_t most = 8 * (size_t)pseg_cl_device(pseg_stream_cl(s))->compute_units;
     size_t global[2] = {is_cpu(s) ? 1 : (width + 63) / 64 * 64,
@@ -159,7 +159,7 @@ pseg_status pseg_train_enlarge(pseg_stream *s, const pseg_enlarge *e, pseg_err *
     p.out_off = e->out.off;
     p.x_off = e->x.off;
     pseg_arg args[] = {PSEG_ARG_MEM(e->out.mem), PSEG_ARG_MEM(e->x.mem), PSEG_ARG_VALUE(p)};
-    PSEG_TRY(launch_lines(s, &enlarge_kernel, e->batch * e->oh, e->ow, args, 3, err));
+    PSEG_TRY(pseg_train_launch_lines(s, &enlarge_kernel, e->batch * e->oh, e->ow, args, 3, err));
 out:
     return rc;
 }
@@ -180,8 +180,9 @@ pseg_status pseg_train_enlarge_backward(pseg_stream *s, const pseg_enlarge *e, p
     p.add = add;
     pseg_arg rows[] = {PSEG_ARG_MEM(work), PSEG_ARG_MEM(d_out.mem), PSEG_ARG_VALUE(p)};
     pseg_arg columns[] = {PSEG_ARG_MEM(d_x.mem), PSEG_ARG_MEM(work), PSEG_ARG_VALUE(p)};
-    PSEG_TRY(launch_lines(s, &enlarge_rows_kernel, lines, e->ow, rows, 3, err));
-    PSEG_TRY(launch_lines(s, &enlarge_columns_kernel, lines, e->gw << e->stages, columns, 3, err));
+    PSEG_TRY(pseg_train_launch_lines(s, &enlarge_rows_kernel, lines, e->ow, rows, 3, err));
+    PSEG_TRY(pseg_train_launch_lines(s, &enlarge_columns_kernel, lines, e->gw << e->stages, columns,
+                                     3, err));
 out:
     return rc;
 }

@@ -5,7 +5,14 @@
 #ifndef PSEG_TRAIN_KERNELS_H
 #define PSEG_TRAIN_KERNELS_H
 
+#include "worker/cl/cl.h"
 #include "worker/ops/ops.h"
+
+/* Launches a kernel whose dimension 1 strides over lines, 0 over their width: on a CPU some items
+ * for each core, elsewhere work-groups of 64 to a line. */
+pseg_status pseg_train_launch_lines(pseg_stream *s, const pseg_kernel *k, size_t lines,
+                                    size_t width, const pseg_arg *args, size_t n_args,
+                                    pseg_err *err);
 
 /* The loss of one sample with logits x_j, target t_j in 0..1, p_j = sigmoid(x_j), j < n:
  *

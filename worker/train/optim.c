@@ -2,13 +2,65 @@
 #include "common/base/alloc.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 struct pseg_optim {
     pseg_params *params;
     pseg_optim_options options;
     uint64_t steps;
     pseg_mem *norm, *work;
+    uint64_t bytes;
+    pseg_muon *muon;           /* or NULL */
+    pseg_params_range *ranges; /* AdamW's */
+    size_t n_ranges;
 };
+
+#define MUON_BETA 0.95f
+
+/* ---- whose step is AdamW's ------------------------------------------------------------------- */
+
+static int by_place(const void *a, const void *b)
+{
+    const pseg_params_range *x = a, *y = b;
+
+    return x->off < y->off ? -1 : x->off > y->off;
+}
+
+/* All neighbours that are treated alike, or, beside Muon, those of its tensors that are left: one
+ * behind the other they are one range. */
+static pseg_status find_ranges(pseg_optim *o, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const pseg_params_range *all;
+    size_t n_all = pseg_params_ranges(o->params, &all), count = pseg_params_count(o->params);
+
+    o->ranges = pseg_calloc(n_all > count ? n_all : count, sizeof *o->ranges);
+    if (!o->ranges)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for an optimiser");
+    for (size_t i = 0; i < n_all && !o->muon; i++)
+        o->ranges[o->n_ranges++] = all[i];
+    for (size_t i = 0; i < count && o->muon; i++) {
+        const pseg_param *p = pseg_params_at(o->params, i);
+
+        if (!p->is_frozen && !pseg_muon_takes(p))
+            o->ranges[o->n_ranges++] =
+                (pseg_params_range){p->off, p->elems, p->group, p->has_decay};
+    }
+    qsort(o->ranges, o->n_ranges, sizeof *o->ranges, by_place);
+    size_t n = 0;
+    for (size_t i = 0; i < o->n_ranges; i++) {
+        pseg_params_range r = o->ranges[i], *last = n ? &o->ranges[n - 1] : NULL;
+
+        if (last && last->group == r.group && last->has_decay == r.has_decay &&
+            r.off - (last->off + last->elems) < 64) /* a gap, of zeros */
+            last->elems = r.off + r.elems - last->off;
+        else
+            o->ranges[n++] = r;
+    }
+    o->n_ranges = n;
+out:
+    return rc;
+}
 
 pseg_status pseg_optim_new(pseg_optim **out, pseg_cl *cl, pseg_params *params,
                            const pseg_optim_options *options, pseg_err *err)
@@ -25,6 +77,14 @@ pseg_status pseg_optim_new(pseg_optim **out, pseg_cl *cl, pseg_params *params,
     o->options = *options;
     PSEG_TRY(pseg_mem_new(&o->norm, cl, PSEG_NORM_OUT * sizeof(float), err));
     PSEG_TRY(pseg_mem_new(&o->work, cl, work * sizeof(float), err));
+    o->bytes = (work + PSEG_NORM_OUT) * sizeof(float);
+    if (options->lr_muon > 0) {
+        pseg_muon_options m = {options->lr_muon, options->decay, MUON_BETA};
+
+        PSEG_TRY(pseg_muon_new(&o->muon, cl, params, &m, err));
+        o->bytes += pseg_muon_bytes(o->muon);
+    }
+    PSEG_TRY(find_ranges(o, err));
     *out = o;
     o = NULL;
 out:
@@ -38,7 +98,14 @@ void pseg_optim_free(pseg_optim *o)
         return;
     pseg_mem_free(o->norm);
     pseg_mem_free(o->work);
+    pseg_muon_free(o->muon);
+    pseg_free(o->ranges);
     pseg_free(o);
+}
+
+uint64_t pseg_optim_bytes(const pseg_optim *o)
+{
+    return o->bytes;
 }
 
 uint64_t pseg_optim_steps(const pseg_optim *o)
@@ -62,8 +129,7 @@ pseg_status pseg_optim_step(float *norm, pseg_optim *o, pseg_stream *s, float sc
 {
     pseg_status rc = PSEG_OK;
     const pseg_optim_options *op = &o->options;
-    const pseg_params_range *ranges;
-    size_t n = pseg_params_ranges(o->params, &ranges);
+    const pseg_params_range *ranges = o->ranges;
     double t = (double)o->steps + 1;
     float told[PSEG_NORM_OUT], keep = (float)((1 + t) / (10 + t));
     pseg_adamw a = {.norm = pseg_view_of(o->norm, 0),
@@ -77,7 +143,7 @@ pseg_status pseg_optim_step(float *norm, pseg_optim *o, pseg_stream *s, float sc
     PSEG_TRY(pseg_train_norm(s, a.norm, at(o->params, PSEG_PARAMS_GRAD, 0),
                              pseg_params_elems(o->params), op->clip, pseg_view_of(o->work, 0),
                              err));
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < o->n_ranges; i++) {
         size_t off = ranges[i].off;
 
         a.value = at(o->params, PSEG_PARAMS_VALUE, off);
@@ -90,6 +156,8 @@ pseg_status pseg_optim_step(float *norm, pseg_optim *o, pseg_stream *s, float sc
         a.decay = ranges[i].has_decay ? op->decay : 0;
         PSEG_TRY(pseg_train_adamw(s, &a, err));
     }
+    if (o->muon)
+        PSEG_TRY(pseg_muon_step(o->muon, s, a.norm, scale, a.ema_keep, err));
     PSEG_TRY(pseg_mem_read(told, s, o->norm, 0, sizeof told, err));
     PSEG_TRY(pseg_stream_finish(s, err));
     *norm = told[PSEG_NORM_NORM];

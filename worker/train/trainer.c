@@ -368,7 +368,8 @@ void pseg_trainer_sum_up(pseg_train_summary *out, const pseg_trainer *t)
         (pseg_train_summary){.state = t->state,
                              .params = pseg_params_total(t->params),
                              .graph_bytes = pseg_graph_bytes(pseg_train_head_graph(t->head)),
-                             .param_bytes = buffers * pseg_params_elems(t->params) * sizeof(float),
+                             .param_bytes = buffers * pseg_params_elems(t->params) * sizeof(float) +
+                                            pseg_optim_bytes(t->optim),
                              .encoder_bytes = pseg_encoders_bytes(t->e),
                              .skipped = t->n_skipped,
                              .cut_phrases = pseg_feed_cut(t->feed),

@@ -106,6 +106,7 @@ static pseg_status make_settings(pseg_trainer *t, pseg_err *err)
         {"loss_iou", (double)o->loss.iou},
         {"loss_at_input", o->sizes.at_input},
         {"loss_deep", (double)o->loss_deep},
+        {"lr_muon", (double)o->optim.lr_muon},
         {"lr_probe", (double)o->optim.lr[PSEG_PARAM_PROBE]},
         {"vision_layers", o->towers.vision ? o->towers.vision_layers : 0},
         {"text_layers", o->towers.text ? o->towers.text_layers : 0},

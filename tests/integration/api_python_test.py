@@ -201,6 +201,97 @@ class Package(lib.Test):
                 client.models(timeout=5)
             self.assertEqual(caught.exception.reason, "SERVER_UNAVAILABLE")
 
+    def watch(self, target, is_async, then, jobs=(), **kw):
+        """The events of a watch that has begun, until it ends; then(n) is called before the nth is waited for, and
+        closes the watch if it gives True."""
+        found = []
+        if not is_async:
+            with pseg.Client(target, retry_s=60) as client, client.watch(jobs, **kw) as events:
+                while True:
+                    if then(len(found)):
+                        events.close()
+                    event = next(events, None)
+                    if event is None:
+                        return found
+                    found.append(event)
+
+        async def run():
+            async with pseg.AsyncClient(target, retry_s=60) as client, client.watch(jobs, **kw) as events:
+                while True:
+                    if then(len(found)):  # in this thread: a process that another starts dies with it
+                        events.close()
+                    async for event in events:
+                        found.append(event)
+                        break
+                    else:
+                        return found
+
+        return asyncio.run(asyncio.wait_for(run(), 2 * lib.START_S))
+
+    def test_watch(self):
+        for is_async in (False, True):
+            with self.subTest(is_async=is_async):
+                jobs = []
+
+                def submit(n):
+                    if n == 0:
+                        jobs.append(self.client.submit(SCENE, "a star"))
+                    return n == 2
+
+                found = self.watch(self.scheduler.target, is_async, submit)
+                self.assertEqual([(e.name, e.state) for e in found],
+                                 [(jobs[0].name, pseg.State.RUNNING), (jobs[0].name, pseg.State.SUCCEEDED)])
+                self.assertTrue(found[0].worker and not found[1].worker and not found[0].batch)
+                self.assertLessEqual(found[0].time, found[1].time)
+                self.assertIsNotNone(found[0].time.tzinfo)
+                again = self.watch(self.scheduler.target, is_async, lambda n: n == 1, resume=found[0].token)
+                self.assertEqual(again, found[1:])
+                # Those that are named have ended, and so does the watch.
+                none = "jobs/" + "0" * 32
+                named = self.watch(self.scheduler.target, is_async, lambda n: False, [jobs[0], none])
+                self.assertEqual({e.name: e.state for e in named}, {jobs[0].name: pseg.State.SUCCEEDED, none: None})
+                for bad, reason in ((dict(resume="nonsense"), "PAGE_TOKEN_INVALID"), (dict(jobs="x"), "NAME_INVALID")):
+                    with self.assertRaises(pseg.InvalidArgument) as caught:
+                        self.watch(self.scheduler.target, is_async, lambda n: False, **bad)
+                    self.assertEqual(caught.exception.reason, reason)
+
+    def test_watch_goes_on_at_another_scheduler(self):
+        address = f"unix:{self.cluster.folder}/watch.sock"
+        for is_async in (False, True):
+            with self.subTest(is_async=is_async):
+                first = self.cluster.scheduler("--default-model", "empty", listen=address)
+                with pseg.Client(address, retry_s=60) as client:
+                    jobs = [client.submit(SCENE, "a star") for _ in range(2)]  # nobody serves "empty"
+
+                    def then(n):
+                        nonlocal first
+                        if n == 2:  # the present states have been told
+                            first.kill()
+                            first = self.cluster.scheduler("--default-model", "empty", listen=address)
+                        if n in (2, 3):
+                            client.cancel(jobs[n - 2])
+                        return False
+
+                    found = self.watch(address, is_async, then, jobs)
+                    queued, cancelled = pseg.State.QUEUED, pseg.State.CANCELLED
+                    self.assertEqual(sorted((e.name, e.state.name) for e in found[:2]),
+                                     sorted((j.name, queued.name) for j in jobs))
+                    self.assertEqual([(e.name, e.state) for e in found[2:]], [(j.name, cancelled) for j in jobs])
+
+                    def restart(n):  # of all jobs it goes on after the last token
+                        nonlocal first
+                        if n == 1:
+                            first.kill()
+                            first = self.cluster.scheduler("--default-model", "empty", listen=address)
+                        return n == 2
+                    again = self.watch(address, is_async, restart, resume=found[1].token)
+                    self.assertEqual([(e.name, e.state) for e in again], [(e.name, e.state) for e in found[2:]])
+                first.kill()
+        self.cluster.redis_cli("XTRIM", "pseg:{default}:events", "MAXLEN", "0")
+        for is_async in (False, True):
+            (gap,) = self.watch(self.scheduler.target, is_async, lambda n: n == 1, resume=found[2].token)
+            self.assertEqual((gap.is_gap, gap.name, gap.state), (True, "", None))
+
     def test_time_runs_out(self):
         job = self.client.submit(SCENE, "a star", model="")
         self.client.wait(job)

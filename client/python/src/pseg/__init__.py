@@ -6,16 +6,17 @@
         found = client.segment("photo.jpg", "the dog on the left")
         mask = found.masks[0].array          # numpy, [height, width], bool
 """
+from ._watch import AsyncWatch, Watch
 from .aio import AsyncClient
 from .client import Client
 from .errors import (AlreadyExists, Cancelled, DeadlineExceeded, FailedPrecondition, InvalidArgument, JobCancelled,
                      JobExpired, JobFailed, NotFound, PermissionDenied, PsegError, ResourceExhausted, Unauthenticated,
                      Unavailable)
-from .types import Box, Encoding, Job, Mask, Model, Outcome, PromptResult, Segmentation, State, decode_rle
+from .types import Box, Encoding, Event, Job, Mask, Model, Outcome, PromptResult, Segmentation, State, decode_rle
 
 __all__ = [
-    "AlreadyExists", "AsyncClient", "Box", "Cancelled", "Client", "DeadlineExceeded", "Encoding", "FailedPrecondition",
-    "InvalidArgument", "Job", "JobCancelled", "JobExpired", "JobFailed", "Mask", "Model", "NotFound", "Outcome",
-    "PermissionDenied", "PromptResult", "PsegError", "ResourceExhausted", "Segmentation", "State", "Unauthenticated",
-    "Unavailable", "decode_rle",
+    "AlreadyExists", "AsyncClient", "AsyncWatch", "Box", "Cancelled", "Client", "DeadlineExceeded", "Encoding", "Event",
+    "FailedPrecondition", "InvalidArgument", "Job", "JobCancelled", "JobExpired", "JobFailed", "Mask", "Model",
+    "NotFound", "Outcome", "PermissionDenied", "PromptResult", "PsegError", "ResourceExhausted", "Segmentation", "State",
+    "Unauthenticated", "Unavailable", "Watch", "decode_rle",
 ]

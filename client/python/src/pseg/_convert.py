@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 import grpc
 
 from . import _wire, errors
-from .types import Box, Encoding, Job, Mask, Model, PromptResult, State
+from .types import Box, Encoding, Event, Job, Mask, Model, PromptResult, State
 
 INLINE_MAX = 3 << 20  # bytes of an image within a request
 CHUNK = 1 << 20
@@ -125,6 +125,12 @@ def job(m: Any) -> Job:
                expire_time=_time(m, "expire_time"),
                stages={s.stage: s.duration.seconds + s.duration.nanos / 1e9 for s in m.stages},
                receipt=receipt, image_width=m.image_width, image_height=m.image_height)
+
+
+def event(m: Any) -> Event:
+    """Of a WatchJobsResponse that has one."""
+    e = m.event
+    return Event(e.name, State(e.state) if e.state else None, _time(e, "time"), e.worker, e.batch, m.resume_token)
 
 
 def model(m: Any) -> Model:

@@ -10,7 +10,7 @@ from typing import (Any, AsyncIterable, AsyncIterator, Awaitable, Callable, Iter
 import grpc
 import grpc.aio
 
-from . import _batch, _batch_aio, _convert, _wire, errors
+from . import _batch, _batch_aio, _convert, _watch, _wire, errors
 from .client import Item
 from .image import ImageLike, image_bytes
 from .progress import Progress, ProgressLike
@@ -164,6 +164,11 @@ class AsyncClient:
             if not reply.next_page_token:
                 return
             request.page_token = reply.next_page_token
+
+    def watch(self, jobs: _watch.Jobs = (), *, batch: str = "", resume: str = "",
+              retry_s: Optional[float] = None) -> _watch.AsyncWatch:
+        """As Client.watch, with `async with` and `async for`."""
+        return _watch.AsyncWatch(self, _watch.Core(jobs, batch, resume), self._retry_s if retry_s is None else retry_s)
 
     async def masks(self, job: Union[str, Job], *, prompt_indexes: Iterable[int] = (),
                     encoding: Encoding = Encoding.BITS, threshold: float = 0.0,

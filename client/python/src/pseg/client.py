@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Mapping, Optional, T
 
 import grpc
 
-from . import _batch, _batch_sync, _convert, _wire, errors
+from . import _batch, _batch_sync, _convert, _watch, _wire, errors
 from .image import ImageLike, image_bytes
 from .progress import Progress, ProgressLike
 from .types import Encoding, Job, Mask, Model, Outcome, Segmentation, State
@@ -164,6 +164,21 @@ class Client:
             if not reply.next_page_token:
                 return
             request.page_token = reply.next_page_token
+
+    def watch(self, jobs: _watch.Jobs = (), *, batch: str = "", resume: str = "",
+              retry_s: Optional[float] = None) -> _watch.Watch:
+        """Changes of state as they happen, as Events in their order: of these jobs (up to 1,000), whose present state
+        comes first and which end the iteration when all of them have ended; of one batch; or of all the caller's.
+
+            with client.watch() as events:              # begun: what is submitted now is told
+                job = client.submit("photo.jpg", "the dog")
+                for event in events:
+                    print(event.name, event.state)
+
+        resume: .token of an event of an earlier watch, whose next this one's first is to be; any scheduler takes it.
+        A stream that breaks is taken up where it was for retry_s (None: as the client) without an answer; one thread
+        iterates, any may close()."""
+        return _watch.Watch(self, _watch.Core(jobs, batch, resume), self._retry_s if retry_s is None else retry_s)
 
     def masks(self, job: Union[str, Job], *, prompt_indexes: Iterable[int] = (), encoding: Encoding = Encoding.BITS,
               threshold: float = 0.0, timeout: Optional[float] = 300.0) -> List[Mask]:

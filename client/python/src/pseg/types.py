@@ -81,6 +81,19 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Event:
+    """A job has come to another state; or, is_gap, events were lost: get() and jobs() tell how jobs stand."""
+
+    name: str  # "jobs/ID"; "" of a gap
+    state: Optional[State]  # None: there is no such job, or no more
+    time: Optional[datetime.datetime]  # when it came to this state
+    worker: str  # that runs it; RUNNING only
+    batch: str  # "batches/ID", if it is of one
+    token: str  # where another watch goes on after this event
+    is_gap: bool = False
+
+
+@dataclass(frozen=True)
 class Model:
     name: str
     digest: str

@@ -19,10 +19,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MODEL    PSEG_TEST_SOURCE_DIR "/deploy/models/scenes"
-#define SCENE    PSEG_TEST_SOURCE_DIR "/docs/example/scene.png"
-#define MAX_JOBS 16
-#define WAIT_MS  120000
+#define MODEL        PSEG_TEST_SOURCE_DIR "/deploy/models/scenes"
+#define SCENE        PSEG_TEST_SOURCE_DIR "/docs/example/scene.png"
+#define MAX_JOBS     16
+#define KEPT_PHRASES 6
+#define WAIT_MS      120000
 
 static pseg_engine *engine; /* NULL: no device */
 static pseg_engine *pair;   /* with two devices, halves of one; NULL: there is no such thing */
@@ -122,7 +123,7 @@ typedef struct run {
     bool needs_both; /* no device goes on after its first pass until the other has had one, too */
     _Atomic size_t n_on[2]; /* passes of each device */
     /* of the worker's hooks, without the first job */
-    _Atomic size_t n_passes, n_jobs, n_encodes, n_pairs, n_ended;
+    _Atomic size_t n_passes, n_jobs, n_encodes, n_texts, n_pairs, n_ended;
 } run;
 
 /* Waits until cond, checked every few milliseconds; fails after WAIT_MS. */
@@ -167,6 +168,7 @@ static void on_batch(void *ud, size_t device, size_t n_jobs, const pseg_engine_b
     atomic_fetch_add(&r->n_passes, 1);
     atomic_fetch_add(&r->n_jobs, n_jobs);
     atomic_fetch_add(&r->n_encodes, done->n_encodes);
+    atomic_fetch_add(&r->n_texts, done->n_texts);
     atomic_fetch_add(&r->n_pairs, done->n_pairs);
 }
 
@@ -370,6 +372,39 @@ static void tenants_share_nothing(void **state)
     assert_state(&r, "u", 1, PSEG_JOB_SUCCEEDED);
     assert_int_equal(atomic_load(&r.n_encodes), 2);
     run_end(&r);
+}
+
+/* One job each, in a run of its own: how many phrases had to be encoded. */
+static size_t texts_of(const char *tenant, bool share, const char *const *phrases, size_t n)
+{
+    run r;
+
+    run_begin_with(&r, NULL, 8, 0, share);
+    submit(&r, tenant, scene, scene_len, phrases, n);
+    run_jobs(&r, 1);
+    assert_state(&r, tenant, 0, PSEG_JOB_SUCCEEDED);
+    run_end(&r);
+    return atomic_load(&r.n_texts);
+}
+
+/* The engine of these tests keeps KEPT_PHRASES of them. */
+static void phrases_are_encoded_once_for_a_tenant(void **state)
+{
+    static const char *const two[] = {"a phrase of one", "a phrase of two"};
+    static const char *const other[] = {"a phrase of three", "a phrase of one"};
+    static const char *const many[KEPT_PHRASES] = {"1", "2", "3", "4", "5", "6"};
+
+    (void)state;
+    NEEDS_DEVICE();
+    assert_int_equal(texts_of("phrases", false, two, 2), 2);
+    assert_int_equal(texts_of("phrases", false, two, 2), 0);
+    assert_int_equal(texts_of("phrases", false, other, 2), 1);
+    assert_int_equal(texts_of("others", false, two, 2), 2);
+    assert_int_equal(texts_of("others", true, two, 2), 2); /* shared: what was kept so */
+    assert_int_equal(texts_of("phrases", true, two, 2), 0);
+    assert_int_equal(texts_of("phrases", false, many, KEPT_PHRASES), KEPT_PHRASES);
+    assert_int_equal(texts_of("phrases", false, two, 2), 2); /* used longest ago: gone */
+    assert_int_equal(texts_of("phrases", false, many + 3, KEPT_PHRASES - 3), 0);
 }
 
 /* With batches of one, each job is alone; what it gets is what all must get. 15 phrases: one pass.
@@ -635,6 +670,7 @@ static int set_up(void **state)
                              .cl = PSEG_CL_OPTIONS_DEFAULT,
                              .model = PSEG_MODEL_OPTIONS_DEFAULT,
                              .limits = PSEG_IMAGE_LIMITS_DEFAULT,
+                             .kept_phrases = KEPT_PHRASES,
                              .reads_features = true};
     pseg_err e = PSEG_ERR_INIT;
 
@@ -674,6 +710,7 @@ int main(void)
         cmocka_unit_test(a_picture_is_encoded_by_one_device_at_a_time),
         cmocka_unit_test(jobs_on_one_image_share_its_encoding),
         cmocka_unit_test(tenants_share_nothing),
+        cmocka_unit_test(phrases_are_encoded_once_for_a_tenant),
         cmocka_unit_test(masks_are_those_of_a_job_alone),
         cmocka_unit_test(two_devices_share_the_work),
         cmocka_unit_test(two_devices_encode_an_image_once),

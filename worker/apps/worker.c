@@ -25,7 +25,7 @@ typedef struct config {
     const char *config, *redis, *queue, *id, *ready_file, *log_level, *metrics_listen,
         *otlp_endpoint;
     int64_t decoders, decode_seconds, decode_memory;
-    int64_t batch, batch_delay_ms, encode_batch, kept_features, feature_cache;
+    int64_t batch, batch_delay_ms, encode_batch, kept_features, kept_phrases, feature_cache;
     int64_t ahead, lease_ms, max_attempts, redis_timeout_ms, grace_ms, watchdog_ms;
     bool respawn, share_features;
 } config;
@@ -56,11 +56,14 @@ static const pseg_conf_option options[] = {
      .min = 0, .max = 1e12,
      .help = "device memory for encoded images, so that their next phrases need not wait for the "
              "encoder"},
+    {"kept_phrases", PSEG_CONF_INT, offsetof(config, kept_phrases), "256", .min = 0, .max = 65536,
+     .help = "encoded phrases that stay on the device, for their next images; a long one takes up "
+             "to 80 kB"},
     {"feature_cache", PSEG_CONF_INT, offsetof(config, feature_cache), "0", .unit = "bytes",
      .min = 0, .max = 1e15,
      .help = "of Redis' memory for encoded images that all workers share; 0: none"},
     {"share_features", PSEG_CONF_BOOL, offsetof(config, share_features), "false",
-     .help = "tenants find what was encoded for others"},
+     .help = "tenants find what was encoded for others, images and phrases"},
     {"decoders", PSEG_CONF_INT, offsetof(config, decoders), "2", .min = 0, .max = 64,
      .help = "processes, locked in, that decode so many images at once; 0: one, in the worker "
              "itself"},
@@ -295,6 +298,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     eo.n_devices = c->devices.n;
     eo.worker = id;
     eo.kept_bytes = (size_t)c->kept_features;
+    eo.kept_phrases = (size_t)c->kept_phrases;
     eo.max_encode = (size_t)c->encode_batch;
     eo.reads_features = c->feature_cache > 0;
     eo.n_decoders = (size_t)c->decoders;

@@ -116,6 +116,8 @@ static void take_info(pseg_engine *e, const pseg_engine_options *o)
     memcpy(e->how.std, e->info->std, sizeof e->how.std);
     e->pictures.max_kept = o->kept_bytes / (sizeof(float) * pseg_engine_n_features(e));
     e->pictures.n_devices = e->n_devices;
+    for (size_t i = 0; i < e->n_devices; i++)
+        pseg_phrases_init(&e->devices[i].phrases, o->kept_phrases);
     e->reads_features = o->reads_features;
     e->max_decode = o->model.max_phrases;
 }
@@ -180,6 +182,7 @@ void pseg_engine_close(pseg_engine *e)
     pseg_decoders_close(e->decoders);
     pseg_pictures_deinit(&e->pictures);
     for (size_t i = 0; i < e->n_devices; i++) {
+        pseg_phrases_deinit(&e->devices[i].phrases);
         pseg_model_close(e->devices[i].model);
         pseg_cl_close(e->devices[i].cl);
     }

@@ -44,6 +44,7 @@ typedef struct pseg_engine_options {
     const char *worker;  /* id, for receipts */
     size_t kept_bytes;   /* of each device's memory for the features of images that were asked for
                             last */
+    size_t kept_phrases; /* encoded phrases that stay on each device, for their next images */
     bool reads_features; /* encoded images can be taken by pseg_engine_take_features */
     size_t max_encode;   /* images in one pass of the encoder; 0: one on a CPU, where more in a pass
                           * are hardly faster and make the first wait for the last, else 8 */
@@ -73,7 +74,8 @@ typedef struct pseg_work {
     pseg_arena *arena;          /* of the caller, lives as long as the work */
     const char *const *prompts; /* n of them */
     size_t n_prompts;
-    float threshold; /* in (0, 1) */
+    const char *owner; /* of the prompts: what is kept of them is found by the same owner alone */
+    float threshold;   /* in (0, 1) */
     /* after prepare */
     pseg_picture *picture;
     uint32_t width, height; /* of the photo */
@@ -143,6 +145,7 @@ typedef struct pseg_engine_job {
 /* What a batch took; for whoever counts. */
 typedef struct pseg_engine_batch {
     size_t n_encodes; /* images that were encoded in it */
+    size_t n_texts;   /* phrases that were encoded in it */
     const pseg_picture *encoded[PSEG_ENGINE_MAX_JOBS];
     size_t n_prompts[PSEG_ENGINE_MAX_JOBS]; /* of each of these: the phrases decoded on it */
     size_t n_pairs;                         /* of image and phrase, decoded */

@@ -5,11 +5,13 @@
 #include "worker/serve/engine.h"
 
 #include "worker/decode/decoders.h"
+#include "worker/serve/phrases.h"
 
 typedef struct pseg_engine_unit {
     char id[PSEG_DEVICE_ID]; /* "": as the options' cl.device says */
     pseg_cl *cl;
-    pseg_model *model; /* NULL: the empty model */
+    pseg_model *model;    /* NULL: the empty model */
+    pseg_phrases phrases; /* of the thread that runs on it */
     size_t max_encode;
     char name[192], driver[224];
 } pseg_engine_unit;
@@ -33,6 +35,21 @@ struct pseg_engine {
 /* Opens the devices that o names with the model on each, and fills what is known from then on. What
  * was opened is in e also on failure. */
 pseg_status pseg_engine_open_devices(pseg_engine *e, const pseg_engine_options *o, pseg_err *err);
+
+/* ---- engine_phrases.c ---- */
+
+/* Phrases and who asked for each. */
+typedef struct pseg_phrase_list {
+    const char **phrases, **owners;
+    size_t n;
+} pseg_phrase_list;
+
+/* out: a prompt of each, NULL at first; given back by pseg_engine_give_prompts, also on failure.
+ * *n_made: how many had to be encoded. Errors: those of pseg_model_encode_texts. */
+pseg_status pseg_engine_take_prompts(pseg_prompt **out, size_t *n_made, pseg_engine_unit *d,
+                                     pseg_arena *a, const pseg_phrase_list *l, pseg_err *err);
+void pseg_engine_give_prompts(pseg_engine_unit *d, pseg_prompt **prompts,
+                              const pseg_phrase_list *l);
 
 /* Numbers of one image's features. */
 static inline size_t pseg_engine_n_features(const pseg_engine *e)

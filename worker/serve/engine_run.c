@@ -21,10 +21,9 @@ typedef struct batch {
     bool (*is_cancelled)(void *ud);
     pseg_engine_batch *done;
     /* All in one piece of memory, for as many phrases as the works have together: */
-    const char **phrases; /* distinct */
-    pseg_prompt **prompts;
-    size_t n_phrases;
-    size_t **phrase_of; /* [work][its phrase]: place among the distinct; then among the pairs */
+    pseg_phrase_list distinct;
+    pseg_prompt **prompts; /* of these */
+    size_t **phrase_of;    /* [work][its phrase]: place among the distinct; then among the pairs */
     pair *pairs;
     size_t n_pairs;
     const pseg_features **features; /* of the pairs */
@@ -198,13 +197,15 @@ static pseg_status allocate(batch *b, pseg_err *err)
     size_t n = n_prompts_alive(b);
     pseg_arena *a = b->arena;
 
-    b->phrases = pseg_arena_calloc(a, n, sizeof *b->phrases);
+    b->distinct.phrases = pseg_arena_calloc(a, n, sizeof *b->distinct.phrases);
+    b->distinct.owners = pseg_arena_calloc(a, n, sizeof *b->distinct.owners);
     b->prompts = pseg_arena_calloc(a, n, sizeof(pseg_prompt *));
     b->phrase_of = pseg_arena_calloc(a, b->n, sizeof *b->phrase_of);
     b->pairs = pseg_arena_calloc(a, n, sizeof *b->pairs);
     b->features = pseg_arena_calloc(a, n, sizeof *b->features);
     b->asked = pseg_arena_calloc(a, n, sizeof *b->asked);
-    if (!b->phrases || !b->prompts || !b->phrase_of || !b->pairs || !b->features || !b->asked)
+    if (!b->distinct.phrases || !b->distinct.owners || !b->prompts || !b->phrase_of || !b->pairs ||
+        !b->features || !b->asked)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %zu phrases", n);
     for (size_t i = 0; i < b->n; i++) {
         if (!is_alive(&b->jobs[i]))
@@ -217,15 +218,18 @@ out:
     return rc;
 }
 
-/* Place among the distinct phrases, of which there may be one more then. */
-static size_t place_of_phrase(batch *b, const char *phrase)
+/* Place of a work's phrase among the distinct ones, of which there may be one more then. */
+static size_t place_of_phrase(batch *b, const pseg_work *w, size_t i)
 {
+    pseg_phrase_list *l = &b->distinct;
     size_t k = 0;
 
-    while (k < b->n_phrases && strcmp(b->phrases[k], phrase) != 0)
+    while (k < l->n && strcmp(l->phrases[k], w->prompts[i]) != 0)
         k++;
-    if (k == b->n_phrases)
-        b->phrases[b->n_phrases++] = phrase;
+    if (k == l->n) {
+        l->owners[k] = w->owner ? w->owner : "";
+        l->phrases[l->n++] = w->prompts[i];
+    }
     return k;
 }
 
@@ -247,8 +251,9 @@ static pseg_status encode_phrases(batch *b, pseg_err *err)
     PSEG_TRY(allocate(b, err));
     for (size_t i = 0; i < b->n; i++)
         for (size_t k = 0; is_alive(&b->jobs[i]) && k < b->jobs[i].work->n_prompts; k++)
-            b->phrase_of[i][k] = place_of_phrase(b, b->jobs[i].work->prompts[k]);
-    PSEG_TRY(pseg_model_encode_texts(b->prompts, b->model, b->phrases, b->n_phrases, err));
+            b->phrase_of[i][k] = place_of_phrase(b, b->jobs[i].work, k);
+    PSEG_TRY(pseg_engine_take_prompts(b->prompts, &b->done->n_texts, &b->e->devices[b->device],
+                                      b->arena, &b->distinct, err));
     share_step(b, "encode_text", pseg_clock_mono_us() - begin);
 out:
     return rc;
@@ -382,8 +387,7 @@ void pseg_engine_run_batch(pseg_engine *e, size_t device, pseg_engine_job *jobs,
     pseg_pictures_reap(&e->pictures, device);
     b.arena = jobs[0].work->arena;
     run_steps(&b);
-    for (size_t i = 0; i < b.n_phrases; i++)
-        pseg_prompt_free(b.prompts[i]);
+    pseg_engine_give_prompts(&e->devices[device], b.prompts, &b.distinct);
     pseg_free(b.logits);
     pseg_free(b.iou);
     for (size_t i = 0; i < n; i++)

@@ -3,6 +3,7 @@
 #include "pseg/internal/v1/record.pb-c.h"
 
 #include <stddef.h>
+#include <string.h>
 
 static void *unpack_alloc(void *arena, size_t n)
 {
@@ -15,7 +16,18 @@ static void unpack_free(void *arena, void *p)
     (void)p;
 }
 
-static pseg_status read_spec(pseg_task *t, pseg_err *err)
+/* Whose phrases they are: the tenant's, whose name stands before the image's content. */
+static const char *owner_of(const pseg_worker *w, const pseg_task *t)
+{
+    char *owner = w->opt.share_features ? NULL : pseg_arena_strdup(t->arena, t->image);
+    char *end = owner ? strchr(owner, ':') : NULL;
+
+    if (end)
+        *end = '\0';
+    return owner;
+}
+
+static pseg_status read_spec(const pseg_worker *w, pseg_task *t, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     ProtobufCAllocator alloc = {unpack_alloc, unpack_free, t->arena};
@@ -26,6 +38,7 @@ static pseg_status read_spec(pseg_task *t, pseg_err *err)
         PSEG_FAIL(PSEG_R_JOB_CORRUPT, 0, "the stored job does not parse");
     t->work.prompts = (const char *const *)s->prompts;
     t->work.n_prompts = s->n_prompts;
+    t->work.owner = owner_of(w, t);
     t->traceparent = s->traceparent;
     t->work.threshold = s->mask_threshold > 0 && s->mask_threshold < 1 ? s->mask_threshold : 0.5f;
 out:
@@ -112,7 +125,7 @@ static pseg_status prepare_task(pseg_task **ready, pseg_worker *w, pseg_task *t,
     *ready = NULL;
     if (!t->work.prompts) {
         pseg_work_stage(&t->work, "queue", pseg_clock_unix_us() - t->created_unix_us);
-        PSEG_TRY(read_spec(t, err));
+        PSEG_TRY(read_spec(w, t, err));
     }
     if (!t->is_alone)
         state = pseg_engine_share(w->opt.engine, &t->work, t->image, &t->waiter);

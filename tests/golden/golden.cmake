@@ -21,3 +21,8 @@ pseg_add_test(NAME golden_grads
   SOURCES ${CMAKE_CURRENT_LIST_DIR}/grads_test.c ${CMAKE_CURRENT_LIST_DIR}/grads_file.c
   LIBS pseg_golden pseg_ops pseg_test_support LABELS golden TIMEOUT 300)
 target_compile_definitions(test_golden_grads PRIVATE PSEG_TEST_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+pseg_add_test(NAME golden_fidelity
+  SOURCES ${CMAKE_CURRENT_LIST_DIR}/fidelity_test.c ${CMAKE_CURRENT_LIST_DIR}/fidelity_data.c
+          ${CMAKE_CURRENT_LIST_DIR}/fidelity_reference.c ${PROJECT_SOURCE_DIR}/tests/ops/reference.c
+  LIBS pseg_golden pseg_mask pseg_scenes pseg_data pseg_image LABELS golden slow TIMEOUT 600)
+target_link_options(test_golden_fidelity PRIVATE "LINKER:--wrap=pseg_op_run")

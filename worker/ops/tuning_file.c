@@ -235,6 +235,16 @@ out:
     return rc;
 }
 
+/* What another version or driver was tuned for is nobody's mistake, and would be told each time. */
+static void tell_ignored(const pseg_log *log, const char *path, const pseg_err *e)
+{
+    if (e->reason == PSEG_R_UNSUPPORTED)
+        PSEG_INFO(log, "tune", "tuning is ignored path=%s: %s; pseg devices --tune makes it anew",
+                  path, e->msg);
+    else
+        PSEG_WARN(log, "tune", "tuning is ignored path=%s: %s", path, e->msg);
+}
+
 void pseg_tuning_recall(pseg_tuning *out, const pseg_cl *cl, const pseg_log *log)
 {
     char *path = file_path(cl);
@@ -246,7 +256,7 @@ void pseg_tuning_recall(pseg_tuning *out, const pseg_cl *cl, const pseg_log *log
     if (path && pseg_file_exists(path) &&
         (pseg_file_read(&data, &n, path, MAX_FILE, &e) != PSEG_OK ||
          pseg_tuning_parse(out, cl, (const char *)data, n, &e) != PSEG_OK))
-        PSEG_WARN(log, "tune", "tuning is ignored path=%s: %s", path, e.msg);
+        tell_ignored(log, path, &e);
     pseg_free(data);
     pseg_free(path);
 }

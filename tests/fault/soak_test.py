@@ -31,6 +31,20 @@ class Judge(unittest.TestCase):
             self.assertEqual(len(found), 1, (name, found))
             self.assertTrue(found[0].startswith(name.replace("_of_", " of ")), found)
 
+    def test_redis_holds_more_where_jobs_come_faster(self):
+        def samples(rate):
+            s = curves(keys_of_redis=lambda x: 9000 * (1 if x < 0.5 else 1.5), memory_of_a=lambda x: 100 << 20)
+            for i, one in enumerate(s):
+                one["jobs"] = sum(rate(k) for k in range(i))
+            return s
+        self.assertEqual(soak.judge(samples(lambda i: 140 if i < 50 else 210)), [])
+        self.assertEqual(len(soak.judge(samples(lambda i: 140))), 1)
+        self.assertEqual(len(soak.judge(samples(lambda i: 140 if i < 50 else 150))), 1)
+        slower = samples(lambda i: 210 if i < 50 else 140)
+        for one in slower:
+            one["memory of a"] *= 1 + one["t"] / 100
+        self.assertEqual(len(soak.judge(slower)), 2)
+
     def test_a_curve_that_ends(self):
         s = curves(memory_of_a=lambda x: 1 << 20)
         for one in s[60:]:

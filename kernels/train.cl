@@ -115,7 +115,7 @@ static inline ulong upsampled_at(uint y, uint x, const pseg_resize_params *p)
 
     for (uint i = 0; i < p->stages; i++)
         inside |= (y >> i & 1) << (2 * i + 1) | (x >> i & 1) << (2 * i);
-    return ((ulong)(y >> p->stages) * p->gw + (x >> p->stages) << 2 * p->stages) + inside;
+    return (((ulong)(y >> p->stages) * p->gw + (x >> p->stages)) << 2 * p->stages) + inside;
 }
 
 /* Bilinear with half-pixel centres and clamped edges (PyTorch's interpolate, align_corners=False):

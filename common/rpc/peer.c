@@ -127,11 +127,6 @@ const char *pseg_rpc_tenant(const pseg_rpc_call *c)
     return c->tenant;
 }
 
-const char *pseg_rpc_path(const pseg_rpc_call *c)
-{
-    return c->row->method->path;
-}
-
 pseg_rpc_loop *pseg_rpc_loop_of(const pseg_rpc_call *c)
 {
     return c->loop;

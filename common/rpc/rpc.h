@@ -248,7 +248,6 @@ int64_t pseg_rpc_ms_left(const pseg_rpc_call *c);
 
 void *pseg_rpc_ud(const pseg_rpc_call *c);           /* of pseg_rpc_server_add */
 const char *pseg_rpc_tenant(const pseg_rpc_call *c); /* never empty */
-const char *pseg_rpc_path(const pseg_rpc_call *c);   /* of the method */
 const char *pseg_rpc_peer_address(pseg_rpc_call *c); /* "" when memory is short */
 pseg_rpc_loop *pseg_rpc_loop_of(const pseg_rpc_call *c);
 /* Value of a request header (lower-case name), or NULL. Not checked to be UTF-8. Borrowed until the

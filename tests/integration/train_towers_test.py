@@ -133,6 +133,21 @@ def spoil(data):
     path.write_text("".join(json.dumps(x) + "\n" for x in records))
 
 
+def shares(tmp, data, n):
+    """A set comes as often as its weight says, without the images that are validated on."""
+    records = [json.loads(x) for x in (data / "scenes.jsonl").read_text().splitlines()]
+    held = max(records, key=lambda x: x["image"])  # last:1
+    n_held = sum(len(s["sentences"]) for s in held["samples"])
+    for weight, copies in (("1", 1), ("2", 2), ("0.5", 0.5)):
+        out = tmp / f"shares-{weight}"
+        good(command(out, "--val-images", "last:1", "--batch", "1", "--epochs", "1", "--seed", "5",
+                     "--features", str(tmp / "features"), data=f"{data},weight={weight}", val=str(data)))
+        found = [x for x in log(out) if x["type"] == "step"]
+        assert len(found) == int(copies * (n - n_held) + 0.5), (weight, len(found), n, n_held)
+    refused(command(tmp / "all", "--val-images", "all", data=str(data), val=str(data)), 2,
+            "all its images are held out for validation, none is left to train on")
+
+
 def pixels(tmp):
     """An encoder that is trained reads the photos themselves: what it sees is what features are made of,
     mirrored or not; and what cannot be decoded is left out, whenever that shows."""
@@ -152,6 +167,7 @@ def pixels(tmp):
                     assert abs(a[figure] - b[figure]) < 2e-3 * abs(a[figure]), (fit, mirror, figure, a, b)
     n = sum(len(s["sentences"]) for x in (data / "scenes.jsonl").read_text().splitlines()
             for s in json.loads(x)["samples"])
+    shares(tmp, data, n)
     spoil(data)
     out = tmp / "moved"
     args = ["--train", "vision", "--lr-vision", "1e-3", "--warm-epochs", "0", "--batch", "4", "--epochs", "2", "--save-every", "1"]

@@ -614,6 +614,43 @@ static void features_of_no_use_are_not_used(void **state)
     assert_string_equal(key + strlen(key) - 7, ":t:none");
 }
 
+/* Packed features as another worker would have left them, of a picture of this size. */
+static pseg_status restore_picture(const char *key, uint32_t width, uint32_t height)
+{
+    const float rect[4] = {0, 0, 1, 1};
+    pseg_work w = {.arena = pseg_arena_new(1 << 26)};
+    pseg_err e = PSEG_ERR_INIT;
+    size_t bytes = 0;
+
+    assert_non_null(w.arena);
+    assert_int_equal(pseg_engine_share(engine, &w, key, NULL), PSEG_PICTURE_MINE);
+    assert_int_equal(pseg_engine_restore(engine, &w, (pseg_bytes){NULL, 0}, &e), PSEG_EINVAL);
+    assert_int_equal(sscanf(e.msg, "features of 0 bytes: %zu were", &bytes), 1);
+    uint8_t *packed = pseg_calloc(1, bytes);
+    assert_non_null(packed);
+    const uint32_t head[4] = {0x31465350, width, height, (uint32_t)(bytes - 32) / 2};
+    memcpy(packed, head, sizeof head);
+    memcpy(packed + sizeof head, rect, sizeof rect);
+    pseg_status rc = pseg_engine_restore(engine, &w, (pseg_bytes){packed, bytes}, &e);
+    assert_true(rc != PSEG_OK || (w.width == width && w.height == height));
+    pseg_free(packed);
+    pseg_work_free(engine, &w);
+    pseg_arena_free(w.arena);
+    return rc;
+}
+
+/* Masks are made at the size that the features name. */
+static void features_of_no_picture_are_not_used(void **state)
+{
+    (void)state;
+    NEEDS_DEVICE();
+    assert_int_equal(restore_picture("t:fits", 100, 80), PSEG_OK);
+    assert_int_equal(restore_picture("t:none", 0, 80), PSEG_EINVAL);
+    assert_int_equal(restore_picture("t:side", 32769, 1), PSEG_EINVAL);
+    assert_int_equal(restore_picture("t:huge", UINT32_MAX, UINT32_MAX), PSEG_EINVAL);
+    assert_int_equal(restore_picture("t:area", 32768, 32768), PSEG_EINVAL);
+}
+
 /* A batch of works of which one is cancelled between the steps. */
 typedef struct canceller {
     int asked, at; /* cancelled from the question number `at` on; 0: never */
@@ -719,6 +756,7 @@ int main(void)
         cmocka_unit_test(a_cancelled_one_leaves_the_batch),
         cmocka_unit_test(features_serve_other_workers_of_the_tenant),
         cmocka_unit_test(features_of_no_use_are_not_used),
+        cmocka_unit_test(features_of_no_picture_are_not_used),
     };
 
     return with_skips(cmocka_run_group_tests(tests, set_up, tear_down));

@@ -336,11 +336,6 @@ const char *pseg_feature_cache_folder(const pseg_feature_cache *c)
     return c->folder;
 }
 
-size_t pseg_feature_cache_entry_bytes(const pseg_feature_cache *c)
-{
-    return c->slot_bytes;
-}
-
 size_t pseg_feature_cache_n_damaged(const pseg_feature_cache *c)
 {
     return c->n_damaged;

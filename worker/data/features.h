@@ -42,7 +42,6 @@ void pseg_feature_cache_close(pseg_feature_cache *c); /* NULL: nothing happens *
 
 size_t pseg_feature_cache_count(const pseg_feature_cache *c);
 const char *pseg_feature_cache_folder(const pseg_feature_cache *c); /* borrowed until close */
-size_t pseg_feature_cache_entry_bytes(const pseg_feature_cache *c); /* on disk */
 size_t pseg_feature_cache_n_damaged(const pseg_feature_cache *c);   /* entries found bad so far */
 
 /* Of an image file. */

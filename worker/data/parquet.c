@@ -82,11 +82,6 @@ const char *parquet_name(const parquet *p)
     return p->name;
 }
 
-uint32_t parquet_n_row_groups(const parquet *p)
-{
-    return p->n_groups;
-}
-
 uint64_t parquet_group_rows(const parquet *p, uint32_t group)
 {
     return p->group_rows[group];

@@ -27,7 +27,6 @@ void parquet_close(parquet *p); /* NULL: nothing happens */
 
 uint64_t parquet_n_rows(const parquet *p);
 const char *parquet_name(const parquet *p);
-uint32_t parquet_n_row_groups(const parquet *p);
 uint64_t parquet_group_rows(const parquet *p, uint32_t group);
 
 typedef enum parquet_type {

@@ -24,12 +24,15 @@ void pseg_engine_features_key(const pseg_engine *e, char out[PSEG_ENGINE_MAX_KEY
              e->how.may_shrink ? "f" : "", content);
 }
 
-static bool is_sound(const head *h)
+/* Of a picture that could have been read here: masks are made at its size. */
+static bool is_sound(const head *h, const pseg_image_limits *most)
 {
     const float *r = h->rect;
 
-    return h->width > 0 && h->height > 0 && isfinite(r[0]) && isfinite(r[1]) && isfinite(r[2]) &&
-           isfinite(r[3]) && r[0] < r[2] && r[1] < r[3];
+    return h->width > 0 && h->height > 0 && h->width <= most->max_side &&
+           h->height <= most->max_side && (uint64_t)h->width * h->height <= most->max_pixels &&
+           isfinite(r[0]) && isfinite(r[1]) && isfinite(r[2]) && isfinite(r[3]) && r[0] < r[2] &&
+           r[1] < r[3];
 }
 
 pseg_status pseg_engine_restore(pseg_engine *e, pseg_work *w, pseg_bytes packed, pseg_err *err)
@@ -44,7 +47,7 @@ pseg_status pseg_engine_restore(pseg_engine *e, pseg_work *w, pseg_bytes packed,
         PSEG_FAIL(PSEG_R_INVALID_ARGUMENT, 0, "features of %zu bytes: %zu were expected",
                   packed.len, sizeof h + n * sizeof *half);
     memcpy(&h, packed.data, sizeof h);
-    if (h.magic != MAGIC || h.n != n || !is_sound(&h))
+    if (h.magic != MAGIC || h.n != n || !is_sound(&h, &e->limits))
         PSEG_FAIL(PSEG_R_INVALID_ARGUMENT, 0, "features that were not packed for this model");
     half = pseg_malloc(n * sizeof *half);
     numbers = pseg_aligned_alloc(n * sizeof *numbers);

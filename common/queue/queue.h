@@ -84,7 +84,8 @@ typedef struct pseg_queue_options {
     /* Called on the handle's thread at every change of a job's state, with e = NULL when events may
      * have been missed (after a reconnect): look at everything again. NULL: not watched. */
     void (*on_event)(void *ud, const pseg_queue_event *e);
-    /* Called when something may wait in the line of `watch_model`, and after a reconnect. */
+    /* Called when something may wait in the line of `watch_model`, and after a reconnect. NULL: this
+     * handle is for submits, and its server is asked whether it may evict keys, as for durability. */
     void (*on_ready)(void *ud);
     const char *watch_model;
     void *ud;

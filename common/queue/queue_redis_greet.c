@@ -70,7 +70,6 @@ static void on_replication(loop *lp, line *l, const redisReply *from)
     line_fail(lp, l, why);
 }
 
-/* The functions are there: the last question is whether the server gives what is promised. */
 static void check_durability(loop *lp, line *l)
 {
     switch (lp->q->base.opt.durability) {
@@ -85,6 +84,36 @@ static void check_durability(loop *lp, line *l)
     }
 }
 
+/* INFO memory. A key that Redis evicts is a job that is lost, whatever was promised. */
+static void on_memory(loop *lp, line *l, const redisReply *from)
+{
+    static const char name[] = "maxmemory_policy:";
+    char why[160];
+
+    if (!greeted_well(lp, l, from))
+        return;
+    const char *at = from->str ? strstr(from->str, name) : NULL;
+    int n = at ? (int)strcspn(at += sizeof name - 1, "\r\n") : 0;
+    if (!at || (n == 10 && strncmp(at, "noeviction", 10) == 0)) {
+        check_durability(lp, l);
+        return;
+    }
+    snprintf(why, sizeof why,
+             "redis may throw jobs away: maxmemory-policy is %.*s, it must be noeviction",
+             n < 40 ? n : 40, at);
+    line_fail(lp, l, why);
+}
+
+/* The functions are there: the last question is whether the server gives what is promised. Workers
+ * promise nothing, and their user may not ask. */
+static void check_server(loop *lp, line *l)
+{
+    if (lp->q->base.opt.on_ready)
+        check_durability(lp, l);
+    else
+        line_say(lp, l, on_memory, 2, (const char *[]){"INFO", "memory"});
+}
+
 static void on_loaded(loop *lp, line *l, const redisReply *from)
 {
     if (from->type == REDIS_REPLY_ERROR)
@@ -94,7 +123,7 @@ static void on_loaded(loop *lp, line *l, const redisReply *from)
                   pseg_lua_REVISION);
     /* A user without the right to load them may still call what somebody else loads. */
     if (l->phase == LINE_GREETING)
-        check_durability(lp, l);
+        check_server(lp, l);
 }
 
 void line_load_functions(loop *lp, line *l)
@@ -111,7 +140,7 @@ static void on_revision(loop *lp, line *l, const redisReply *from)
     if (missing || (from->type == REDIS_REPLY_INTEGER && from->integer < pseg_lua_REVISION))
         line_load_functions(lp, l);
     else
-        check_durability(lp, l);
+        check_server(lp, l);
 }
 
 static void line_greet(loop *lp, line *l)

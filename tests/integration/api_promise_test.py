@@ -44,6 +44,16 @@ class Durability(lib.Test):
     def test_memory(self):
         self.assertEqual(lib.create(self.scheduler()).durability, MEMORY)
 
+    def test_no_server_that_throws_keys_away(self):
+        for policy in ("allkeys-lru", "volatile-ttl"):
+            self.cluster.redis_cli("config", "set", "maxmemory-policy", policy)
+            try:
+                stub = self.scheduler()
+                self.refusal(stub, f"redis may throw jobs away: maxmemory-policy is {policy}, it must be noeviction")
+            finally:
+                self.cluster.redis_cli("config", "set", "maxmemory-policy", "noeviction")
+            self.works(stub)
+
     def test_fsync(self):
         stub = self.scheduler("--durability", "fsync")
         self.refusal(stub, "durability fsync needs appendonly yes and appendfsync always, redis has yes and no")

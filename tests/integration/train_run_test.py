@@ -69,6 +69,47 @@ def batch(tmp):
             assert abs(a - b) < 1e-4 * abs(b), (mirror, figure, a, b)
 
 
+def uneven(folder, seed, count):
+    """A set of scenes whose images have from one phrase to hundreds. Returns how many there are in all."""
+    good([str(BIN / "pseg-scenes"), "--seed", str(seed), "--count", str(count), "--size", "112", "--out", str(folder)])
+    path = folder / "scenes.jsonl"
+    records = [json.loads(x) for x in path.read_text().splitlines()]
+    records[0]["samples"] = records[0]["samples"][:1]
+    records[1]["samples"][0]["sentences"] *= 130
+    path.write_text("".join(json.dumps(x) + "\n" for x in records))
+    return sum(len(s["sentences"]) for x in records for s in x["samples"])
+
+
+def images(tmp):
+    """Several phrases of an image in a batch: each phrase has the same loss as alone, all come once an
+    epoch, and places without a phrase count nowhere."""
+    data, still, found = tmp / "set", ["--lr-neck", "0", "--lr-decoder", "0", "--weight-decay", "0"], {}
+    n = uneven(data, 3, 8)
+    for name, sizes in (("0", []), ("4", ["--images", "4"]), ("1", ["--images", "1", "--accumulate", "3"])):
+        out = tmp / name
+        good(command(out, "--batch", "16", *sizes, *still, "--epochs", "2", "--features", str(tmp / "features"), data=str(data),
+                     val=str(data)) + ["--val-images", "last:2"])
+        found[name] = [x for x in log(out) if x["type"] == "epoch"]
+        steps = [x for x in log(out) if x["type"] == "step"]
+        assert len(steps) % 2 == 0 and len([x for x in steps if x["epoch"] == 0]) >= 4, steps
+    for name in ("4", "1"):
+        for a, b in zip(found["0"], found[name]):
+            for figure in ("loss", "iou", "val_loss", "val_iou", "val_iou_50", "val_pred_off"):
+                assert abs(a[figure] - b[figure]) <= 1e-4 * abs(a[figure]), (name, figure, a, b)
+    # From features and from pixels the same batches come, mirrored too, and a seed gives them again.
+    args = ["--batch", "8", "--images", "2", "--epochs", "1", "--mirror", *still]
+    for name, more in (("kept", ["--features", str(tmp / "features")]), ("seen", ["--train", "vision", "--lr-vision", "0"]),
+                       ("again", ["--features", str(tmp / "features")]), ("other", ["--features", str(tmp / "features"), "--seed", "1"])):
+        out = tmp / name
+        good(command(out, *args, *more, data=str(data), val="none"))
+        found[name] = [x for x in figures(log(out)) if x["type"] == "step"]
+    assert found["kept"] == found["again"] and found["kept"] != found["other"]
+    assert len(found["kept"]) == len(found["seen"]) == len(found["other"]) >= n / 8
+    for a, b in zip(found["kept"], found["seen"]):
+        for figure in ("loss", "bce", "dice", "iou_loss"):  # features are kept in float16
+            assert abs(a[figure] - b[figure]) < 2e-3 * abs(a[figure]), (figure, a, b)
+
+
 # ---- it goes on ----
 
 MORE = ["--batch", "6", "--images", "3", "--epochs", "4", "--accumulate", "2", "--ema", "0.9", "--text-mode", "tokens",
@@ -76,18 +117,16 @@ MORE = ["--batch", "6", "--images", "3", "--epochs", "4", "--accumulate", "2", "
 DATA = {"data": "scenes:21", "val": "scenes:6"}  # 7 batches, 4 steps an epoch; 2 validation batches
 
 
-def resume(tmp):
+def killed(tmp, args, attempts):
     """Killed at random moments, again and again, a run comes to the very same figures and weights."""
     whole = tmp / "whole"
-    good(command(whole, *MORE, **DATA))
+    good([*args, "--out", str(whole)])
     want = figures(log(whole))
-    assert len([x for x in want if x["type"] == "step"]) == 16 and len([x for x in want if x["type"] == "epoch"]) == 4
     rng = random.Random(5)
-    for attempt in range(3):
+    for attempt in range(attempts):
         out, kills = tmp / f"killed{attempt}", 0
         while True:
-            p = subprocess.Popen(command(out, *MORE, "--resume", **DATA), stdout=subprocess.DEVNULL,
-                                 stderr=subprocess.PIPE)
+            p = subprocess.Popen([*args, "--out", str(out), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             # From a moment drawn on: somewhere in a step, a validation or a save. Lines of the log are
             # the clock, so that the machine's speed does not matter.
             seen = len(log_lines(out))
@@ -114,6 +153,27 @@ def resume(tmp):
             assert {k: v for k, v in a[0].items() if k not in drop} == {k: v for k, v in b[0].items() if k not in drop}
         assert not list(out.glob("*.new")), list(out.iterdir())
         print(f"{kills} kills: the same {len(want)} lines and the same weights")
+    return want
+
+
+def resume(tmp):
+    want = killed(tmp, command(tmp, *MORE, **DATA), 3)
+    assert len([x for x in want if x["type"] == "step"]) == 16 and len([x for x in want if x["type"] == "epoch"]) == 4
+
+
+def resume_data(tmp):
+    """The same of two data sets with weights, several phrases an image, half of them mirrored, of
+    features and of an encoder that is trained."""
+    for name, seed in (("a", 3), ("b", 40)):
+        uneven(tmp / name, seed, 6)
+    for name, more in (("kept", ["--features", str(tmp / "features")]), ("seen", ["--train", "vision", "--train-layers", "1"])):
+        (tmp / name).mkdir()
+        args = command(tmp, "--data", f"{tmp / 'b'},weight=0.3", "--batch", "32", "--images", "4", "--epochs", "2", "--mirror",
+                       "--warm-epochs", "0", "--save-every", "2", "--seed", "7", *more, data=f"{tmp / 'a'},weight=1.4",
+                       val=str(tmp / "a"))
+        want = killed(tmp / name, [*args, "--val-images", "last:1"], 1)
+        steps = [sum(x["type"] == "step" and x["epoch"] == epoch for x in want) for epoch in range(2)]
+        assert steps[0] == steps[1] >= 4, steps
 
 
 def first_difference(got, want):
@@ -249,5 +309,5 @@ def full_disk(tmp):
     return 0
 
 
-sys.exit(main({"learn": learn, "batch": batch, "resume": resume, "stop": stop, "refuse": refuse, "blow_up": blow_up,
-               "full_disk": full_disk}))
+sys.exit(main({"learn": learn, "batch": batch, "images": images, "resume": resume, "resume_data": resume_data,
+               "stop": stop, "refuse": refuse, "blow_up": blow_up, "full_disk": full_disk}))

@@ -1,6 +1,5 @@
 pseg_add_test(NAME data SOURCES ${CMAKE_CURRENT_LIST_DIR}/data_test.c LIBS pseg_data pseg_scenes pseg_mask LABELS unit)
 pseg_add_test(NAME data_arrays SOURCES ${CMAKE_CURRENT_LIST_DIR}/data_arrays_test.c LIBS pseg_data pseg_image pseg_mask LABELS unit)
 pseg_add_test(NAME data_features SOURCES ${CMAKE_CURRENT_LIST_DIR}/data_features_test.c LIBS pseg_data LABELS unit)
-pseg_add_test(NAME data_batches SOURCES ${CMAKE_CURRENT_LIST_DIR}/data_batches_test.c LIBS pseg_data pseg_scenes pseg_image pseg_mask LABELS unit)
 pseg_add_test(NAME data_formats SOURCES ${CMAKE_CURRENT_LIST_DIR}/data_formats_test.c LIBS pseg_data pseg_mask LABELS unit)
 pseg_add_test(NAME data_check SOURCES ${CMAKE_CURRENT_LIST_DIR}/data_check_test.c LIBS pseg_data pseg_image pseg_mask LABELS unit)

@@ -182,7 +182,7 @@ static void mirrored_inputs_are_those_of_the_mirrored_file(void **state)
     pseg_free(b);
 }
 
-/* ---- splits and mixes ---- */
+/* ---- splits ---- */
 
 /* n images called PREFIX000000000001.jpg and so on, each with `phrases` phrases. */
 static pseg_dataset *make_set(const char *prefix, int first, int n, int phrases)
@@ -277,60 +277,6 @@ static void splits_by_name_hash_and_list(void **state)
     pseg_dataset_close(e);
 }
 
-static void mixes_leave_out_what_is_held_out(void **state)
-{
-    pseg_dataset *a = make_set("", 1, 100, 1), *b = make_set("COCO_train2014_", 81, 40, 3);
-    pseg_data_selection all_a = choose(a, "all"), all_b = choose(b, "all"),
-                        held = choose(a, "last:10"); /* 91 to 100, in b too */
-    pseg_mix_part parts[] = {{a, &all_a, 2}, {b, &all_b, 0.5}}, out = {a, &held, 1};
-    pseg_err err = PSEG_ERR_INIT;
-    uint32_t order[512], again[512], seen[256] = {0};
-    size_t rest = 0;
-    pseg_mix *m;
-
-    (void)state;
-    assert_int_equal(pseg_mix_new(&m, parts, 2, &out, 1, &err), PSEG_OK);
-    assert_int_equal(pseg_mix_n_left_out(m, 0), 10);
-    assert_int_equal(pseg_mix_n_left_out(m, 1), 10);
-    assert_int_equal(pseg_mix_n_examples(m), 90 + 90);
-    assert_int_equal(pseg_mix_length(m), 180 + 45);
-    assert_int_equal(pseg_mix_order(order, m, 7, 3, &err), PSEG_OK);
-    assert_int_equal(pseg_mix_order(again, m, 7, 3, &err), PSEG_OK);
-    assert_memory_equal(order, again, 225 * sizeof *order);
-    for (size_t i = 0; i < 225; i++) {
-        pseg_mix_item item = pseg_mix_at(m, order[i]);
-        const pseg_dataset *d = item.part ? b : a;
-        seen[order[i]]++;
-        for (size_t k = 0; k < held.n; k++)
-            assert_true(pseg_dataset_at(d, item.example.image).key !=
-                        pseg_dataset_at(a, held.images[k]).key);
-    }
-    for (size_t i = 0; i < 90; i++)
-        assert_int_equal(seen[i], 2);
-    for (size_t i = 90; i < 180; i++) {
-        assert_true(seen[i] <= 1);
-        rest += seen[i];
-    }
-    assert_int_equal(rest, 45);
-    assert_int_equal(pseg_mix_order(again, m, 7, 4, &err), PSEG_OK);
-    assert_true(memcmp(order, again, 225 * sizeof *order) != 0);
-    assert_int_equal(pseg_mix_order(again, m, 8, 3, &err), PSEG_OK);
-    assert_true(memcmp(order, again, 225 * sizeof *order) != 0);
-    pseg_mix_free(m);
-
-    out.images = &all_a;
-    assert_int_equal(pseg_mix_new(&m, parts, 1, &out, 1, &err), PSEG_EINVAL);
-    assert_non_null(strstr(err.msg, "nothing is left"));
-    out.images = &held;
-    parts[0].weight = 0;
-    assert_int_equal(pseg_mix_new(&m, parts, 1, &out, 1, &err), PSEG_EINVAL);
-    pseg_data_selection_free(&all_a);
-    pseg_data_selection_free(&all_b);
-    pseg_data_selection_free(&held);
-    pseg_dataset_close(a);
-    pseg_dataset_close(b);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -339,7 +285,6 @@ int main(void)
         cmocka_unit_test(mirrored_targets_are_those_of_the_mirrored_mask),
         cmocka_unit_test(mirrored_inputs_are_those_of_the_mirrored_file),
         cmocka_unit_test(splits_by_name_hash_and_list),
-        cmocka_unit_test(mixes_leave_out_what_is_held_out),
     };
     pseg_err err = PSEG_ERR_INIT;
 

@@ -15,9 +15,10 @@ enum { MAX_IMAGE_BYTES = 64 << 20 };
 static const char *const format_names[PSEG_DATA_N_FORMATS] = {"auto", "jsonl", "parquet", "coco",
                                                               "refcoco"};
 static const char *const fault_names[PSEG_DATA_N_FAULTS] = {
-    "bad_record",   "image_missing", "image_broken",    "image_repeated",  "no_samples",
-    "mask_broken",  "mask_size",     "mask_empty",      "mask_area",       "phrase_missing",
-    "phrase_empty", "phrase_long",   "phrase_not_text", "phrase_repeated", "phrase_unknown", "shared"};
+    "bad_record",      "image_missing",   "image_broken",   "image_repeated",
+    "no_samples",      "mask_broken",     "mask_size",      "mask_empty",
+    "mask_area",       "phrase_missing",  "phrase_empty",   "phrase_long",
+    "phrase_not_text", "phrase_repeated", "phrase_unknown", "shared"};
 
 const char *pseg_data_format_name(pseg_data_format f)
 {
@@ -246,7 +247,6 @@ static pseg_status sort_samples(pseg_dataset *d, pseg_err *err)
             continue;
         }
         e.first_sample -= e.of.n_samples;
-        e.of.first_phrase = d->n_phrases;
         for (uint32_t k = 0; k < e.of.n_samples; k++) {
             sorted[e.first_sample + k].image = (uint32_t)kept;
             e.of.n_phrases += sorted[e.first_sample + k].n_sentences;
@@ -363,20 +363,6 @@ size_t pseg_dataset_n_faults(const pseg_dataset *d, pseg_data_fault fault)
 pseg_data_image pseg_dataset_at(const pseg_dataset *d, size_t image)
 {
     return image < d->n_images ? d->image[image].of : (pseg_data_image){0};
-}
-
-pseg_status pseg_dataset_examples(pseg_data_example *out, const pseg_dataset *d, size_t image,
-                                  pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    const image_entry *e = image < d->n_images ? &d->image[image] : NULL;
-
-    PSEG_REQUIRE(e, "image");
-    for (uint32_t i = 0; i < e->of.n_samples; i++)
-        for (uint32_t k = 0; k < d->sample[e->first_sample + i].n_sentences; k++)
-            *out++ = (pseg_data_example){(uint32_t)image, i, k};
-out:
-    return rc;
 }
 
 /* ---- the image file -------------------------------------------------------------------------- */

@@ -65,7 +65,7 @@ typedef enum pseg_data_fault {
     PSEG_DATA_PHRASE_NOT_TEXT, /* not UTF-8, or with NUL */
     PSEG_DATA_PHRASE_REPEATED, /* the same phrase for two masks of one image, or twice for one */
     PSEG_DATA_PHRASE_UNKNOWN,  /* a table of phrases lacks it */
-    PSEG_DATA_SHARED, /* an image that another set holds too */
+    PSEG_DATA_SHARED,          /* an image that another set holds too */
     PSEG_DATA_N_FAULTS
 } pseg_data_fault;
 /* Static: "image_missing". */
@@ -119,7 +119,6 @@ typedef struct pseg_data_image {
     uint32_t width, height; /* px, of all its masks; the file's, if the set is right */
     uint32_t n_samples;     /* 1 or more */
     uint32_t n_phrases;     /* of all its samples */
-    size_t first_phrase;    /* of all phrases of the set, in order */
 } pseg_data_image;
 pseg_data_image pseg_dataset_at(const pseg_dataset *d, size_t image);
 
@@ -186,16 +185,5 @@ void pseg_data_bytes_free(pseg_data_bytes *b); /* twice is as good as once */
  * of pseg_dataset_image. */
 pseg_status pseg_dataset_source(uint8_t out[24], const pseg_dataset *d, size_t image,
                                 pseg_err *err);
-
-/* ---- examples: what is trained on and scored ---- */
-
-/* A phrase of a mask of an image. Phrases of a set are numbered in its order, 0 to
- * pseg_dataset_n_phrases - 1. */
-typedef struct pseg_data_example {
-    uint32_t image, sample, sentence; /* sentence: of the sample */
-} pseg_data_example;
-/* The phrases of one image: n_phrases of them, to out. Errors: those of pseg_dataset_read. */
-pseg_status pseg_dataset_examples(pseg_data_example *out, const pseg_dataset *d, size_t image,
-                                  pseg_err *err);
 
 #endif

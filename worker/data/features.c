@@ -473,16 +473,6 @@ out:
     return rc;
 }
 
-void pseg_feature_cache_drop(pseg_feature_cache *c, uint32_t entry)
-{
-    const index_line *line = entry < c->n ? &c->lines[entry] : NULL;
-
-    if (line && c->state[entry] == 1)
-        pseg_map_drop(c->shards[line->slot / c->per_shard].data +
-                          line->slot % c->per_shard * c->slot_bytes,
-                      c->slot_bytes);
-}
-
 /* ---- writing --------------------------------------------------------------------------------- */
 
 /* Opens a list for appending, and cuts off what is no whole line. */

@@ -63,9 +63,6 @@ typedef struct pseg_feature {
  * not fit: fill makes the entry again), PSEG_R_FILE_IO. */
 pseg_status pseg_feature_cache_get(pseg_feature *out, pseg_feature_cache *c, uint32_t entry,
                                    pseg_err *err);
-/* Lets go of the memory that an entry's pages take. */
-void pseg_feature_cache_drop(pseg_feature_cache *c, uint32_t entry);
-
 /* ---- writing --------------------------------------------------------------------------------- */
 
 /* Waits for any other process that writes, and learns what it has added. */

@@ -4,12 +4,17 @@
 #include "worker/train/source_data_parts.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define VISION_IMAGES 8
+
+static void side_deinit(data_side *s)
+{
+    pseg_free(s->places);
+    pseg_free(s->cuts);
+}
 
 static void data_free(void *ud)
 {
@@ -21,11 +26,14 @@ static void data_free(void *ud)
         pseg_dataset_close(q->parts[i].d);
         pseg_data_selection_free(&q->parts[i].images);
         pseg_free(q->parts[i].entries);
-        pseg_free(q->parts[i].items);
+        pseg_free(q->parts[i].examples);
+        pseg_free(q->parts[i].first_of);
+        pseg_free(q->parts[i].blocks);
     }
+    side_deinit(&q->val);
+    side_deinit(&q->train);
     pseg_feature_cache_close(q->cache);
     pseg_free(q->parts);
-    pseg_free(q->order);
     pseg_free(q);
 }
 
@@ -179,8 +187,8 @@ out:
 }
 
 /* The phrases of image i of p, if it can be used and their kind is asked for. */
-static pseg_status add_items(data_sets *q, data_part *p, size_t i, uint32_t number,
-                             const char *kind, pseg_err *err)
+static pseg_status add_examples(data_sets *q, data_part *p, size_t i, const char *kind,
+                                pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_data_record *r = NULL;
@@ -192,35 +200,30 @@ static pseg_status add_items(data_sets *q, data_part *p, size_t i, uint32_t numb
         if (kind && strcmp(r->samples[s].kind, kind) != 0)
             continue;
         for (uint32_t k = 0; k < r->samples[s].n_sentences; k++)
-            p->items[p->n++] = (data_item){number, (uint32_t)i, {p->images.images[i], s, k}};
+            p->examples[p->n++] = (data_example){s, k};
     }
 out:
     pseg_data_record_free(r);
     return rc;
 }
 
-static pseg_status list_items(data_sets *q, data_part *p, uint32_t number, const char *kind,
-                              pseg_err *err)
+static pseg_status list_examples(data_sets *q, data_part *p, const char *kind, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
-    p->items = pseg_malloc((pseg_dataset_n_phrases(p->d) + 1) * sizeof *p->items);
-    if (!p->items)
+    p->examples = pseg_malloc((pseg_dataset_n_phrases(p->d) + 1) * sizeof *p->examples);
+    p->first_of = pseg_calloc(p->images.n + 1, sizeof *p->first_of);
+    if (!p->examples || !p->first_of)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for a data set");
-    for (size_t i = 0; i < p->images.n; i++)
-        PSEG_TRY(add_items(q, p, i, number, kind, err));
+    for (size_t i = 0; i < p->images.n; i++) {
+        PSEG_TRY(add_examples(q, p, i, kind, err));
+        p->first_of[i + 1] = p->n;
+    }
     if (p->n == 0)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "%s: no phrase is left%s%.40s", pseg_dataset_path(p->d),
                   kind ? " of kind " : "", kind ? kind : "");
 out:
     return rc;
-}
-
-size_t data_sets_copies(const data_part *p)
-{
-    double whole = floor(p->weight);
-
-    return (size_t)whole * p->n + (size_t)lround((p->weight - whole) * (double)p->n);
 }
 
 /* Which images can be used, and what they are trained on: features that the cache then holds, or
@@ -274,9 +277,8 @@ static pseg_status open_all(data_sets *q, pseg_cl *cl, const pseg_train_data_opt
     }
     PSEG_TRY(ready_images(q, cl, o, err));
     for (size_t i = 0; i < q->n_parts + (o->val ? 1 : 0); i++)
-        PSEG_TRY(list_items(q, &q->parts[i], (uint32_t)i, o->kind, err));
-    for (size_t i = 0; i < q->n_parts; i++)
-        q->length += data_sets_copies(&q->parts[i]);
+        PSEG_TRY(list_examples(q, &q->parts[i], o->kind, err));
+    PSEG_TRY(data_sets_plan(q, err));
 out:
     return rc;
 }
@@ -298,6 +300,17 @@ static pseg_preprocess how_of(const pseg_head_config *h)
     return how;
 }
 
+static uint64_t hash_part(uint64_t h, const data_part *p)
+{
+    for (size_t i = 0; i < p->images.n; i++) {
+        uint64_t key = pseg_dataset_at(p->d, p->images.images[i]).key;
+
+        for (size_t k = p->first_of[i]; k < p->first_of[i + 1]; k++)
+            h = pseg_hash3(h, key, (uint64_t)p->examples[k].sample << 32 | p->examples[k].sentence);
+    }
+    return h;
+}
+
 /* What the examples are: names and weights of the sets, and a hash over all examples. */
 static void describe(char *out, size_t size, const data_sets *q, const pseg_train_data_options *o)
 {
@@ -305,12 +318,7 @@ static void describe(char *out, size_t size, const data_sets *q, const pseg_trai
     size_t at = 0;
 
     for (size_t i = 0; i <= q->n_parts; i++)
-        for (size_t k = 0; k < q->parts[i].n; k++) {
-            const data_item *it = &q->parts[i].items[k];
-            uint64_t key = pseg_dataset_at(q->parts[i].d, it->example.image).key;
-
-            h = pseg_hash3(h, key, (uint64_t)it->example.sample << 32 | it->example.sentence);
-        }
+        h = hash_part(h, &q->parts[i]);
     at += (size_t)snprintf(out, size, "%016" PRIx64 "%s", h, q->has_mirror ? ", mirrored" : "");
     for (size_t i = 0; i < q->n_parts && at < size; i++) {
         const char *slash = strrchr(o->parts[i].path, '/');
@@ -330,10 +338,7 @@ pseg_status pseg_train_data(pseg_train_source *out, pseg_cl *cl, const pseg_head
     char description[sizeof out->description];
 
     *out = (pseg_train_source){0};
-    if (sizes->images != sizes->batch)
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
-                  "--images %u: batches of a data set have as many images as samples, %u (or 0)",
-                  sizes->images, sizes->batch);
+    PSEG_REQUIRE(sizes->images && sizes->batch % sizes->images == 0, "sizes");
     PSEG_REQUIRE(o->n_parts >= 1, "a data set");
     q = pseg_calloc(1, sizeof *q);
     if (!q || !(q->parts = pseg_calloc(o->n_parts + 1, sizeof *q->parts)))
@@ -343,19 +348,15 @@ pseg_status pseg_train_data(pseg_train_source *out, pseg_cl *cl, const pseg_head
     q->sizes = *sizes;
     q->how = how_of(head);
     q->has_mirror = o->has_mirror;
-    q->order_of = UINT64_MAX;
     q->report = o->report;
     q->report_ud = o->report_ud;
     PSEG_TRY(open_all(q, cl, o, err));
-    q->order = pseg_calloc(q->length + 1, sizeof(data_item *));
-    if (!q->order)
-        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for data sets");
     describe(description, sizeof description, q, o);
     *out = (pseg_train_source){.ud = q,
                                .load = data_sets_load,
                                .close = data_free,
-                               .n_train = (q->length + sizes->batch - 1) / sizes->batch,
-                               .n_val = (q->parts[q->n_parts].n + sizes->batch - 1) / sizes->batch,
+                               .n_train = q->train.n_batches,
+                               .n_val = q->val.n_batches,
                                .has_taps = !o->has_pixels};
     memcpy(out->description, description, sizeof description);
     q = NULL;

@@ -33,11 +33,17 @@ typedef struct pseg_train_data_options {
     void *progress_ud;
 } pseg_train_data_options;
 
-/* Images that are validated on are left out of everything that is trained on, whatever set they
- * stand in. sizes->images must be sizes->batch. cl is used during the call only. A batch
- * lacks the examples whose image turns out to be broken; one of nothing else takes the next that is
- * good. Errors: those of worker/data; PSEG_R_CONFIG_INVALID, also if nothing is left to train on.
- */
+/* An epoch has every phrase of every set as often as the set's weight says. With as many images as
+ * samples each sample has an image of its own, drawn by itself. With fewer an image comes with
+ * several of its phrases, batch / images of them and up to twice as many where batches are fuller
+ * so; one that has more comes again with the others, mixed anew each epoch. A batch ends where its
+ * images or its samples are full: one of images with few phrases has fewer samples. Its mirrored
+ * images are those all of whose phrases in it allow it.
+ *
+ * Images that are validated on are left out of everything that is trained on, whatever set they
+ * stand in. cl is used during the call only. A batch lacks the examples whose image turns out to be
+ * broken; one of nothing else takes the next image that is good. Errors: those of worker/data;
+ * PSEG_R_CONFIG_INVALID, also if nothing is left to train on. */
 pseg_status pseg_train_data(pseg_train_source *out, pseg_cl *cl, const pseg_head_config *head,
                             const pseg_train_sizes *sizes, const pseg_train_data_options *o,
                             pseg_err *err);

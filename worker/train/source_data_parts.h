@@ -1,16 +1,21 @@
-/* The inside of a source of data sets, shared by source_data.c (what the examples are) and
- * source_data_batch.c (their order, and batches of them) only. */
+/* The inside of a source of data sets, shared by source_data.c (what the examples are),
+ * source_data_order.c (which of them make a batch) and source_data_batch.c (its arrays) only. */
 #ifndef PSEG_TRAIN_SOURCE_DATA_PARTS_H
 #define PSEG_TRAIN_SOURCE_DATA_PARTS_H
 
 #include "worker/train/source_data.h"
 
-/* One phrase of one image. */
-typedef struct data_item {
-    uint32_t part;  /* the validation set is the last */
-    uint32_t place; /* of the image, in the part's list */
-    pseg_data_example example;
-} data_item;
+/* A phrase of an image. */
+typedef struct data_example {
+    uint32_t sample, sentence; /* sentence: of the sample */
+} data_example;
+
+/* Phrases of one image that come together, so that the image is looked at once. */
+typedef struct data_block {
+    uint32_t part;     /* the validation set is the last */
+    uint32_t place;    /* of the image, in the part's list */
+    uint32_t first, n; /* of its phrases, in the order that they have in an epoch */
+} data_block;
 
 typedef struct data_part {
     pseg_dataset *d;
@@ -19,9 +24,32 @@ typedef struct data_part {
      * for an image that can be used. PSEG_NO_FEATURE: it is left out. */
     uint32_t *entries;
     double weight;
-    data_item *items;
+    data_example *examples; /* [n], an image's one behind the other: */
+    size_t *first_of;       /* [images.n + 1]: where each image's begin */
     size_t n;
+    data_block *blocks;
+    size_t n_blocks;
 } data_part;
+
+/* Where a block stands. */
+typedef struct data_place {
+    const data_block *of;
+    uint32_t room; /* phrases that a block may have here */
+    bool is_rest;  /* of a weight's fraction: drawn anew each epoch */
+} data_place;
+
+typedef struct data_cut {
+    size_t place;
+    uint32_t from; /* the place's phrases before this one belong to the batch before */
+} data_cut;
+
+/* Training, or validation: blocks in a row, cut into batches. Rooms and cuts are the same in every
+ * epoch, so that all have as many batches; which block of a size stands where is drawn. */
+typedef struct data_side {
+    data_place *places; /* [n] */
+    data_cut *cuts;     /* [n_batches + 1] */
+    size_t n, n_batches;
+} data_side;
 
 typedef struct data_sets {
     pseg_head_config head;
@@ -31,15 +59,21 @@ typedef struct data_sets {
     bool has_mirror;
     data_part *parts; /* n_parts, and one more for validation */
     size_t n_parts;
-    const data_item **order; /* of an epoch */
-    size_t length;
-    uint64_t order_of; /* the epoch; UINT64_MAX: none yet */
+    data_side val, train;
+    uint32_t most;     /* phrases of a block */
+    uint64_t order_of; /* the epoch that train is laid out for */
     pseg_data_report_fn *report;
     void *report_ud;
 } data_sets;
 
-/* Examples of an epoch that part p has by its weight. */
-size_t data_sets_copies(const data_part *p);
+/* Blocks of all parts, and how they are cut into batches; train is laid out for epoch 0. */
+pseg_status data_sets_plan(data_sets *q, pseg_err *err);
+/* Lays train out for another epoch. */
+pseg_status data_sets_draw(data_sets *q, uint64_t epoch, pseg_err *err);
+/* The phrases of a block's image in the order that they have in an epoch, as numbers of the part's
+ * examples; in a validation always the set's. Caller frees with pseg_free. */
+pseg_status data_sets_phrases(size_t **out, const data_sets *q, const data_block *k, bool is_train,
+                              uint64_t epoch, pseg_err *err);
 
 /* Is it a fault of the image, which is left out, or one that ends the work? */
 bool data_sets_is_of_image(const pseg_err *e);

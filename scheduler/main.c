@@ -42,9 +42,13 @@ static const pseg_conf_option options[] = {
     OPTION(config, PSEG_CONF_STRING, NULL, .unit = "FILE", .help = "file of `name = value` lines"),
     OPTION(listen, PSEG_CONF_STRING, "127.0.0.1:7433", .unit = "ADDR",
            .help = "host:port (port 0: a free one) or unix:/path"),
-    OPTION(redis, PSEG_CONF_STRING, "redis://127.0.0.1:6379", .unit = "URL", .is_secret = true,
-           .help = "redis://[user:password@]host[:port][/db], unix:/path, or "
-                   "redis+sentinel://[user:password@]host[:port],.../MASTER[/db]"),
+    OPTION(
+        redis, PSEG_CONF_STRING, "redis://127.0.0.1:6379", .unit = "URL", .is_secret = true,
+        .help =
+            "redis://[user:password@]host[:port][/db], unix:/path, "
+            "redis+sentinel://[user:password@]host[:port],.../MASTER[/db], or "
+            "redis+cluster://[user:password@]host[:port],.../PARTS; several with blanks between: "
+            "the queue lies on all of them"),
     OPTION(queue, PSEG_CONF_STRING, "default", .unit = "NAME", .help = "queue within that Redis"),
     OPTION(default_model, PSEG_CONF_STRING, "scenes", .unit = "NAME",
            .help = "model of jobs that name none"),
@@ -361,6 +365,7 @@ static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, p
                   const sigset_t *signals)
 {
     const struct timespec tick = {0, 200000000};
+    const int64_t silence_ms = 2 * c->redis_timeout_ms + 1000;
 
     for (int n = 0;; n = (n + 1) % 5) {
         if (!atomic_exchange(&sweeping, true))
@@ -368,11 +373,11 @@ static void serve(const config *c, pseg_rpc_server *server, pseg_queue *queue, p
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT)
             return;
-        bool answers = pseg_queue_silence_ms(queue) < 2 * c->redis_timeout_ms + 1000;
+        bool answers = pseg_queue_silence_ms(queue) < silence_ms;
         pseg_rpc_server_set_serving(server, SERVICE, answers);
         pseg_rpc_server_set_serving(server, BATCHES, answers);
         if (metrics && (n == 0 || !answers))
-            pseg_scheduler_metrics_tick(metrics, queue, server, answers);
+            pseg_scheduler_metrics_tick(metrics, queue, server, answers, silence_ms);
         if (keys)
             pseg_keys_refresh(keys);
         if (admin_keys)

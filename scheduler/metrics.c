@@ -4,6 +4,7 @@
 #include "scheduler/metrics_models.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { N_STATES = 4 };
@@ -12,9 +13,9 @@ struct pseg_scheduler_metrics {
     pseg_metrics *registry;
     pseg_metrics_http *http;
     pseg_model_metrics *models;
-    pseg_metric *calls;
+    pseg_metric *calls, *redis_up;
     pseg_series *submitted, *ended[N_STATES], *live, *leased, *delayed, *image_bytes;
-    pseg_series *redis_up, *live_calls, *refused;
+    pseg_series *live_calls, *refused;
     _Atomic bool is_ready, asking;
 };
 
@@ -32,8 +33,10 @@ static const pseg_metric_desc calls = {"pseg_rpc_duration_seconds",
                                          "Calls refused: busy, unknown, malformed or not allowed.",
                                          PSEG_METRIC_COUNTER},
                               live_calls = {"pseg_rpc_live", "Calls under way.", PSEG_METRIC_GAUGE},
-                              redis_up = {"pseg_redis_up", "1 while Redis answers.",
-                                          PSEG_METRIC_GAUGE},
+                              redis_up = {"pseg_redis_up",
+                                          "1 while Redis answers, by part of the queue.",
+                                          PSEG_METRIC_GAUGE,
+                                          {"part"}},
                               submitted = {"pseg_jobs_submitted_total",
                                            "Jobs accepted by the queue since it was made, by all "
                                            "schedulers together.",
@@ -77,7 +80,7 @@ pseg_status pseg_scheduler_metrics_new(pseg_scheduler_metrics **out, const char 
     m->calls = pseg_metrics_add(m->registry, &calls);
     m->refused = series(m->registry, &refused);
     m->live_calls = series(m->registry, &live_calls);
-    m->redis_up = series(m->registry, &redis_up);
+    m->redis_up = pseg_metrics_add(m->registry, &redis_up);
     m->submitted = series(m->registry, &submitted);
     pseg_metric *by_state = pseg_metrics_add(m->registry, &ended);
     for (int i = 0; i < N_STATES; i++)
@@ -144,12 +147,17 @@ static void counted(void *ud, pseg_queue_reply *r)
 }
 
 void pseg_scheduler_metrics_tick(pseg_scheduler_metrics *m, pseg_queue *q, pseg_rpc_server *server,
-                                 bool ready)
+                                 bool ready, int64_t silence_ms)
 {
     pseg_rpc_stats s;
+    char part[8];
 
     atomic_store(&m->is_ready, ready);
-    pseg_series_set(m->redis_up, ready);
+    for (size_t i = 0; i < pseg_queue_n_parts(q); i++) {
+        snprintf(part, sizeof part, "%zu", i);
+        pseg_series_set(pseg_metric_with(m->redis_up, (const char *[]){part}),
+                        pseg_queue_part_silence_ms(q, i) < silence_ms);
+    }
     pseg_rpc_server_stats(server, &s);
     pseg_series_set(m->live_calls, (double)s.live);
     pseg_series_set(m->refused, (double)s.refused);

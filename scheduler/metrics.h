@@ -21,9 +21,9 @@ void pseg_scheduler_metrics_on_ended(void *ud, const pseg_rpc_ended *e);
 /* For whoever else counts in this process. */
 pseg_metrics *pseg_scheduler_metrics_registry(pseg_scheduler_metrics *m);
 
-/* To be called about once a second: is Redis there (is_ready), and asks the queue for its counts,
- * which the next readings show. */
+/* To be called about once a second: is Redis there (is_ready; of a part: if it answered within
+ * silence_ms), and asks the queue for its counts, which the next readings show. */
 void pseg_scheduler_metrics_tick(pseg_scheduler_metrics *m, pseg_queue *q, pseg_rpc_server *server,
-                                 bool is_ready);
+                                 bool is_ready, int64_t silence_ms);
 
 #endif

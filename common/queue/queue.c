@@ -1,5 +1,5 @@
 /* What all forms of the queue share: options, answers, waiting; the rest goes to the form. */
-#include "common/queue/queue_impl.h"
+#include "common/queue/queue_parts.h"
 #include "common/base/alloc.h"
 #include "common/base/clock.h"
 
@@ -32,8 +32,22 @@ pseg_queue_reply *queue_reply_new(const pseg_err *err)
 
 void pseg_queue_reply_free(pseg_queue_reply *r)
 {
-    if (r)
+    for (pseg_queue_reply *lent; r; r = lent) {
+        lent = r->lent;
         pseg_arena_free(r->arena);
+    }
+}
+
+void queue_reply_lend(pseg_queue_reply *r, pseg_queue_reply *from)
+{
+    pseg_queue_reply *last = from;
+
+    if (from == &no_memory_reply)
+        return;
+    while (last->lent)
+        last = last->lent;
+    last->lent = r->lent;
+    r->lent = from;
 }
 
 void queue_answer_no_memory(pseg_queue_done done, void *ud)
@@ -99,13 +113,12 @@ out:
     return rc;
 }
 
-pseg_status pseg_queue_open(pseg_queue **out, const pseg_queue_options *o, pseg_err *err)
+pseg_status queue_open_one(pseg_queue **out, const pseg_queue_options *o, size_t n_layout,
+                           pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    pseg_queue base = {.opt = *o};
+    pseg_queue base = {.opt = *o, .n_layout = n_layout};
 
-    *out = NULL;
-    PSEG_TRY(check_options(o, err));
     base.arena = pseg_arena_new(1 << 16);
     if (base.arena) {
         base.opt.url = pseg_arena_strdup(base.arena, o->url);
@@ -124,6 +137,31 @@ out:
     return rc;
 }
 
+pseg_status pseg_queue_open(pseg_queue **out, const pseg_queue_options *o, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_queue base = {.opt = *o};
+    const char *const *urls;
+    size_t n;
+
+    *out = NULL;
+    PSEG_TRY(check_options(o, err));
+    base.arena = pseg_arena_new(1 << 16);
+    if (!base.arena)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the queue");
+    PSEG_TRY(queue_split_urls(&urls, &n, base.arena, o->url, err));
+    if (n > 1) {
+        PSEG_TRY(queue_parts_open(out, &base, urls, n, err));
+        base.arena = NULL;
+    } else {
+        base.opt.url = urls[0];
+        PSEG_TRY(queue_open_one(out, &base.opt, 1, err));
+    }
+out:
+    pseg_arena_free(base.arena);
+    return rc;
+}
+
 void pseg_queue_close(pseg_queue *q)
 {
     if (q)
@@ -135,59 +173,78 @@ int64_t pseg_queue_silence_ms(const pseg_queue *q)
     return q->ops->silence_ms(q);
 }
 
+size_t pseg_queue_n_parts(const pseg_queue *q)
+{
+    return q->n_parts ? q->n_parts : 1;
+}
+
+int64_t pseg_queue_part_silence_ms(const pseg_queue *q, size_t part)
+{
+    return pseg_queue_silence_ms(q->n_parts ? q->parts[part] : q);
+}
+
 /* ---- requests ---- */
 
 void pseg_queue_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_queue_done done,
                        void *ud)
 {
+    q = queue_part(q, a->tenant);
     q->ops->submit(q, a, done, ud);
 }
 
 void pseg_queue_put_image(pseg_queue *q, const char *tenant, const char *sha256, pseg_bytes data,
                           int64_t tenant_bytes, pseg_queue_done done, void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->put_image(q, tenant, sha256, data, tenant_bytes, done, ud);
 }
 
 void pseg_queue_has_images(pseg_queue *q, const char *tenant, const char *const *sha256, size_t n,
                            pseg_queue_done done, void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->has_images(q, tenant, sha256, n, done, ud);
 }
 
 void pseg_queue_get(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
                     pseg_queue_done done, void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->get(q, tenant, ids, n, done, ud);
 }
 
 void pseg_queue_list(pseg_queue *q, const char *tenant, const char *after_id, size_t limit,
                      pseg_queue_done done, void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->list(q, tenant, after_id, limit, done, ud);
 }
 
 void pseg_queue_masks(pseg_queue *q, const char *tenant, const char *id, const uint32_t *indexes,
                       size_t n, pseg_queue_done done, void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->masks(q, tenant, id, indexes, n, done, ud);
 }
 
 void pseg_queue_cancel(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                        void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->cancel(q, tenant, id, done, ud);
 }
 
 void pseg_queue_events(pseg_queue *q, const char *tenant, const char *batch, pseg_queue_place from,
                        size_t limit, pseg_queue_done done, void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->events(q, tenant, batch, from, limit, done, ud);
 }
 
 void pseg_queue_states(pseg_queue *q, const char *tenant, const char *const *ids, size_t n,
                        pseg_queue_done done, void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->states(q, tenant, ids, n, done, ud);
 }
 
@@ -283,59 +340,69 @@ void pseg_queue_publish(pseg_queue *q, const char *worker, pseg_queue_lease l, p
                         const pseg_bytes *masks, size_t n, int64_t cost_us, pseg_queue_done done,
                         void *ud)
 {
+    q = queue_part_of_lease(q, &l);
     q->ops->publish(q, worker, l, result, masks, n, cost_us, done, ud);
 }
 
 void pseg_queue_fail(pseg_queue *q, const char *worker, pseg_queue_lease l, const pseg_err *why,
                      int64_t delay_ms, pseg_queue_done done, void *ud)
 {
+    q = queue_part_of_lease(q, &l);
     q->ops->fail(q, worker, l, why, delay_ms, done, ud);
 }
 
 void pseg_queue_release(pseg_queue *q, const char *worker, pseg_queue_lease l, pseg_queue_done done,
                         void *ud)
 {
+    q = queue_part_of_lease(q, &l);
     q->ops->release(q, worker, l, done, ud);
 }
 
 void pseg_queue_create_batch(pseg_queue *q, const char *tenant, const char *id, int64_t ttl_ms,
                              pseg_bytes labels, pseg_queue_done done, void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->create_batch(q, tenant, id, ttl_ms, labels, done, ud);
 }
 
 void pseg_queue_get_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                           void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->get_batch(q, tenant, id, done, ud);
 }
 
 void pseg_queue_list_batches(pseg_queue *q, const char *tenant, const char *token, size_t limit,
                              pseg_queue_done done, void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->list_batches(q, tenant, token, limit, done, ud);
 }
 
 void pseg_queue_seal_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                            void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->seal_batch(q, tenant, id, done, ud);
 }
 
 void pseg_queue_cancel_batch(pseg_queue *q, const char *tenant, const char *id,
                              pseg_queue_done done, void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->cancel_batch(q, tenant, id, done, ud);
 }
 
 void pseg_queue_batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t from,
                            size_t limit, bool with_jobs, pseg_queue_done done, void *ud)
 {
+    q = queue_part(q, tenant);
     q->ops->batch_ends(q, tenant, id, from, limit, with_jobs, done, ud);
 }
 
 void pseg_queue_submit_item(pseg_queue *q, const pseg_queue_item_args *a, pseg_queue_done done,
                             void *ud)
 {
+    q = queue_part(q, a->job.tenant);
     q->ops->submit_item(q, a, done, ud);
 }

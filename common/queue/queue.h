@@ -32,7 +32,8 @@
 typedef struct pseg_queue pseg_queue;
 
 /* How far somebody has come in the events: the first `n` of what entry ms-seq of the stream tells
- * have been dealt with. Places are ordered, and the same for every handle of a queue. */
+ * have been dealt with. Places are ordered, and the same for every handle of a queue; of a queue in
+ * parts each part has its own. */
 typedef struct pseg_queue_place {
     uint64_t ms, seq;
     uint32_t n; /* PSEG_QUEUE_WHOLE: all of it */
@@ -57,6 +58,7 @@ typedef struct pseg_queue_event {
     pseg_job_state state;
     int64_t at_unix_us;     /* to the millisecond */
     pseg_queue_place place; /* when it has been dealt with */
+    size_t part;            /* that tells it, see pseg_queue_part_of */
 } pseg_queue_event;
 
 /* What has to be true before a submit is answered with OK. The server is asked at each connection
@@ -69,7 +71,10 @@ typedef enum pseg_durability {
 } pseg_durability;
 
 typedef struct pseg_queue_options {
-    const char *url;  /* redis://[[user]:password@]host[:port][/db], unix:/path, or mem: (tests) */
+    /* redis://[[user]:password@]host[:port][/db], redis+sentinel://.../MASTER[/db], unix:/path,
+     * redis+cluster://[[user]:password@]host[:port],.../PARTS, or mem: (tests). Several, with
+     * blanks between: the queue lies on all of them, see pseg_queue_part_of. */
+    const char *url;
     const char *name; /* of the queue: [a-z0-9_-]{1,32}; queues of one server are strangers */
     const pseg_log *log;
     int64_t timeout_ms;   /* for one answer of Redis */
@@ -81,11 +86,13 @@ typedef struct pseg_queue_options {
     int64_t max_age_ms;   /* of a job that names no deadline, and of any other at most */
     pseg_durability durability;
     int64_t replicas; /* REPLICATED: how many */
-    /* Called on the handle's thread at every change of a job's state, with e = NULL when events may
-     * have been missed (after a reconnect): look at everything again. NULL: not watched. */
+    /* Called on the handle's thread (of a queue in parts: on each part's, so by several at once) at
+     * every change of a job's state, with e = NULL when events may have been missed (after a
+     * reconnect): look at everything again. NULL: not watched. */
     void (*on_event)(void *ud, const pseg_queue_event *e);
-    /* Called when something may wait in the line of `watch_model`, and after a reconnect. NULL: this
-     * handle is for submits, and its server is asked whether it may evict keys, as for durability. */
+    /* Called when something may wait in the line of `watch_model`, and after a reconnect. NULL:
+     * this handle is for submits, and its server is asked whether it may evict keys, as for
+     * durability. */
     void (*on_ready)(void *ud);
     const char *watch_model;
     void *ud;
@@ -104,8 +111,21 @@ pseg_status pseg_queue_open(pseg_queue **out, const pseg_queue_options *o, pseg_
 /* Answers what is under way with PSEG_R_CANCELLED, then ends the thread. */
 void pseg_queue_close(pseg_queue *q);
 
-/* Milliseconds since Redis last answered; a large number if it never did. Any thread. */
+/* Milliseconds since Redis last answered, of parts: the one that answered last; a large number if
+ * it never did. Any thread. */
 int64_t pseg_queue_silence_ms(const pseg_queue *q);
+
+/* ---- a queue in parts ----
+ * Each tenant's jobs, images, batches and events lie in one part, by the tenant's name (rendezvous
+ * hashing), and all that is promised of a queue is kept there; tenants' shares of the compute-time
+ * hold within a part, and limits of the queue (max_jobs, max_bytes) are each part's. A worker takes
+ * jobs of every part in turn. What asks about all of them fails if one does not answer, but
+ * register, unregister, sweep, workers and claims do with those that do. */
+
+enum { PSEG_QUEUE_MAX_PARTS = 64 };
+size_t pseg_queue_n_parts(const pseg_queue *q); /* 1 or more */
+size_t pseg_queue_part_of(const pseg_queue *q, const char *tenant);
+int64_t pseg_queue_part_silence_ms(const pseg_queue *q, size_t part);
 
 /* ---- answers ---- */
 
@@ -249,6 +269,7 @@ typedef struct pseg_queue_reply {
     pseg_queue_backlog backlog;
     pseg_queue_estimate estimate;
     pseg_arena *arena;
+    struct pseg_queue_reply *lent; /* an answer that this one borrows from, freed with it */
 } pseg_queue_reply;
 
 void pseg_queue_reply_free(pseg_queue_reply *r);

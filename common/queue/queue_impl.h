@@ -80,15 +80,23 @@ struct pseg_queue {
     const queue_ops *ops;
     pseg_queue_options opt; /* strings are copied into the arena */
     pseg_arena *arena;      /* of the handle; used while it is opened only */
+    size_t n_layout;        /* in how many parts the queue is laid out, this handle's among them */
+    pseg_queue **parts;     /* of a queue that is laid out in several: a handle each; or NULL */
+    size_t n_parts;
 };
 
 /* Opens a form. `base` has opt and arena set; on success the form owns the arena. */
 pseg_status queue_redis_open(pseg_queue **out, const pseg_queue *base, pseg_err *err);
 pseg_status queue_mem_open(pseg_queue **out, const pseg_queue *base, pseg_err *err);
+/* One handle on one server. o: checked. n_layout: see struct pseg_queue. */
+pseg_status queue_open_one(pseg_queue **out, const pseg_queue_options *o, size_t n_layout,
+                           pseg_err *err);
 
 /* An answer that says *err, or nothing yet if err is NULL. Never NULL: when memory is short it is a
  * constant that says so, known by arena = NULL. Caller frees with pseg_queue_reply_free. */
 pseg_queue_reply *queue_reply_new(const pseg_err *err);
+/* r borrows from `from`, which is freed with it. */
+void queue_reply_lend(pseg_queue_reply *r, pseg_queue_reply *from);
 /* Answers at once that a request could not be built. */
 void queue_answer_no_memory(pseg_queue_done done, void *ud);
 

@@ -70,7 +70,7 @@ typedef struct gathering {
     int under_way;
 } gathering;
 
-enum { MAX_SENTINELS = 16 };
+enum { MAX_NODES = 16 };
 
 typedef struct redis_address {
     const char *host;
@@ -79,10 +79,12 @@ typedef struct redis_address {
 
 typedef struct redis_queue {
     pseg_queue base;
-    const char *prefix;    /* "pseg:{NAME}:" */
-    const char *socket;    /* or */
-    redis_address address; /* or */
-    redis_address sentinels[MAX_SENTINELS];
+    const char *prefix;             /* "pseg:{NAME}:" */
+    const char *socket;             /* or */
+    redis_address nodes[MAX_NODES]; /* a server, or some nodes of a cluster; or */
+    size_t n_nodes;
+    bool is_cluster;
+    redis_address sentinels[MAX_NODES];
     size_t n_sentinels; /* who know where the master is that they call so: */
     const char *master_name;
     const char *user, *password;
@@ -126,7 +128,7 @@ struct loop {
     char moved_host[64]; /* another node of the cluster serves the queue, or the Sentinels' master;
                             "": not known */
     int moved_port, n_moves;
-    size_t sentinel_at;                  /* the one that is asked now, or next */
+    size_t sentinel_at, node_at;         /* the one that is asked now, or next */
     char last_event[40], last_ready[40]; /* stream positions */
     int n_positions;                     /* how many of them are being asked for */
     gathering gathering[N_BATCH_KINDS];

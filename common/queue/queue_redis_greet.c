@@ -104,14 +104,47 @@ static void on_memory(loop *lp, line *l, const redisReply *from)
     line_fail(lp, l, why);
 }
 
-/* The functions are there: the last question is whether the server gives what is promised. Workers
- * promise nothing, and their user may not ask. */
+/* The last question is whether the server gives what is promised. Workers promise nothing, and
+ * their user may not ask. */
 static void check_server(loop *lp, line *l)
 {
     if (lp->q->base.opt.on_ready)
         check_durability(lp, l);
     else
         line_say(lp, l, on_memory, 2, (const char *[]){"INFO", "memory"});
+}
+
+/* In how many parts the queue is laid out. Where that is not this process' number, tenants would be
+ * sought where they are not. */
+static void on_layout(loop *lp, line *l, const redisReply *from)
+{
+    const pseg_queue *q = &lp->q->base;
+    char why[160];
+
+    /* Older functions, and no right to load others: whoever has it will ask. */
+    if (from->type == REDIS_REPLY_ERROR && strstr(from->str, "Function not found")) {
+        check_server(lp, l);
+        return;
+    }
+    if (!greeted_well(lp, l, from))
+        return;
+    if (from->type == REDIS_REPLY_INTEGER && from->integer == (long long)q->n_layout) {
+        check_server(lp, l);
+        return;
+    }
+    snprintf(why, sizeof why,
+             "queue \"%s\" lies in %lld parts, --redis names %zu: name all of them, or empty the "
+             "queue first",
+             q->opt.name, from->type == REDIS_REPLY_INTEGER ? from->integer : 0, q->n_layout);
+    line_fail(lp, l, why);
+}
+
+static void check_layout(loop *lp, line *l)
+{
+    char n[24];
+
+    snprintf(n, sizeof n, "%zu", lp->q->base.n_layout);
+    line_say(lp, l, on_layout, 5, (const char *[]){"FCALL", "pseg1_layout", "1", lp->q->prefix, n});
 }
 
 static void on_loaded(loop *lp, line *l, const redisReply *from)
@@ -123,7 +156,7 @@ static void on_loaded(loop *lp, line *l, const redisReply *from)
                   pseg_lua_REVISION);
     /* A user without the right to load them may still call what somebody else loads. */
     if (l->phase == LINE_GREETING)
-        check_server(lp, l);
+        check_layout(lp, l);
 }
 
 void line_load_functions(loop *lp, line *l)
@@ -140,7 +173,7 @@ static void on_revision(loop *lp, line *l, const redisReply *from)
     if (missing || (from->type == REDIS_REPLY_INTEGER && from->integer < pseg_lua_REVISION))
         line_load_functions(lp, l);
     else
-        check_server(lp, l);
+        check_layout(lp, l);
 }
 
 static void line_greet(loop *lp, line *l)
@@ -167,7 +200,7 @@ static void line_greet(loop *lp, line *l)
 static redisContext *dial(loop *lp, const line *l)
 {
     const redis_queue *q = lp->q;
-    redis_address to = q->address;
+    redis_address to = q->nodes[lp->node_at];
 
     if (q->socket)
         return redisConnectUnixNonBlock(q->socket);

@@ -101,13 +101,17 @@ static const char *name_of(const loop *lp, const line *l)
 }
 
 /* The address that a connection had is not to be trusted any more: another node of a cluster only
- * if it could not be reached, a Sentinels' master in any case. */
+ * if it could not be reached or did not greet, a Sentinels' master in any case. */
 static void forget_address(loop *lp, const line *l)
 {
     if (lp->q->n_sentinels && l == &lp->sentinel)
         lp->sentinel_at = (lp->sentinel_at + 1) % lp->q->n_sentinels;
-    else if (lp->q->n_sentinels || l->phase == LINE_CONNECTING)
+    else if (lp->q->n_sentinels || l->phase == LINE_CONNECTING ||
+             (lp->q->is_cluster && l->phase == LINE_GREETING)) {
+        if (!*lp->moved_host && lp->q->n_nodes)
+            lp->node_at = (lp->node_at + 1) % lp->q->n_nodes;
         lp->moved_host[0] = '\0';
+    }
 }
 
 void line_fail(loop *lp, line *l, const char *why)
@@ -186,12 +190,22 @@ bool line_follow(loop *lp, line *l, const redisReply *from)
         return false;
     *colon = '\0';
     snprintf(text, sizeof text, "the queue lies on %s:%d", host, port);
-    line_fail(lp, l, text);
-    /* After a few moves in a row it is a cluster in disorder: wait, and begin at the first node. */
     lp->n_moves++;
+    bool is_known = lp->n_moves < 5;
+    /* What waits for the end of the greeting goes to that node, too. */
+    command *held = is_known ? l->held : NULL, *held_tail = l->held_tail;
+    if (held)
+        l->held = l->held_tail = NULL;
+    line_fail(lp, l, text);
+    if (held) {
+        l->held = held;
+        l->held_tail = held_tail;
+    }
+    /* After a few moves in a row it is a cluster in disorder: wait, and begin at the first node. */
     lp->moved_host[0] = '\0';
-    if (lp->n_moves < 5) {
-        snprintf(lp->moved_host, sizeof lp->moved_host, "%s", *host ? host : lp->q->address.host);
+    if (is_known) {
+        snprintf(lp->moved_host, sizeof lp->moved_host, "%s",
+                 *host ? host : lp->q->nodes[lp->node_at].host);
         lp->moved_port = port;
         lp->commands.retry_mono_us = lp->events.retry_mono_us = 0;
     } else {

@@ -143,7 +143,7 @@ pseg_status queue_redis_open(pseg_queue **out, const pseg_queue *base, pseg_err 
 {
     pseg_status rc = PSEG_OK;
     redis_queue *q = pseg_calloc(1, sizeof *q);
-    char prefix[PSEG_QUEUE_MAX_NAME + 16];
+    char prefix[PSEG_QUEUE_MAX_NAME + 24];
 
     if (!q)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the queue");

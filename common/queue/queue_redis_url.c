@@ -1,4 +1,5 @@
-/* Where Redis is: redis://, unix:, and redis+sentinel:// for a master that Sentinels name. */
+/* Where Redis is: redis://, unix:, redis+sentinel:// for a master that Sentinels name, and
+ * redis+cluster:// for the node that has the slot. */
 #include "common/queue/queue_redis.h"
 
 #include <errno.h>
@@ -99,6 +100,26 @@ out:
     return rc;
 }
 
+/* host:port,host:port; what: their name. */
+static pseg_status parse_addresses(redis_address *out, size_t *n, char *list, int default_port,
+                                   const char *what, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    for (char *next = list; next;) {
+        char *text = next;
+        next = strchr(text, ',');
+        if (next)
+            *next++ = '\0';
+        if (*n == MAX_NODES)
+            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis url names more than %d %s", MAX_NODES, what);
+        PSEG_TRY(parse_address(&out[*n], text, default_port, err));
+        ++*n;
+    }
+out:
+    return rc;
+}
+
 /* host:port,host:port/MASTER[/db] */
 static pseg_status parse_sentinels(redis_queue *q, char *rest, pseg_err *err)
 {
@@ -113,46 +134,50 @@ static pseg_status parse_sentinels(redis_queue *q, char *rest, pseg_err *err)
     *slash = '\0';
     q->master_name = slash + 1;
     PSEG_TRY(take_db(q, slash + 1, err));
-    for (char *next = rest; next;) {
-        char *text = next;
-        next = strchr(text, ',');
-        if (next)
-            *next++ = '\0';
-        if (q->n_sentinels == MAX_SENTINELS)
-            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis url names more than %d sentinels",
-                      MAX_SENTINELS);
-        PSEG_TRY(parse_address(&q->sentinels[q->n_sentinels], text, SENTINEL_PORT, err));
-        q->n_sentinels++;
-    }
+    PSEG_TRY(parse_addresses(q->sentinels, &q->n_sentinels, rest, SENTINEL_PORT, "sentinels", err));
 out:
     return rc;
 }
 
+/* What a URL begins with, and what follows. */
+static bool begins_with(const char **rest, const char *url, const char *scheme)
+{
+    size_t n = strlen(scheme);
+
+    *rest = url + n;
+    return strncmp(url, scheme, n) == 0;
+}
+
 pseg_status queue_parse_url(redis_queue *q, const char *url, pseg_err *err)
 {
-    static const char plain[] = "redis://", sentinel[] = "redis+sentinel://";
     pseg_status rc = PSEG_OK;
+    const char *tail;
 
     if (strncmp(url, "unix:", 5) == 0 && url[5]) {
         q->socket = url + 5;
         goto out;
     }
-    bool is_plain = strncmp(url, plain, sizeof plain - 1) == 0;
-    if (!is_plain && strncmp(url, sentinel, sizeof sentinel - 1) != 0)
+    bool has_sentinels = begins_with(&tail, url, "redis+sentinel://");
+    q->is_cluster = !has_sentinels && begins_with(&tail, url, "redis+cluster://");
+    if (!has_sentinels && !q->is_cluster && !begins_with(&tail, url, "redis://"))
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
                   "redis url \"%s\" must be redis://[[user]:password@]host[:port][/db], "
-                  "redis+sentinel://[[user]:password@]host[:port],.../MASTER[/db] or unix:/path",
+                  "redis+sentinel://[[user]:password@]host[:port],.../MASTER[/db], "
+                  "redis+cluster://[[user]:password@]host[:port],.../PARTS or unix:/path",
                   strchr(url, '@') ? "..." : url);
-    char *rest =
-        pseg_arena_strdup(q->base.arena, url + (is_plain ? sizeof plain : sizeof sentinel) - 1);
+    char *rest = pseg_arena_strdup(q->base.arena, tail);
     if (!rest)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis url is too long");
     PSEG_TRY(take_credentials(q, &rest, err));
-    if (!is_plain)
+    if (has_sentinels) {
         PSEG_TRY(parse_sentinels(q, rest, err));
-    if (is_plain) {
+    } else if (q->is_cluster) {
+        *strrchr(rest, '/') = '\0'; /* it stands before the number of parts, which is known */
+        PSEG_TRY(parse_addresses(q->nodes, &q->n_nodes, rest, REDIS_PORT, "nodes", err));
+    } else {
         PSEG_TRY(take_db(q, rest, err));
-        PSEG_TRY(parse_address(&q->address, rest, REDIS_PORT, err));
+        PSEG_TRY(parse_address(&q->nodes[0], rest, REDIS_PORT, err));
+        q->n_nodes = 1;
     }
 out:
     return rc;

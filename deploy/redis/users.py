@@ -3,6 +3,7 @@
 
     python3 deploy/redis/users.py >deploy/redis/users.acl           (in the source's root)
     python3 deploy/redis/users.py --queue NAME                      (for another queue than "default")
+    python3 deploy/redis/users.py --parts N                         (for a queue in N parts, on any of its servers)
 
 Commands come from the queue's Lua, keys and who calls which function from proto/KEYS.md. Redis holds each
 command that a function makes against the rights of its caller, so a user needs both the function and what it
@@ -47,28 +48,33 @@ def line(user, *rules):
     return " ".join(["user", user, "on", "resetpass", "resetkeys", "resetchannels", "-@all", *rules])
 
 
-def users(queue):
-    prefix = f"pseg:{{{queue}}}:"
+def users(queue, parts=1):
+    prefixes = [f"pseg:{{{queue}{f'.{i}' if i else ''}}}:" for i in range(parts)]
     connect = ["+auth", "+ping", "+select", "+role", "+fcall_ro|pseg1_revision"]
     inside = [f"+{c}" for c in commands()]
     call = {role: [f"+fcall|{f}" for f in functions(role)] for role in ("schedulers", "workers")}
     # The queue's prefix is the key that each function names.
-    shared = [f"~{prefix}", *(f"~{prefix}{k}" for k in keys() if k.split(":")[0] not in READ_AND_FREE)]
-    free = [f"({' '.join('+' + c for c in cs.split())} ~{prefix}{k}:*)" for k, cs in READ_AND_FREE.items()]
+    shared = [f"~{p}{k}" for p in prefixes for k in ["", *keys()] if k.split(":")[0] not in READ_AND_FREE]
+    own = [f"~{p}{k}:*" for p in prefixes for k in READ_AND_FREE]
+    free = [f"({' '.join('+' + c for c in cs.split())} {' '.join(f'~{p}{k}:*' for p in prefixes)})"
+            for k, cs in READ_AND_FREE.items()]
+    ready = [f"~{p}ready:*" for p in prefixes]
     return [
         line("pseg-scheduler", *connect, *call["schedulers"], *inside, "+function|load", "+xread", "+xrevrange", "+wait",
-             "+config|get", "+info", *shared, *(f"~{prefix}{k}:*" for k in READ_AND_FREE)),
+             "+config|get", "+info", *shared, *own),
         line("pseg-worker", *connect, *call["workers"], *inside, "+xread", "+xrevrange", *shared, *free),
-        line("pseg-monitor", "+auth", "+ping", "+info", "+llen", f"%R~{prefix}ready:*"),
+        line("pseg-monitor", "+auth", "+ping", "+info", "+llen", *(f"%R{k}" for k in ready)),
         # KEDA's list scaler asks for type and length by a script of its own; a script's keys count as written to.
-        line("pseg-autoscaler", "+auth", "+ping", "+eval", "+type", "+llen", f"~{prefix}ready:*"),
+        line("pseg-autoscaler", "+auth", "+ping", "+eval", "+type", "+llen", *ready),
     ]
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--queue", default="default")
-    print("\n".join(users(arguments.parse_args().queue)))
+    arguments.add_argument("--parts", type=int, default=1)
+    chosen = arguments.parse_args()
+    print("\n".join(users(chosen.queue, chosen.parts)))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ typedef struct watch_name {
 typedef struct watch_entry {
     struct watch *next, **link; /* among all; link: what points to it */
     const char *tenant, *batch; /* batch: "" means any */
+    size_t part;                /* of the queue, in which the tenant's events are told */
     watch_name *names;          /* n_names; 0: all of the batch, or of the tenant */
     size_t n_names;
     pseg_rpc_ticket *ticket; /* set: the call rests, and is to be woken by it */
@@ -39,7 +40,8 @@ typedef struct watch_table {
     pthread_mutex_t mu;
     watch *first;
     watch_name *slots[N_WATCH_SLOTS];
-    pseg_queue_place seen; /* everybody has been told of all events up to here */
+    /* By part of the queue: everybody has been told of all its events up to here. */
+    pseg_queue_place seen[PSEG_QUEUE_MAX_PARTS];
 } watch_table;
 
 /* What a watcher finds when it looks. */
@@ -51,7 +53,7 @@ typedef struct watch_news {
 
 void watch_table_init(watch_table *t);
 void watch_table_deinit(watch_table *t);
-/* The queue's thread. e NULL: events may have been missed. */
+/* A thread of the queue's. e NULL: events may have been missed. */
 void watch_on_event(watch_table *t, const pseg_queue_event *e);
 
 /* From now on w is told of events; its entry is filled in but for the links. */

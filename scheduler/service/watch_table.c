@@ -64,10 +64,10 @@ void watch_on_event(watch_table *t, const pseg_queue_event *event)
     pthread_mutex_lock(&t->mu);
     if (event) {
         tell_all(t, event);
-        t->seen = event->place;
+        t->seen[event->part] = event->place;
     } else {
         /* Perhaps the stream is another one, too. */
-        t->seen = (pseg_queue_place){0, 0, 0};
+        memset(t->seen, 0, sizeof t->seen);
         for (watch *w = t->first; w; w = watch_entry_of(w)->next) {
             watch_entry_of(w)->has_missed = true;
             wake(w);
@@ -122,7 +122,7 @@ pseg_rpc_ticket *watch_leave(watch_table *t, watch *w)
 void watch_begin_anew(watch_table *t)
 {
     pthread_mutex_lock(&t->mu);
-    t->seen = (pseg_queue_place){0, 0, 0};
+    memset(t->seen, 0, sizeof t->seen);
     pthread_mutex_unlock(&t->mu);
 }
 
@@ -131,7 +131,7 @@ watch_news watch_look(watch_table *t, watch *w)
     watch_entry *e = watch_entry_of(w);
 
     pthread_mutex_lock(&t->mu);
-    watch_news news = {e->has_missed, e->has_news, e->from, e->to, t->seen};
+    watch_news news = {e->has_missed, e->has_news, e->from, e->to, t->seen[e->part]};
     e->has_missed = e->has_news = false;
     pthread_mutex_unlock(&t->mu);
     return news;

@@ -3,12 +3,13 @@
  * missing to the figure of `pseg bench service` is the price of gRPC.
  *
  *     test_queue_bench [--fsync everysec] [--seconds S] [--depth N] [--claim N] [--workers N]
- * [--rate N] [--items 1] [--same-image 1]
+ * [--rate N] [--items 1] [--same-image 1] [--servers N] [--tenants N]
  *
  * fsync: of the Redis that it starts, or "off": no log; --redis URL: another. depth: submits under
  * way at once; claim: jobs of one claim; rate: submits a second, 0: as many as go; items: of one
  * batch instead of jobs of their own; same-image: each job is of the first one's. workers 0: jobs
- * are submitted and none is done. */
+ * are submitted and none is done. servers: as many parts of the queue, a Redis each; tenants: whose
+ * the jobs are in turn, which decides their part. */
 #include "common/base/clock.h"
 #include "common/base/hash.h"
 #include "common/queue/queue.h"
@@ -20,14 +21,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_WORKERS = 16, MAX_BACKLOG = 20000, MAX_SAMPLES = 1 << 20 };
+enum { MAX_WORKERS = 16, MAX_SERVERS = 8, MAX_BACKLOG = 20000, MAX_SAMPLES = 1 << 20 };
 
 static struct {
     const char *url, *fsync;
-    int seconds, depth, claim, workers, rate, image_bytes, items, same_image;
+    int seconds, depth, claim, workers, rate, image_bytes, items, same_image, servers, tenants;
     const char *durability;
-} opt = {
-    .fsync = "everysec", .seconds = 1, .depth = 64, .claim = 32, .workers = 2, .image_bytes = 100};
+} opt = {.fsync = "everysec",
+         .seconds = 1,
+         .depth = 64,
+         .claim = 32,
+         .workers = 2,
+         .image_bytes = 100,
+         .servers = 1,
+         .tenants = 1};
 
 static _Atomic bool stopping;
 static _Atomic long submitted, completed, refused, n_samples;
@@ -40,7 +47,7 @@ static long last_item;
 
 typedef struct submit_call {
     int64_t begin_us;
-    char id[PSEG_JOB_ID_LEN + 1], request[48], sha[80];
+    char id[PSEG_JOB_ID_LEN + 1], request[48], sha[80], tenant[16];
 } submit_call;
 
 typedef struct bench_worker {
@@ -55,7 +62,7 @@ static void fill(submit_call *c);
 static void submit_one(submit_call *c)
 {
     fill(c);
-    pseg_queue_submit_args a = {.tenant = "default",
+    pseg_queue_submit_args a = {.tenant = c->tenant,
                                 .id = c->id,
                                 .request_id = c->request,
                                 .fingerprint = "0123456789abcdef0123456789abcdef",
@@ -83,6 +90,8 @@ static void fill(submit_call *c)
     pseg_job_new_id(c->id, NULL);
     snprintf(c->request, sizeof c->request, "request-%s", c->id);
     snprintf(c->sha, sizeof c->sha, "%064ld", opt.same_image ? 0 : n);
+    snprintf(c->tenant, sizeof c->tenant, "%s%.0ld", opt.tenants > 1 ? "t" : "default",
+             n % opt.tenants);
     c->begin_us = pseg_clock_mono_us();
 }
 
@@ -188,7 +197,8 @@ static void parse(int argc, char **argv)
     } numbers[] = {{"--seconds", &opt.seconds}, {"--depth", &opt.depth},
                    {"--claim", &opt.claim},     {"--workers", &opt.workers},
                    {"--rate", &opt.rate},       {"--image-bytes", &opt.image_bytes},
-                   {"--items", &opt.items},     {"--same-image", &opt.same_image}};
+                   {"--items", &opt.items},     {"--same-image", &opt.same_image},
+                   {"--servers", &opt.servers}, {"--tenants", &opt.tenants}};
 
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--redis") == 0)
@@ -201,7 +211,9 @@ static void parse(int argc, char **argv)
             if (strcmp(argv[i], numbers[k].name) == 0)
                 *numbers[k].value = atoi(argv[i + 1]);
     }
-    if (opt.workers < 0 || opt.workers > MAX_WORKERS || opt.image_bytes > 1 << 20) {
+    if (opt.workers < 0 || opt.workers > MAX_WORKERS || opt.image_bytes > 1 << 20 ||
+        opt.servers < 1 || opt.servers > MAX_SERVERS || opt.tenants < 1 ||
+        (opt.items && opt.tenants > 1)) {
         fprintf(stderr, "usage: see the head of queue_bench.c\n");
         exit(2);
     }
@@ -238,6 +250,24 @@ static double redis_cpu_us(const test_redis *r)
     return (sys + user) * 1e6;
 }
 
+static test_redis servers[MAX_SERVERS];
+
+static bool start_servers(const char *const *args)
+{
+    static char urls[MAX_SERVERS * 100];
+    size_t n = 0;
+
+    for (int i = 0; i < opt.servers; i++) {
+        servers[i].args = args;
+        if (!test_redis_start(&servers[i]))
+            return false;
+        n += (size_t)snprintf(urls + n, sizeof urls - n, "%s%s", i ? " " : "",
+                              servers[i].socket_url);
+    }
+    opt.url = urls;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     static bench_worker workers[MAX_WORKERS];
@@ -245,15 +275,13 @@ int main(int argc, char **argv)
 
     parse(argc, argv);
     off = strcmp(opt.fsync, "off") == 0;
-    test_redis redis = {.args =
-                            (const char *const[]){"--appendonly", off ? "no" : "yes",
-                                                  "--appendfsync", off ? "no" : opt.fsync, NULL}};
-    if (!opt.url && !test_redis_start(&redis)) {
+    const char *const args[] = {"--appendonly", off ? "no" : "yes", "--appendfsync",
+                                off ? "no" : opt.fsync, NULL};
+    bool is_own = !opt.url;
+    if (is_own && !start_servers(args)) {
         printf("skipped: no redis-server\n");
         return TEST_SKIPPED;
     }
-    if (!opt.url)
-        opt.url = redis.socket_url;
     scheduler = open_queue(NULL, NULL);
     pseg_queue_sync batch;
     pseg_queue_sync_init(&batch);
@@ -293,13 +321,13 @@ int main(int argc, char **argv)
     printf("%.0f jobs/s completed, %.0f submitted, %ld refused; submit p50 %.2f ms, p99 %.2f ms\n",
            (double)done / s, (double)n / s, atomic_load(&refused),
            n ? (double)samples[n / 2] / 1e3 : 0, n ? (double)samples[n * 99 / 100] / 1e3 : 0);
-    if (redis.pid)
-        printf("redis: %.1f us of processor time a job\n",
-               redis_cpu_us(&redis) / (double)(opt.workers ? done ? done : 1 : n));
+    for (int i = 0; is_own && i < opt.servers; i++)
+        printf("redis %d: %.1f us of processor time for each of all jobs\n", i,
+               redis_cpu_us(&servers[i]) / (double)(opt.workers ? done ? done : 1 : n));
     for (int i = 0; i < opt.workers; i++)
         pseg_queue_close(workers[i].q);
     pseg_queue_close(scheduler);
-    if (redis.pid)
-        test_redis_stop(&redis);
+    for (int i = 0; is_own && i < opt.servers; i++)
+        test_redis_stop(&servers[i]);
     return (done > 0 || !opt.workers) && !atomic_load(&refused) ? 0 : 1;
 }

@@ -302,7 +302,7 @@ static void an_image_counted_too_often_goes(void **state)
 
 static void every_key_has_an_end(void **state)
 {
-    static const char *const stay[] = {"bytes", "count", "events", "models", "wake:m"};
+    static const char *const stay[] = {"bytes", "count", "events", "layout", "models", "wake:m"};
     enum { N_STAY = sizeof stay / sizeof *stay };
     pseg_queue_reply *r;
     id_text id;

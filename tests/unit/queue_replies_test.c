@@ -136,7 +136,9 @@ static bool serve(int fd)
     bool is_greeting =
         memmem(in, (size_t)n, "pseg1_revision", 14) || memmem(in, (size_t)n, "XREVR", 5);
     for (int i = count_commands(in, (size_t)n); i > 0; i--) {
-        if (memmem(in, (size_t)n, "INFO", 4) && rnd(30))
+        if (memmem(in, (size_t)n, "pseg1_layout", 12) && rnd(30))
+            put(&o, ":1\r\n", 4);
+        else if (memmem(in, (size_t)n, "INFO", 4) && rnd(30))
             put(&o, "$29\r\nmaxmemory_policy:noeviction\r\n\r\n", 36);
         else if (is_greeting && rnd(30))
             put(&o, memmem(in, (size_t)n, "XREVR", 5) ? "*0\r\n" : ":999999\r\n",

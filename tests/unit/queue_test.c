@@ -159,6 +159,7 @@ int main(void)
         CASE(places_are_text_and_back),
     };
     int failed = queue_cases_run("queue in memory", "mem:");
+    failed += queue_cases_run("queue in memory, in parts", "mem: mem: mem:");
 
     failed += cmocka_run_group_tests_name("queue of tests", own, NULL, NULL);
     return failed ? 1 : 0;

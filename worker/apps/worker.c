@@ -35,8 +35,10 @@ static const pseg_conf_option options[] = {
      .help = "file of `name = value` lines"},
     {"redis", PSEG_CONF_STRING, offsetof(config, redis), "redis://127.0.0.1:6379", .unit = "URL",
      .is_secret = true,
-     .help = "redis://[user:password@]host[:port][/db], unix:/path, or "
-             "redis+sentinel://[user:password@]host[:port],.../MASTER[/db]"},
+     .help = "redis://[user:password@]host[:port][/db], unix:/path, "
+             "redis+sentinel://[user:password@]host[:port],.../MASTER[/db], or "
+             "redis+cluster://[user:password@]host[:port],.../PARTS; several with blanks between: "
+             "the queue lies on all of them"},
     {"queue", PSEG_CONF_STRING, offsetof(config, queue), "default", .unit = "NAME",
      .help = "queue within that Redis"},
     ENGINE_OPTIONS_REST(config, engine),

@@ -3,13 +3,14 @@
 #include "common/metrics/http.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 struct pseg_worker_metrics {
     pseg_metrics *registry;
     pseg_metrics_http *http;
-    pseg_metric *info, *jobs, *stages, *prompts, *device_up, *device_jobs;
-    pseg_series *held, *oldest, *redis_up, *n_prompts, *batch_size, *per_encode;
+    pseg_metric *info, *jobs, *stages, *prompts, *device_up, *device_jobs, *redis_up;
+    pseg_series *held, *oldest, *n_prompts, *batch_size, *per_encode;
     const char *id;
     pthread_mutex_t mu; /* of w: it must not be stopped while it is asked */
     pseg_worker *w;
@@ -60,7 +61,22 @@ static const pseg_metric_desc
     held = {"pseg_worker_jobs_held", "Jobs claimed and not ended yet.", PSEG_METRIC_GAUGE},
     oldest = {"pseg_worker_oldest_job_seconds",
               "Since the job held longest was claimed; 0: none is held.", PSEG_METRIC_GAUGE},
-    redis_up = {"pseg_redis_up", "1 while Redis answers.", PSEG_METRIC_GAUGE};
+    redis_up = {"pseg_redis_up",
+                "1 while Redis answers, by part of the queue.",
+                PSEG_METRIC_GAUGE,
+                {"part"}};
+
+/* Before the worker is there nothing is known of parts. */
+static void measure_redis(pseg_worker_metrics *m)
+{
+    char part[8];
+
+    for (size_t i = 0; i < (m->w ? pseg_worker_n_parts(m->w) : 1); i++) {
+        snprintf(part, sizeof part, "%zu", i);
+        pseg_series_set(pseg_metric_with(m->redis_up, (const char *[]){part}),
+                        m->w && pseg_worker_reaches(m->w, i));
+    }
+}
 
 static void measure(void *ud)
 {
@@ -69,7 +85,7 @@ static void measure(void *ud)
     pthread_mutex_lock(&m->mu);
     pseg_series_set(m->held, m->w ? (double)pseg_worker_n_held(m->w) : 0);
     pseg_series_set(m->oldest, m->w ? (double)pseg_worker_oldest_us(m->w) / 1e6 : 0);
-    pseg_series_set(m->redis_up, m->w && pseg_worker_is_connected(m->w));
+    measure_redis(m);
     for (size_t i = 0; m->w && i < pseg_engine_n_devices(m->engine); i++) {
         const char *name = pseg_engine_device(m->engine, i);
         pseg_series_set(pseg_metric_with(m->device_up, &name), !pseg_worker_is_out(m->w, i));
@@ -121,7 +137,7 @@ pseg_status pseg_worker_metrics_new(pseg_worker_metrics **out, const pseg_worker
     m->per_encode = pseg_metric_with(pseg_metrics_add(m->registry, &per_encode), NULL);
     m->held = pseg_metric_with(pseg_metrics_add(m->registry, &held), NULL);
     m->oldest = pseg_metric_with(pseg_metrics_add(m->registry, &oldest), NULL);
-    m->redis_up = pseg_metric_with(pseg_metrics_add(m->registry, &redis_up), NULL);
+    m->redis_up = pseg_metrics_add(m->registry, &redis_up);
     pseg_metrics_before(m->registry, measure, m);
     pseg_metrics_add_process(m->registry, "pseg-worker");
     const pseg_metrics_probes probes = {is_live, is_ready, m};

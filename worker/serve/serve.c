@@ -45,6 +45,16 @@ bool pseg_worker_is_connected(const pseg_worker *w)
     return pseg_queue_silence_ms(w->queue) < w->opt.queue.lease_ms;
 }
 
+size_t pseg_worker_n_parts(const pseg_worker *w)
+{
+    return pseg_queue_n_parts(w->queue);
+}
+
+bool pseg_worker_reaches(const pseg_worker *w, size_t part)
+{
+    return pseg_queue_part_silence_ms(w->queue, part) < w->opt.queue.lease_ms;
+}
+
 size_t pseg_worker_n_held(const pseg_worker *cw)
 {
     pseg_worker *w = (pseg_worker *)(uintptr_t)cw;

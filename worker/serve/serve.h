@@ -63,8 +63,11 @@ bool pseg_worker_is_out(const pseg_worker *w, size_t device);
  * threads cannot be ended any more, so the process must: by pseg_worker_abandon and _exit. Any
  * thread. */
 bool pseg_worker_is_hung(const pseg_worker *w);
-/* Has Redis answered since the start? Any thread. */
+/* Does Redis answer, of a queue in parts: any of them? Any thread. */
 bool pseg_worker_is_connected(const pseg_worker *w);
+/* The same of each part of the queue. Any thread. */
+size_t pseg_worker_n_parts(const pseg_worker *w);
+bool pseg_worker_reaches(const pseg_worker *w, size_t part);
 
 /* Jobs claimed and not ended yet. Any thread. */
 size_t pseg_worker_n_held(const pseg_worker *w);

@@ -16,13 +16,14 @@
 -- first release on a function of "pseg1" keeps its arguments and its answer, and new arguments are added at
 -- the end; what cannot be done so is a library "pseg2".
 
-local REVISION = 16
+local REVISION = 17
 local EVENTS_MAX = 100000
 local ENTRY_FIELDS = 2000               -- of one entry among the events, about
 local STEP_ENTRIES = 8                  -- of the events, in hand at once
 local PIECE_FIELDS = 8000               -- of the events, looked through by one call
 local MODEL_KEPT_US = 86400 * 1000000 -- after its last worker's last heartbeat
 local WORKER_KEPT_MS = 3600 * 1000    -- the record of a lost worker, until a sweep has tidied up
+local LAYOUT_KEPT_MS = { used = 30 * 86400 * 1000, empty = 60 * 1000 } -- since the last sweep
 local CASE_KEPT_US = 7 * 86400 * 1000000 -- a job in quarantine
 local HEAD_START_US = 60 * 1000000    -- of one step of priority before those that came at the same time
 local DELAY_MAX_MS = 300 * 1000         -- of another attempt

@@ -12,6 +12,15 @@ local function stats(keys)
     return out
 end
 
+-- n  ->  in how many parts the queue is laid out: n, if it was not known. A queue that was filled before this was
+-- asked lies in one.
+local function layout(keys, a)
+    local p = keys[1]
+    local known = redis.call('GET', p .. 'layout') or (is_used(p) and '1' or a[1])
+    redis.call('SET', p .. 'layout', known, 'PX', LAYOUT_KEPT_MS.used)
+    return tonumber(known)
+end
+
 -- ->  the revision of this library.
 local function revision() return REVISION end
 
@@ -19,6 +28,7 @@ local reads = { 'no-writes' }
 -- What ends or moves a job must work when memory is full, for it is what frees memory.
 local always = { 'allow-oom' }
 redis.register_function { function_name = 'pseg1_revision', callback = revision, flags = reads }
+redis.register_function { function_name = 'pseg1_layout', callback = layout, flags = always }
 redis.register_function('pseg1_submit', submit)
 redis.register_function('pseg1_put_image', put_image)
 redis.register_function { function_name = 'pseg1_has_images', callback = has_images, flags = always }

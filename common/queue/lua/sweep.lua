@@ -159,6 +159,14 @@ local function sweep_batches(p, now, limit)
     end
 end
 
+-- Does it hold anything of a tenant's?
+local function is_used(p)
+    for _, key in ipairs { 'live', 'ended', 'images', 'batch_ends', 'quarantine' } do
+        if redis.call('ZCARD', p .. key) > 0 then return true end
+    end
+    return false
+end
+
 -- max_attempts limit lease_ms image_ttl_ms  ->  {due retries, ended leases, expired jobs, purged images}
 local function sweep(keys, a)
     local p, b, now, limit = keys[1], batch(keys[1]), now_us(), tonumber(a[2])
@@ -195,5 +203,6 @@ local function sweep(keys, a)
         drop_case(p, id)
     end
     tidy(p, now, limit, lease_ms)
+    redis.call('PEXPIRE', p .. 'layout', is_used(p) and LAYOUT_KEPT_MS.used or LAYOUT_KEPT_MS.empty)
     return { #due, stale, #late, purge_images(p, now, limit, tonumber(a[4] or '3600000')) }
 end

@@ -1,0 +1,41 @@
+/* A queue in parts: between its files and queue.c. Private to this folder.
+ *   queue_parts.c        where the parts are, which of them a request goes to, open and close
+ *   queue_parts_all.c    requests that all have to answer
+ *   queue_parts_claim.c  claims */
+#ifndef PSEG_QUEUE_QUEUE_PARTS_H
+#define PSEG_QUEUE_QUEUE_PARTS_H
+
+#include "common/queue/queue_impl.h"
+
+/* Opens a handle for each URL. base: as for queue_redis_open. */
+pseg_status queue_parts_open(pseg_queue **out, const pseg_queue *base, const char *const *urls,
+                             size_t n, pseg_err *err);
+/* The URLs of a list, by blanks, those of a cluster as often as they say; *out and what it points
+ * to lie in the arena. Errors: PSEG_R_CONFIG_INVALID, PSEG_R_OUT_OF_MEMORY. */
+pseg_status queue_split_urls(const char *const **out, size_t *n, pseg_arena *a, const char *list,
+                             pseg_err *err);
+/* The handle that a request of this tenant, or of this lease, goes to; q itself if it has no parts.
+ * The lease is then what that handle calls it. */
+pseg_queue *queue_part(pseg_queue *q, const char *tenant);
+pseg_queue *queue_part_of_lease(pseg_queue *q, pseg_queue_lease *l);
+/* By the tenant that an image's name begins with. */
+pseg_queue *queue_part_of_image(pseg_queue *q, const char *image);
+/* Which part: a lease's fence tells, since jobs of a worker come from all of them. */
+int64_t queue_fence_in_part(int64_t fence, size_t part);
+/* All parts in the order in which a claim asks them: first those (as many as is returned) that are
+ * to be asked until the claim is full, since they have told of jobs, which is forgotten, or it is
+ * their turn. */
+size_t queue_parts_in_turn(pseg_queue *q, size_t order[PSEG_QUEUE_MAX_PARTS]);
+/* As if it had told of a job. */
+void queue_parts_may_wait(pseg_queue *q, size_t part);
+/* For who asks a part within the answer of another: until leave none is closed. False: they are
+ * being closed. */
+bool queue_parts_enter(pseg_queue *q);
+void queue_parts_leave(pseg_queue *q);
+void queue_parts_close(pseg_queue *q);
+
+extern const queue_ops queue_parts_ops;
+void queue_parts_claim(pseg_queue *q, const char *worker, const char *model, size_t max,
+                       size_t held, pseg_queue_done done, void *ud);
+
+#endif

@@ -13,7 +13,7 @@ import sys
 import time
 
 import lib_events
-from lib_train import BIN, MODEL, SOURCE, command, figures, good, log, log_lines, main, refused, run, tensors
+from lib_train import BIN, MODEL, SOURCE, command, figures, good, log, log_lines, main, refused, run, table, tensors
 
 
 # ---- it learns ----
@@ -99,7 +99,8 @@ def images(tmp):
     # From features and from pixels the same batches come, mirrored too, and a seed gives them again.
     args = ["--batch", "8", "--images", "2", "--epochs", "1", "--mirror", *still]
     for name, more in (("kept", ["--features", str(tmp / "features")]), ("seen", ["--train", "vision", "--lr-vision", "0"]),
-                       ("again", ["--features", str(tmp / "features")]), ("other", ["--features", str(tmp / "features"), "--seed", "1"])):
+                       ("again", ["--features", str(tmp / "features")]),
+                       ("other", ["--features", str(tmp / "features"), "--seed", "1"])):
         out = tmp / name
         good(command(out, *args, *more, data=str(data), val="none"))
         found[name] = [x for x in figures(log(out)) if x["type"] == "step"]
@@ -255,6 +256,28 @@ def refuse(tmp):
     assert tensors(tmp / "init/last.safetensors")[0]["dim"] == "32"
 
 
+def unknown(tmp):
+    """A phrase that a table of embeddings lacks is named with its record before any feature is made,
+    and so is what mirroring would make of one."""
+    data = tmp / "set"
+    good([str(BIN / "pseg-scenes"), "--count", "2", "--size", "112", "--out", str(data)])
+    path = data / "scenes.jsonl"
+    records = [json.loads(x) for x in path.read_text().splitlines()]
+    for record, phrase in zip(records, ("a cup", "the left cup")):
+        record["samples"] = [dict(record["samples"][0], sentences=[phrase], kind="class")]
+    path.write_text("".join(json.dumps(x) + "\n" for x in records))
+    few = ["--batch", "2", "--epochs", "1", "--features", str(tmp / "features")]
+    tables = {n: table(tmp / f"table{n}", *("a cup", "the left cup", "the right cup")[:n]) for n in (1, 2, 3)}
+    for n, more, texts in ((1, [], ("scenes.jsonl:2: ", "table of 1 phrases lacks \"the left cup\"")),
+                           (2, ["--mirror"], ("scenes.jsonl:2: ", "lacks \"the right cup\""))):
+        refused([*command(tmp / "x", *few, *more, data=str(data), val="none"), "--text", tables[n]], 2, *texts)
+    assert not (tmp / "features").exists()
+    for n, more in ((2, []), (3, ["--mirror"])):
+        good([*command(tmp / f"good{n}", *few, *more, data=str(data), val="none"), "--text", tables[n]])
+    refused([*command(tmp / "x", *few, "--kind", "other", data=str(data), val="none"), "--text", tables[1]], 2,
+            "no phrase is left")
+
+
 def blow_up(tmp):
     """A learning rate that makes no sense ends in numbers that are none: named, counted, fatal after
     a while, and what was saved before is still there."""
@@ -310,4 +333,4 @@ def full_disk(tmp):
 
 
 sys.exit(main({"learn": learn, "batch": batch, "images": images, "resume": resume, "resume_data": resume_data,
-               "stop": stop, "refuse": refuse, "blow_up": blow_up, "full_disk": full_disk}))
+               "stop": stop, "refuse": refuse, "unknown": unknown, "blow_up": blow_up, "full_disk": full_disk}))

@@ -6,12 +6,11 @@ import json
 import pathlib
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
 
-from lib_train import BIN, MODEL, SOURCE, command, figures, floats, good, log, log_lines, main, refused, run, tensors
+from lib_train import BIN, MODEL, SOURCE, command, figures, floats, good, log, log_lines, main, refused, run, table, tensors
 
 sys.path.append(str(SOURCE / "tests/golden"))
 import timm_names  # noqa: E402
@@ -21,14 +20,6 @@ def opens(tmp, out, name):
     r = json.loads(good([str(BIN / "pseg-run"), "--model", str(out), "--image", str(SOURCE / "docs/example/scene.png"),
                          "--prompt", "the red circle", "--out", str(tmp / name), "--json"]))
     return r["results"][0]["predicted_iou"]
-
-
-def table(folder):
-    folder.mkdir()
-    (folder / "names.json").write_text('["the red circle"]')
-    head = json.dumps({"embeddings": {"dtype": "F32", "shape": [1, 8], "data_offsets": [0, 32]}}).encode()
-    (folder / "embeddings.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + struct.pack("<8f", *range(8)))
-    return str(folder)
 
 
 def frozen_like(tmp, few, base):
@@ -103,7 +94,7 @@ def towers(tmp):
     refused(few(tmp / "r", "--train-layers", "1"), 2, "--train-layers 1", "--train vision")
     # And before hours are spent on data.
     for more, *texts in ((["--train", "text", "--max-tokens", "40"], "--max-tokens 40", "positions for 32", "--max-tokens 32"),
-                         (["--train", "text", "--text", table(tmp / "table")], "table of phrases"),
+                         (["--train", "text", "--text", table(tmp / "table", "the red circle")], "table of phrases"),
                          (["--out", str(whole)], "holds a run already", "--resume")):
         refused([*command(tmp / "r", data="no-such-set", val="none"), *more], 2, *texts)
     # Without --train it is the head that is exported in float16.

@@ -151,6 +151,7 @@ static pseg_status open_data(pseg_train_source *out, pseg_cl *cl, const train_ar
     looking l = {isatty(STDERR_FILENO), t->towers.vision, t->stop};
     char **texts = pseg_calloc(a->data.n, sizeof *texts), *cache = NULL;
     pseg_train_part *parts = pseg_calloc(a->data.n, sizeof *parts);
+    pseg_text_table *table = NULL;
     pseg_train_data_options o = {.parts = parts,
                                  .n_parts = a->data.n,
                                  .val_images = a->val_images,
@@ -183,11 +184,15 @@ static pseg_status open_data(pseg_train_source *out, pseg_cl *cl, const train_ar
     if (!cache && !l.has_pixels)
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "no folder for features: give --features DIR");
     o.cache = cache;
+    if (pseg_text_table_is(a->text))
+        PSEG_TRY(pseg_text_table_open(&table, a->text, err));
+    o.table = table;
     PSEG_TRY(pseg_train_data(out, cl, c, &t->sizes, &o, err));
     train_left_out_tell(left);
 out:
     for (size_t i = 0; texts && i < a->data.n; i++)
         pseg_free(texts[i]);
+    pseg_text_table_close(table);
     pseg_free(texts);
     pseg_free(parts);
     pseg_free(cache);

@@ -197,7 +197,7 @@ static pseg_status add_examples(data_sets *q, data_part *p, size_t i, const char
         goto out;
     PSEG_TRY(pseg_dataset_read(&r, p->d, p->images.images[i], err));
     for (uint32_t s = 0; s < r->n_samples; s++) {
-        if (kind && strcmp(r->samples[s].kind, kind) != 0)
+        if (!data_sets_is_wanted(&r->samples[s], kind))
             continue;
         for (uint32_t k = 0; k < r->samples[s].n_sentences; k++)
             p->examples[p->n++] = (data_example){s, k};
@@ -275,6 +275,8 @@ static pseg_status open_all(data_sets *q, pseg_cl *cl, const pseg_train_data_opt
         if (o->val)
             PSEG_TRY(leave_out(p, val, err));
     }
+    for (size_t i = 0; o->table && i < q->n_parts + (o->val ? 1 : 0); i++)
+        PSEG_TRY(data_sets_seek_phrases(&q->parts[i], o, i < q->n_parts && o->has_mirror, err));
     PSEG_TRY(ready_images(q, cl, o, err));
     for (size_t i = 0; i < q->n_parts + (o->val ? 1 : 0); i++)
         PSEG_TRY(list_examples(q, &q->parts[i], o->kind, err));

@@ -5,6 +5,7 @@
 #define PSEG_TRAIN_SOURCE_DATA_H
 
 #include "worker/data/features.h"
+#include "worker/model/text_table.h"
 #include "worker/train/source.h"
 
 /* A set, and how often each of its examples comes in an epoch: 1 once, 0.5 every other one, drawn
@@ -23,8 +24,10 @@ typedef struct pseg_train_data_options {
     bool has_pixels;        /* pixels instead of features; neither vision nor cache is read then */
     const char *vision;     /* folder of the image encoder */
     const char *cache;      /* folder of the features */
-    bool has_mirror;        /* every other example is taken from the mirrored photo, by seed, its
-                               phrase with left and right exchanged */
+    const pseg_text_table
+        *table;      /* phrases must stand in it, mirrored ones too; NULL: any may be */
+    bool has_mirror; /* every other example is taken from the mirrored photo, by seed, its
+                        phrase with left and right exchanged */
     /* Told of what is left out, or NULL; until the source is closed: of pixels, an image whose
      * header is good and whose rest is not shows when it is decoded, on the loader's thread. */
     pseg_data_report_fn *report;
@@ -43,7 +46,7 @@ typedef struct pseg_train_data_options {
  * Images that are validated on are left out of everything that is trained on, whatever set they
  * stand in. cl is used during the call only. A batch lacks the examples whose image turns out to be
  * broken; one of nothing else takes the next image that is good. Errors: those of worker/data;
- * PSEG_R_CONFIG_INVALID, also if nothing is left to train on. */
+ * PSEG_R_CONFIG_INVALID, also if nothing is left to train on; PSEG_R_PROMPT_UNKNOWN. */
 pseg_status pseg_train_data(pseg_train_source *out, pseg_cl *cl, const pseg_head_config *head,
                             const pseg_train_sizes *sizes, const pseg_train_data_options *o,
                             pseg_err *err);

@@ -1,5 +1,6 @@
 /* The inside of a source of data sets, shared by source_data.c (what the examples are),
- * source_data_order.c (which of them make a batch) and source_data_batch.c (its arrays) only. */
+ * source_data_phrases.c (may they be), source_data_order.c (which of them make a batch) and
+ * source_data_batch.c (its arrays) only. */
 #ifndef PSEG_TRAIN_SOURCE_DATA_PARTS_H
 #define PSEG_TRAIN_SOURCE_DATA_PARTS_H
 
@@ -65,6 +66,12 @@ typedef struct data_sets {
     pseg_data_report_fn *report;
     void *report_ud;
 } data_sets;
+
+bool data_sets_is_wanted(const pseg_data_sample *s, const char *kind);
+/* Are all phrases of p in the table? Asked before features are made. Errors: PSEG_R_PROMPT_UNKNOWN,
+ * naming record and phrase. */
+pseg_status data_sets_seek_phrases(const data_part *p, const pseg_train_data_options *o,
+                                   bool is_mirrored, pseg_err *err);
 
 /* Blocks of all parts, and how they are cut into batches; train is laid out for epoch 0. */
 pseg_status data_sets_plan(data_sets *q, pseg_err *err);

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""An image encoder's folder with Hugging Face's names once more under timm's: query, key and value
-in one tensor, everything else renamed, no number changed. Standard library alone.
+"""An image encoder's folder with Hugging Face's names once more under Meta's, which are timm's too where
+there are neither registers nor SwiGLU: query, key and value in one tensor, everything else renamed, no
+number changed. Or under timm's, which calls SwiGLU's matrices as an MLP's, and the registers
+otherwise, and then has the position of CLS in the CLS token. Standard library alone.
 
-Usage: timm_names.py FROM TO
+Usage: timm_names.py FROM TO [timm]
 
 data/models/vit_tiny_timm is made so from data/models/vit_tiny_hf, whose numbers golden_encoders.py
 draws."""
@@ -53,6 +55,20 @@ def split(name):
     return (stem, dot + last) if last in ("weight", "bias") else (name, "")
 
 
+def as_timm(tensors):
+    """Meta's names, and what timm's _convert_dinov2 makes of them."""
+    out = {k.replace("mlp.w12", "mlp.fc1").replace("mlp.w3", "mlp.fc2"): v for k, v in tensors.items()}
+    if "register_tokens" in out:
+        out["reg_token"] = out.pop("register_tokens")
+        dtype, (one, n, width), data = out["pos_embed"]
+        assert dtype == "F32"
+        row = [a + b for a, b in zip(*(struct.unpack_from(f"<{width}f", x) for x in (out["cls_token"][2], data)))]
+        out["cls_token"] = *out["cls_token"][:2], struct.pack(f"<{width}f", *row)
+        out["pos_embed"] = dtype, [one, n - 1, width], data[4 * width:]
+    out.pop("mask_token", None)
+    return out
+
+
 def renamed(tensors):
     tensors, out = {re.sub(r"^(vit|dinov2)\.", "", k): v for k, v in tensors.items()}, {}
     for name, (dtype, shape, data) in tensors.items():
@@ -70,14 +86,16 @@ def renamed(tensors):
     return out
 
 
-def convert(source, to):
-    """source/model.safetensors, or any one file of weights, and what stands beside it."""
+def convert(source, to, is_timm=False):
+    """source's weights, in one file or several, and what stands beside them."""
     os.makedirs(to, exist_ok=True)
     for name in sorted(os.listdir(source)):
-        if not name.endswith(".safetensors"):
+        if ".safetensors" not in name:
             shutil.copy(os.path.join(source, name), os.path.join(to, name))
-    write(os.path.join(to, "model.safetensors"), renamed(read(os.path.join(source, "model.safetensors"))))
+    files = [os.path.join(source, name) for name in sorted(os.listdir(source)) if name.endswith(".safetensors")]
+    tensors = renamed({k: v for path in files for k, v in read(path).items()})
+    write(os.path.join(to, "model.safetensors"), as_timm(tensors) if is_timm else tensors)
 
 
 if __name__ == "__main__":
-    convert(sys.argv[1], sys.argv[2])
+    convert(sys.argv[1], sys.argv[2], sys.argv[3:] == ["timm"])

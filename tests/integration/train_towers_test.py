@@ -6,6 +6,7 @@ import json
 import pathlib
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -206,4 +207,60 @@ def timm(tmp):
         assert opens(tmp, a, "a") == opens(tmp, b, "b"), name
 
 
-sys.exit(main({"towers": towers, "pixels": pixels, "timm": timm}))
+def floats_of(tensors):
+    form = {"F32": "f", "F16": "e"}
+    return {k: (v[1], struct.unpack(f"<{len(v[2]) // struct.calcsize(form[v[0]])}{form[v[0]]}", v[2]))
+            for k, v in tensors.items()}
+
+
+def forms(tmp):
+    """The same of encoders with registers and with SwiGLU, for which Meta's and timm's names differ, and timm
+    has the position of CLS in the CLS token."""
+    base = ["--batch", "4", "--images", "2", "--epochs", "2", "--seed", "3", "--warm-epochs", "0", "--train", "vision",
+            "--image-size", "70"]
+    moving = ["--lr-vision", "1e-3"]
+    still = ["--lr-neck", "0", "--lr-decoder", "0", "--lr-vision", "0", "--weight-decay", "0"]
+
+    def trained(name, folder, *more):
+        out = tmp / name
+        good([*command(out, *base, *more, data="scenes:4,fixed"), "--vision", str(folder)])
+        return out
+
+    for kind in ("reg", "swiglu"):
+        hf = SOURCE / f"tests/golden/data/models/dinov2_{kind}_tiny"
+        a = trained(f"{kind}-hf", hf, *moving)
+        want = timm_names.renamed(timm_names.read(a / "vision/model.safetensors"))
+        for form in ("meta", "timm"):
+            folder, is_timm = tmp / f"{kind}-{form}", form == "timm"
+            timm_names.convert(str(hf), str(folder), is_timm)
+            was = floats_of(timm_names.read(folder / "model.safetensors"))
+            # Nothing moves: everything comes out as it went in, but for positions at another grid than theirs.
+            out = trained(f"{kind}-{form}-still", folder, *still)
+            got = floats_of(timm_names.read(out / "vision/model.safetensors"))
+            assert sorted(got) == sorted(was), (kind, form)
+            assert [k for k in was if got[k] != was[k]] == ([] if kind == "reg" else ["pos_embed"]), (kind, form)
+            b = trained(f"{kind}-{form}-moved", folder, *moving)
+            got = timm_names.read(b / "vision/model.safetensors")
+            sums_cls = is_timm and kind == "reg"  # else no number is another
+            assert (figures(log(a)) == figures(log(b))) != sums_cls, (kind, form)
+            for x, y in zip(log(a), log(b)):
+                assert abs(x["loss"] - y["loss"]) < 1e-5, (kind, form, x, y)
+            # Masks that nothing reads are left as they were, and timm has none.
+            expected = floats_of(timm_names.as_timm(want) if is_timm else want)
+            got = floats_of(got)
+            assert sorted(got) == sorted(expected) == sorted(was), (kind, form)
+            for k, (shape, values) in got.items():
+                assert shape == expected[k][0], k
+                assert max(abs(x - y) for x, y in zip(values, expected[k][1])) < (1e-4 if sums_cls else 1e-30), k
+            for k in ("cls_token", "pos_embed", *(["reg_token" if is_timm else "register_tokens"] if kind == "reg" else [])):
+                assert got[k][1] != was[k][1], k
+            assert abs(opens(tmp, a, "a") - opens(tmp, b, "b")) < 1e-4, (kind, form)
+            # At another grid than the folder's, too.
+            large = ["--image-size", "112", *moving]
+            x, y = (log(trained(f"{kind}-{form}-{n}-large", f, *large)) for n, f in ((0, hf), (1, folder)))
+            for p, q in zip(x, y):
+                assert abs(p["loss"] - q["loss"]) < 1e-5, (kind, form, p, q)
+            opens(tmp, tmp / f"{kind}-{form}-1-large", "c")
+
+
+sys.exit(main({"towers": towers, "pixels": pixels, "timm": timm, "forms": forms}))

@@ -85,36 +85,49 @@ static const pseg_spec *spec_named(const pseg_specs *s, const char *name)
     return NULL;
 }
 
-/* Every tensor of Hugging Face's is a tensor of timm's or a third of one, once. */
-static void timm_names_are_all_of_hugging_faces(void **state)
+/* Every tensor of Hugging Face's is a tensor of Meta's and of timm's or a third of one, once. */
+static void other_names_are_all_of_hugging_faces(void **state)
 {
     static const char *const presets[] = {"dinov2-small", "dinov2-small-reg", "dinov2-giant",
                                           "dinov2-giant-reg", "vit-base"};
 
     (void)state;
-    for (size_t p = 0; p < sizeof presets / sizeof *presets; p++) {
-        pseg_specs hf = {0}, timm = {0};
+    for (size_t p = 0; p < 2 * sizeof presets / sizeof *presets; p++) {
+        const char *preset = presets[p / 2];
+        pseg_vit_names other = p % 2 ? PSEG_VIT_NAMES_TIMM : PSEG_VIT_NAMES_META;
+        pseg_specs hf = {0}, theirs = {0};
         pseg_vit_config c;
         size_t n_found = 0;
         char names[3][PSEG_SPEC_NAME];
 
-        assert_true(pseg_vit_config_preset(&c, presets[p]));
+        assert_true(pseg_vit_config_preset(&c, preset));
         assert_int_equal(pseg_vit_specs(&hf, &c, PSEG_VIT_NAMES_HF, NULL), PSEG_OK);
-        assert_int_equal(pseg_vit_specs(&timm, &c, PSEG_VIT_NAMES_TIMM, NULL), PSEG_OK);
-        for (size_t i = 0; i < timm.n; i++) {
-            const pseg_spec *t = &timm.items[i];
-            uint32_t n = pseg_vit_names_of_timm(names, &c, t->name);
+        assert_int_equal(pseg_vit_specs(&theirs, &c, other, NULL), PSEG_OK);
+        for (size_t i = 0; i < theirs.n; i++) {
+            const pseg_spec *t = &theirs.items[i];
+            uint32_t n = pseg_vit_hf_names(names, &c, other, t->name);
 
             assert_true(n == 1 || n == 3);
             for (uint32_t k = 0; k < n; k++, n_found++) {
                 const pseg_spec *h = spec_named(&hf, names[k]);
                 if (!h || h->rank != t->rank || h->dims[0] * n != t->dims[0])
-                    fail_msg("%s: %s, part %u: %s", presets[p], t->name, k, names[k]);
+                    fail_msg("%s: %s, part %u: %s", preset, t->name, k, names[k]);
+                bool lacks_row =
+                    strcmp(t->name, "pos_embed") == 0 && other == PSEG_VIT_NAMES_TIMM && c.n_regs;
+                if (h->rank > 1)
+                    assert_int_equal(t->dims[1], h->dims[1] - lacks_row);
             }
         }
         assert_int_equal(n_found, hf.n);
+        /* What the two call differently. */
+        bool is_meta = other == PSEG_VIT_NAMES_META;
+        if (c.n_regs)
+            assert_non_null(spec_named(&theirs, is_meta ? "register_tokens" : "reg_token"));
+        if (c.has_swiglu)
+            assert_non_null(spec_named(&theirs, is_meta ? "blocks.39.mlp.w12.weight"
+                                                        : "blocks.39.mlp.fc1.weight"));
         pseg_specs_deinit(&hf);
-        pseg_specs_deinit(&timm);
+        pseg_specs_deinit(&theirs);
     }
     pseg_vit_config c;
     char names[3][PSEG_SPEC_NAME];
@@ -128,7 +141,7 @@ static void timm_names_are_all_of_hugging_faces(void **state)
                                        "pos_embedding"};
     assert_true(pseg_vit_config_preset(&c, "vit-base"));
     for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-        assert_int_equal(pseg_vit_names_of_timm(names, &c, none[i]), 0);
+        assert_int_equal(pseg_vit_hf_names(names, &c, PSEG_VIT_NAMES_TIMM, none[i]), 0);
 }
 
 /* ---- parameters ---- */
@@ -143,9 +156,12 @@ static uint64_t vit_params(const char *preset)
     assert_int_equal(pseg_vit_specs(&s, &c, PSEG_VIT_NAMES_HF, &err), PSEG_OK);
     uint64_t n = pseg_specs_params(&s);
     pseg_specs_deinit(&s);
-    /* The same in the other naming, where q, k and v are one tensor. */
-    assert_int_equal(pseg_vit_specs(&s, &c, PSEG_VIT_NAMES_TIMM, &err), PSEG_OK);
+    /* The same in the other namings, where q, k and v are one tensor. */
+    assert_int_equal(pseg_vit_specs(&s, &c, PSEG_VIT_NAMES_META, &err), PSEG_OK);
     assert_int_equal(pseg_specs_params(&s), n);
+    pseg_specs_deinit(&s);
+    assert_int_equal(pseg_vit_specs(&s, &c, PSEG_VIT_NAMES_TIMM, &err), PSEG_OK);
+    assert_int_equal(pseg_specs_params(&s) + (c.n_regs ? c.hidden : 0), n);
     pseg_specs_deinit(&s);
     return n;
 }
@@ -588,12 +604,18 @@ static void finds_prefix_and_names(void **state)
     static const struct {
         const char *name, *prefix;
         pseg_vit_names names;
+        const char *beside; /* another tensor of the file, or NULL */
     } good[] = {
         {"embeddings.cls_token", "", PSEG_VIT_NAMES_HF},
         {"dinov2.embeddings.cls_token", "dinov2.", PSEG_VIT_NAMES_HF},
         {"dinov2_with_registers.embeddings.cls_token", "dinov2_with_registers.", PSEG_VIT_NAMES_HF},
         {"vit.embeddings.cls_token", "vit.", PSEG_VIT_NAMES_HF},
-        {"cls_token", "", PSEG_VIT_NAMES_TIMM}};
+        {"cls_token", "", PSEG_VIT_NAMES_TIMM},
+        {"cls_token", "", PSEG_VIT_NAMES_TIMM, "reg_token"},
+        {"cls_token", "", PSEG_VIT_NAMES_TIMM, "blocks.0.mlp.fc1.weight"},
+        {"cls_token", "", PSEG_VIT_NAMES_META, "register_tokens"},
+        {"backbone.cls_token", "backbone.", PSEG_VIT_NAMES_META,
+         "backbone.blocks.0.mlp.w12.weight"}};
     pseg_err err = PSEG_ERR_INIT;
     pseg_tensors *t;
     const char *prefix;
@@ -601,7 +623,12 @@ static void finds_prefix_and_names(void **state)
     (void)state;
 
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-        write_tensor("model.safetensors", "", good[i].name, "[1]", 1);
+        char other[160] = "";
+        if (good[i].beside)
+            snprintf(other, sizeof other,
+                     "},\"%s\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]",
+                     good[i].beside);
+        write_tensor("model.safetensors", other, good[i].name, "[1]", 1);
         assert_int_equal(pseg_tensors_open_folder(&t, folder, &err), PSEG_OK);
         assert_int_equal(pseg_vit_detect(&prefix, &names, t, &err), PSEG_OK);
         assert_string_equal(prefix, good[i].prefix);
@@ -720,7 +747,7 @@ static void a_sam_that_lacks_something_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(timm_names_are_all_of_hugging_faces),
+        cmocka_unit_test(other_names_are_all_of_hugging_faces),
         cmocka_unit_test(image_encoders_have_the_published_sizes),
         cmocka_unit_test(unknown_presets_are_refused),
         cmocka_unit_test(text_tower_and_head_have_the_published_sizes),

@@ -32,7 +32,8 @@ pseg_status pseg_vit_positions(float **out, pseg_weights *w, pseg_vit_names name
                                const pseg_vit_config *c, uint32_t gh, uint32_t gw, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    size_t stored = (1 + (size_t)c->pos_h * c->pos_w) * c->hidden;
+    size_t of_cls = pseg_vit_has_cls_position(c, names) ? c->hidden : 0;
+    size_t stored = of_cls + (size_t)c->pos_h * c->pos_w * c->hidden;
     size_t needed = (1 + (size_t)gh * gw) * c->hidden;
     float *given = NULL, *made = NULL;
     pseg_values p;
@@ -44,9 +45,10 @@ pseg_status pseg_vit_positions(float **out, pseg_weights *w, pseg_vit_names name
     if (!given || !made)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for position embeddings");
     pseg_to_f32(given, p.data, p.type, stored);
-    memcpy(made, given, c->hidden * sizeof *made);
-    PSEG_TRY(pseg_interpolate_bicubic(made + c->hidden, gh, gw, given + c->hidden, c->pos_h,
-                                      c->pos_w, c->hidden, c->kind == PSEG_VIT_DINOV2_REG, err));
+    memset(made, 0, c->hidden * sizeof *made);
+    memcpy(made, given, of_cls * sizeof *made);
+    PSEG_TRY(pseg_interpolate_bicubic(made + c->hidden, gh, gw, given + of_cls, c->pos_h, c->pos_w,
+                                      c->hidden, c->kind == PSEG_VIT_DINOV2_REG, err));
     *out = made;
     made = NULL;
 out:

@@ -14,7 +14,14 @@
 #include "worker/model/stage.h"
 #include "worker/model/weights.h"
 
-typedef enum pseg_vit_names { PSEG_VIT_NAMES_HF, PSEG_VIT_NAMES_TIMM } pseg_vit_names;
+/* Meta's and timm's names have one tensor for query, key and value; they differ where there are
+ * registers or SwiGLU. A timm encoder with registers has no position for CLS: it stands in the CLS
+ * token already. */
+typedef enum pseg_vit_names {
+    PSEG_VIT_NAMES_HF,
+    PSEG_VIT_NAMES_META,
+    PSEG_VIT_NAMES_TIMM
+} pseg_vit_names;
 
 /* All tensors of such an encoder, mask token included: what Hugging Face counts as its
  * parameters. */
@@ -40,24 +47,27 @@ typedef enum pseg_vit_part {
     PSEG_VIT_FC2,
     PSEG_VIT_LS2, /* LS2 */
 } pseg_vit_part;
-/* False, and "", where names have no such part: timm's have one tensor for Q, K and V. */
+/* False, and "", where names have no such part: Q, K and V outside of Hugging Face's. */
 bool pseg_vit_part_name(char out[PSEG_SPEC_NAME], const pseg_vit_config *c, pseg_vit_names names,
                         pseg_vit_part part, uint32_t i);
 
-/* Under which of Hugging Face's names the numbers of timm's tensor `name` stand: one, or three for
- * query, key and value, each an equal part of its rows. Returns how many; 0: no encoder has such a
- * tensor. */
-uint32_t pseg_vit_names_of_timm(char out[3][PSEG_SPEC_NAME], const pseg_vit_config *c,
-                                const char *name);
+/* Under which of Hugging Face's names the numbers of Meta's or timm's tensor `name` stand: one, or
+ * three for query, key and value, each an equal part of its rows. Positions may lack the row of CLS
+ * (below). Returns how many; 0: no encoder has such a tensor. */
+uint32_t pseg_vit_hf_names(char out[3][PSEG_SPEC_NAME], const pseg_vit_config *c,
+                           pseg_vit_names names, const char *name);
+
+/* Do position embeddings begin with one for CLS, [1 + places], or are they [places]? */
+bool pseg_vit_has_cls_position(const pseg_vit_config *c, pseg_vit_names names);
 
 /* Finds out prefix and names of the tensors in t; c->has_swiglu etc. say what to look for.
  * prefix: static. Errors: PSEG_R_MODEL_MISMATCH. */
 pseg_status pseg_vit_detect(const char **prefix, pseg_vit_names *names, const pseg_tensors *t,
                             pseg_err *err);
 
-/* Position embeddings [1 + gh*gw, hidden] for the grid gh x gw, out of w's. Caller frees with
- * pseg_free, or gives them to pseg_store_floats. Errors: PSEG_R_OUT_OF_MEMORY, those of
- * pseg_weights_get. */
+/* Position embeddings [1 + gh*gw, hidden] for the grid gh x gw, out of w's; zeros for CLS where w
+ * has none. Caller frees with pseg_free, or gives them to pseg_store_floats. Errors:
+ * PSEG_R_OUT_OF_MEMORY, those of pseg_weights_get. */
 pseg_status pseg_vit_positions(float **out, pseg_weights *w, pseg_vit_names names,
                                const pseg_vit_config *c, uint32_t gh, uint32_t gw, pseg_err *err);
 

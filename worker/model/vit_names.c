@@ -48,7 +48,7 @@ static const vit_naming hf_vit = {
     .ls2 = "layer_scale2.lambda1",
 };
 
-static const vit_naming timm = {
+static const vit_naming meta = {
     .cls = "cls_token",
     .mask = "mask_token",
     .pos = "pos_embed",
@@ -68,9 +68,38 @@ static const vit_naming timm = {
     .ls2 = "ls2.gamma",
 };
 
+/* What _convert_dinov2 of timm's vision_transformer.py makes of Meta's. */
+static const vit_naming timm = {
+    .cls = "cls_token",
+    .mask = "mask_token",
+    .pos = "pos_embed",
+    .regs = "reg_token",
+    .patch = "patch_embed.proj",
+    .norm = "norm",
+    .layer = "blocks",
+    .norm1 = "norm1",
+    .qkv = "attn.qkv",
+    .out = "attn.proj",
+    .ls1 = "ls1.gamma",
+    .norm2 = "norm2",
+    .fc1 = "mlp.fc1",
+    .fc2 = "mlp.fc2",
+    .gate_in = "mlp.fc1",
+    .gate_out = "mlp.fc2",
+    .ls2 = "ls2.gamma",
+};
+
 const vit_naming *vit_naming_of(pseg_vit_names names, pseg_vit_kind kind)
 {
-    return names == PSEG_VIT_NAMES_TIMM ? &timm : kind == PSEG_VIT_PLAIN ? &hf_vit : &hf_dinov2;
+    return names == PSEG_VIT_NAMES_META   ? &meta
+           : names == PSEG_VIT_NAMES_TIMM ? &timm
+           : kind == PSEG_VIT_PLAIN       ? &hf_vit
+                                          : &hf_dinov2;
+}
+
+bool pseg_vit_has_cls_position(const pseg_vit_config *c, pseg_vit_names names)
+{
+    return names != PSEG_VIT_NAMES_TIMM || c->n_regs == 0;
 }
 
 vit_part_name vit_layer_part(const vit_naming *n, uint32_t i, const char *part)
@@ -122,18 +151,23 @@ static const char *behind(const char *name, const char *part)
     return !*name || strcmp(name, ".weight") == 0 || strcmp(name, ".bias") == 0 ? name : NULL;
 }
 
-uint32_t pseg_vit_names_of_timm(char out[3][PSEG_SPEC_NAME], const pseg_vit_config *c,
-                                const char *name)
+uint32_t pseg_vit_hf_names(char out[3][PSEG_SPEC_NAME], const pseg_vit_config *c,
+                           pseg_vit_names names, const char *name)
 {
-    const vit_naming *from = &timm, *to = vit_naming_of(PSEG_VIT_NAMES_HF, c->kind);
+    const vit_naming *from = vit_naming_of(names, c->kind);
+    const vit_naming *to = vit_naming_of(PSEG_VIT_NAMES_HF, c->kind);
     const char *const whole[][2] = {{from->cls, to->cls},     {from->mask, to->mask},
                                     {from->pos, to->pos},     {from->regs, to->regs},
                                     {from->patch, to->patch}, {from->norm, to->norm}};
-    const char *const parts[][2] = {{from->norm1, to->norm1},     {from->out, to->out},
-                                    {from->ls1, to->ls1},         {from->norm2, to->norm2},
-                                    {from->fc1, to->fc1},         {from->fc2, to->fc2},
-                                    {from->gate_in, to->gate_in}, {from->gate_out, to->gate_out},
-                                    {from->ls2, to->ls2},         {from->qkv, to->q}};
+    const char *const parts[][2] = {
+        {from->norm1, to->norm1},
+        {from->out, to->out},
+        {from->ls1, to->ls1},
+        {from->norm2, to->norm2},
+        {c->has_swiglu ? from->gate_in : from->fc1, c->has_swiglu ? to->gate_in : to->fc1},
+        {c->has_swiglu ? from->gate_out : from->fc2, c->has_swiglu ? to->gate_out : to->fc2},
+        {from->ls2, to->ls2},
+        {from->qkv, to->q}};
     const char *const qkv[] = {to->q, to->k, to->v};
     const char *rest;
     unsigned block;
@@ -191,7 +225,7 @@ pseg_status pseg_vit_specs(pseg_specs *out, const pseg_vit_config *c, pseg_vit_n
     pseg_status rc = PSEG_OK;
     const vit_naming *n = vit_naming_of(names, c->kind);
     const uint64_t w = c->hidden;
-    uint64_t positions = 1 + (uint64_t)c->pos_h * c->pos_w;
+    uint64_t positions = pseg_vit_has_cls_position(c, names) + (uint64_t)c->pos_h * c->pos_w;
 
     PSEG_TRY(pseg_specs_add(out, 3, (uint64_t[]){1, 1, w}, err, "%s", n->cls));
     if (c->has_mask_token) {
@@ -211,23 +245,33 @@ out:
     return rc;
 }
 
+static bool has(const pseg_tensors *t, const char *prefix, const char *name)
+{
+    char whole[96];
+
+    snprintf(whole, sizeof whole, "%s%s", prefix, name);
+    return pseg_tensors_find(t, whole) != NULL;
+}
+
 pseg_status pseg_vit_detect(const char **prefix, pseg_vit_names *names, const pseg_tensors *t,
                             pseg_err *err)
 {
     static const char *const prefixes[] = {"", "dinov2.", "dinov2_with_registers.", "vit.",
                                            "backbone."};
     pseg_status rc = PSEG_OK;
-    char name[96];
 
-    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
-        for (int k = 0; k < 2; k++) {
-            snprintf(name, sizeof name, "%s%s", prefixes[i], k ? timm.cls : hf_vit.cls);
-            if (pseg_tensors_find(t, name)) {
-                *prefix = prefixes[i];
-                *names = k ? PSEG_VIT_NAMES_TIMM : PSEG_VIT_NAMES_HF;
-                goto out;
-            }
-        }
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        *prefix = prefixes[i];
+        if (has(t, *prefix, hf_vit.cls))
+            *names = PSEG_VIT_NAMES_HF;
+        else if (has(t, *prefix, timm.cls))
+            *names = has(t, *prefix, meta.regs) || has(t, *prefix, "blocks.0.mlp.w12.weight")
+                         ? PSEG_VIT_NAMES_META
+                         : PSEG_VIT_NAMES_TIMM;
+        else
+            continue;
+        goto out;
+    }
     PSEG_FAIL(
         PSEG_R_MODEL_MISMATCH, 0,
         "%s: no tensor %s (Hugging Face) or %s (timm), with or without dinov2. or vit. before "

@@ -24,12 +24,13 @@ out:
     return rc;
 }
 
-/* What a folder does not have as it is needed: positions at another grid, LoRA's matrices. */
+/* What a folder does not have as it is needed: positions at another grid or without one for CLS,
+ * LoRA's matrices. */
 typedef struct filler {
     const pseg_encoders *e;
     const pseg_head_config *head;
     const char *under, *pos;
-    float *positions; /* at the head's grid */
+    float *positions; /* at the head's grid, with CLS' */
     pseg_init init;
 } filler;
 
@@ -60,11 +61,12 @@ static bool fill_in(void *ud, float *out, uint64_t n, const char *name)
     return true;
 }
 
-/* timm's tensors under Hugging Face's names. */
+/* Meta's or timm's tensors under Hugging Face's names. */
 typedef struct renaming {
     pseg_weights *w;
     const pseg_vit_config *c;
-    const pseg_specs *specs; /* timm's, against which w was checked */
+    pseg_vit_names names;
+    const pseg_specs *specs; /* theirs, against which w was checked */
 } renaming;
 
 /* Part k of n_parts of a tensor of w. */
@@ -86,7 +88,7 @@ static void fill_renamed(void *ud, float *out, uint64_t n, const char *name)
     memset(out, 0, n * sizeof *out);
     for (size_t i = 0; i < r->specs->n; i++) {
         const pseg_spec *s = &r->specs->items[i];
-        uint32_t n_parts = pseg_vit_names_of_timm(names, r->c, s->name);
+        uint32_t n_parts = pseg_vit_hf_names(names, r->c, r->names, s->name);
 
         for (uint32_t k = 0; k < n_parts; k++)
             if (strcmp(names[k], name) == 0)
@@ -101,7 +103,7 @@ static pseg_status fill_vision(filler *f, pseg_params *params, pseg_stream *s, p
     const pseg_vit_config *c = &e->vit_config;
     pseg_specs specs = {0};
     pseg_weights *w = NULL, *hf = NULL;
-    renaming r = {.c = c, .specs = &specs};
+    renaming r = {.c = c, .names = e->names, .specs = &specs};
     char pos[PSEG_SPEC_NAME];
 
     f->under = "vision.";
@@ -110,10 +112,11 @@ static pseg_status fill_vision(filler *f, pseg_params *params, pseg_stream *s, p
     PSEG_TRY(pseg_vit_specs(&specs, c, e->names, err));
     PSEG_TRY(pseg_weights_from_tensors(&w, e->vision_file, e->vision_prefix, err));
     PSEG_TRY(pseg_weights_check(w, &specs, err));
-    if (f->head->gh != c->pos_h || f->head->gw != c->pos_w)
+    if (f->head->gh != c->pos_h || f->head->gw != c->pos_w ||
+        !pseg_vit_has_cls_position(c, e->names))
         PSEG_TRY(pseg_vit_positions(&f->positions, w, e->names, c, f->head->gh, f->head->gw, err));
     r.w = w;
-    if (e->names == PSEG_VIT_NAMES_TIMM)
+    if (e->names != PSEG_VIT_NAMES_HF)
         PSEG_TRY(pseg_weights_from_fn(&hf, fill_renamed, &r, err));
     pseg_weights *use = hf ? hf : w;
     pseg_weights_overlay(use, fill_in, f);

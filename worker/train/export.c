@@ -70,8 +70,9 @@ out:
 /* An encoder's folder as it was, and the checkpoint that has what became of it. */
 typedef struct tower {
     const pseg_tensors *from, *best;
-    const char *under, *prefix;  /* of the checkpoint's names; of the folder's */
-    const pseg_vit_config *timm; /* the folder's names are timm's; NULL: the checkpoint's */
+    const char *under, *prefix; /* of the checkpoint's names; of the folder's */
+    const pseg_vit_config *vit; /* NULL: the folder's names are the checkpoint's */
+    pseg_vit_names names;
 } tower;
 
 /* Where the checkpoint would have t, in n parts one below the other. */
@@ -80,7 +81,7 @@ static uint32_t keys_of(char keys[3][NAME], const tower *w, const pseg_tensor *t
     size_t skip = strlen(w->prefix);
     const char *name = strncmp(t->name, w->prefix, skip) == 0 ? t->name + skip : t->name;
     char names[3][PSEG_SPEC_NAME];
-    uint32_t n = w->timm ? pseg_vit_names_of_timm(names, w->timm, name) : 0;
+    uint32_t n = w->vit ? pseg_vit_hf_names(names, w->vit, w->names, name) : 0;
 
     for (uint32_t k = 0; k < n; k++)
         snprintf(keys[k], NAME, "%s%s", w->under, names[k]);
@@ -111,6 +112,40 @@ out:
     return rc;
 }
 
+/* The checkpoint's positions, whose first row, that of CLS, the folder has in its CLS token; NULL:
+ * the folder has the row too, or they were not trained. */
+static const pseg_tensor *cls_position(const tower *w)
+{
+    char name[PSEG_SPEC_NAME], key[NAME];
+
+    if (!w->vit || pseg_vit_has_cls_position(w->vit, w->names))
+        return NULL;
+    pseg_vit_part_name(name, w->vit, PSEG_VIT_NAMES_HF, PSEG_VIT_POS, 0);
+    snprintf(key, sizeof key, "%s%s", w->under, name);
+    return pseg_tensors_find(w->best, key);
+}
+
+static bool is_part(const tower *w, const char *key, pseg_vit_part part)
+{
+    char name[PSEG_SPEC_NAME];
+
+    pseg_vit_part_name(name, w->vit, PSEG_VIT_NAMES_HF, part, 0);
+    return strcmp(key + strlen(w->under), name) == 0;
+}
+
+static pseg_status add_row(float *numbers, const pseg_tensor *positions, size_t n, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    float *row = NULL;
+
+    PSEG_TRY(floats_of(&row, positions, err));
+    for (size_t i = 0; i < n; i++)
+        numbers[i] += row[i];
+out:
+    pseg_free(row);
+    return rc;
+}
+
 /* In the second pass t's numbers, in the first its shape: positions may have another grid. */
 static pseg_status write_tensor(pseg_tensors_writer *out, const tower *w, const pseg_tensor *t,
                                 int pass, pseg_err *err)
@@ -119,17 +154,26 @@ static pseg_status write_tensor(pseg_tensors_writer *out, const tower *w, const 
     char keys[3][NAME];
     uint32_t n_keys = keys_of(keys, w, t);
     const pseg_tensor *own = n_keys == 1 ? pseg_tensors_find(w->best, keys[0]) : NULL;
-    const pseg_tensor *use = own ? own : t;
+    const pseg_tensor *use = own ? own : t, *positions = cls_position(w);
+    bool lacks_row = positions && own == positions;
+    size_t skip = lacks_row ? w->vit->hidden : 0;
     float *numbers = NULL;
 
     if (pass == 0) {
-        rc = pseg_tensors_writer_declare(out, t->name, use->rank, use->dims, err);
+        uint64_t dims[PSEG_TENSOR_MAX_RANK];
+
+        memcpy(dims, use->dims, use->rank * sizeof *dims);
+        if (lacks_row)
+            dims[1]--; /* [1, places, hidden] */
+        rc = pseg_tensors_writer_declare(out, t->name, use->rank, dims, err);
         goto out;
     }
     PSEG_TRY(floats_of(&numbers, use, err));
     if (!own)
         PSEG_TRY(trained_parts(numbers, w, t, keys, n_keys, err));
-    PSEG_TRY(pseg_tensors_writer_data(out, numbers, use->n, err));
+    if (positions && is_part(w, keys[0], PSEG_VIT_CLS))
+        PSEG_TRY(add_row(numbers, positions, w->vit->hidden, err));
+    PSEG_TRY(pseg_tensors_writer_data(out, numbers + skip, use->n - skip, err));
 out:
     pseg_free(numbers);
     return rc;
@@ -258,10 +302,9 @@ static pseg_status look_at_vision(tower *w, const pseg_train_export *x, const ch
     pseg_status rc = PSEG_OK;
     const pseg_vit_config *c = x->towers->vision;
     char key[NAME], pos[PSEG_SPEC_NAME];
-    pseg_vit_names names;
 
-    PSEG_TRY(pseg_vit_detect(&w->prefix, &names, w->from, err));
-    w->timm = names == PSEG_VIT_NAMES_TIMM ? c : NULL;
+    PSEG_TRY(pseg_vit_detect(&w->prefix, &w->names, w->from, err));
+    w->vit = w->names != PSEG_VIT_NAMES_HF ? c : NULL;
     pseg_vit_part_name(pos, c, PSEG_VIT_NAMES_HF, PSEG_VIT_POS, 0);
     snprintf(key, sizeof key, "%s%s", w->under, pos);
     if (pseg_tensors_find(w->best, key))

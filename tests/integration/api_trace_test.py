@@ -128,6 +128,40 @@ class Traces(lib.Test):
         for _, s in found:
             self.assertTrue(before - 1 < s.start_time_unix_nano / 1e9 <= s.end_time_unix_nano / 1e9 < after + 1, s.name)
 
+    def test_kernels_lie_in_their_stages(self):
+        endpoint = f"http://127.0.0.1:{self.collector.port}"
+        self.worker.stop()
+        try:
+            deep = self.cluster.worker("scenes", "--otlp-endpoint", endpoint, "--trace-kernels", "--threads", "1")
+            trace = "5" * 32
+            # Not traced: its launches are nobody's.
+            self.run_job(None, image=lib.png(64, 64, 4712))
+            job = self.run_job(f"00-{trace}-{'6' * 16}-01", image=lib.png(64, 64, 4713), phrases=("a star", "a ring"))
+            self.assertEqual(job.state, pb.STATE_SUCCEEDED)
+            lib.until("the worker's spans",
+                      lambda: [1 for _, s in self.collector.of(trace) if s.name == "process job"])
+            spans = [s for _, s in self.collector.of(trace)]
+            stages = {s.span_id: s for s in spans if s.name in ("encode_image", "encode_text", "decode_mask")}
+            self.assertEqual(len(stages), 3)
+            for at, stage in stages.items():
+                launches = [s for s in spans if s.parent_span_id == at]
+                with self.subTest(stage.name):
+                    self.assertGreater(len(launches), 10)
+                    self.assertIn("gemm", {s.name for s in launches})
+                    inside = sum(s.end_time_unix_nano - s.start_time_unix_nano for s in launches)
+                    whole = stage.end_time_unix_nano - stage.start_time_unix_nano
+                    self.assertTrue(0 < inside <= whole, (inside, whole))
+                    # Microseconds are cut off, and a clock is read a little after the last launch.
+                    slack = 20_000_000
+                    self.assertGreaterEqual(launches[0].start_time_unix_nano, stage.start_time_unix_nano - slack)
+                    self.assertLessEqual(launches[-1].end_time_unix_nano, stage.end_time_unix_nano + slack)
+                    for a, b in zip(launches, launches[1:]):
+                        self.assertLessEqual(a.start_time_unix_nano, b.start_time_unix_nano)
+            deep.stop()
+        finally:
+            type(self).worker = self.cluster.worker("scenes", "--otlp-endpoint", endpoint, "--metrics-listen",
+                                                    "127.0.0.1:0")
+
     def test_a_failed_job_says_why(self):
         trace = "1" * 32
         job = self.run_job(f"00-{trace}-{'2' * 16}-01", image=lib.SCENE[:300])

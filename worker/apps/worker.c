@@ -27,7 +27,7 @@ typedef struct config {
     int64_t decoders, decode_seconds, decode_memory;
     int64_t batch, batch_delay_ms, encode_batch, kept_features, kept_phrases, feature_cache;
     int64_t ahead, lease_ms, max_attempts, redis_timeout_ms, grace_ms, watchdog_ms;
-    bool respawn, share_features;
+    bool respawn, share_features, trace_kernels;
 } config;
 
 static const pseg_conf_option options[] = {
@@ -96,6 +96,9 @@ static const pseg_conf_option options[] = {
     {"otlp_endpoint", PSEG_CONF_STRING, offsetof(config, otlp_endpoint), NULL, .unit = "URL",
      .help =
          "http://host:port of a collector that takes spans by OTLP over gRPC; https:// encrypts"},
+    {"trace_kernels", PSEG_CONF_BOOL, offsetof(config, trace_kernels), "false",
+     .help =
+         "jobs that are traced tell of each launch on the device, too; costs all jobs a little"},
     {"ready_file", PSEG_CONF_STRING, offsetof(config, ready_file), NULL, .unit = "FILE",
      .help = "gets the worker's id once jobs are taken"},
     {"log_level", PSEG_CONF_STRING, offsetof(config, log_level), "info", .unit = "LEVEL",
@@ -290,6 +293,8 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
         PSEG_TRY(pseg_worker_metrics_new(
             &who.metrics, &(pseg_worker_metrics_options){c->metrics_listen, id, log}, err));
     }
+    if (c->trace_kernels && !c->otlp_endpoint)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "--trace-kernels needs --otlp-endpoint");
     if (c->otlp_endpoint)
         PSEG_TRY(open_trace(&who, c, id, log, err));
     wo.on_ended = on_ended;
@@ -303,6 +308,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     eo.kept_phrases = (size_t)c->kept_phrases;
     eo.max_encode = (size_t)c->encode_batch;
     eo.reads_features = c->feature_cache > 0;
+    eo.cl.profile = eo.cl.profile || c->trace_kernels;
     eo.n_decoders = (size_t)c->decoders;
     eo.decode_s = c->decode_seconds;
     eo.decode_memory_bytes = (uint64_t)c->decode_memory;
@@ -327,6 +333,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     wo.feature_bytes = c->feature_cache;
     wo.share_features = c->share_features;
     wo.watchdog_ms = c->watchdog_ms;
+    wo.times_kernels = c->trace_kernels;
     PSEG_TRY(pseg_worker_start(&worker, &wo, err));
     pseg_worker_metrics_watch(who.metrics, worker, engine);
     pseg_engine_keep_programs(engine); /* not before: no job shall wait for it */

@@ -1,12 +1,11 @@
 #include "worker/apps/worker_trace.h"
+#include "common/base/alloc.h"
 #include "common/base/clock.h"
 
 #include <string.h>
 
-enum { MAX_SPANS = PSEG_ENGINE_MAX_STAGES + 2 };
-
 typedef struct timeline {
-    pseg_span spans[MAX_SPANS];
+    pseg_span *spans; /* room for all that is added */
     size_t n;
     int64_t to_unix_us; /* what makes a monotonic time one of the calendar */
 } timeline;
@@ -45,6 +44,21 @@ static int64_t add_stages(timeline *l, const pseg_work *w, const pseg_trace_cont
     return next;
 }
 
+/* Each launch below the stage within which it ran. In company a stage is the job's share of what
+ * all took, the launches are those of all. */
+static void add_kernels(timeline *l, const pseg_work *w, size_t first_stage, size_t end_stage)
+{
+    for (size_t i = 0; i < w->n_kernels; i++) {
+        const pseg_kernel_time *k = &w->kernels[i];
+        for (size_t s = first_stage; s < end_stage; s++)
+            if (strcmp(l->spans[s].name, k->stage) == 0) {
+                add(l, k->name, &l->spans[s].context, k->begin_mono_ns / 1000,
+                    k->end_mono_ns / 1000);
+                break;
+            }
+    }
+}
+
 void pseg_worker_trace_on_ended(pseg_trace *t, const pseg_engine *engine,
                                 const pseg_worker_ended *e)
 {
@@ -55,7 +69,11 @@ void pseg_worker_trace_on_ended(pseg_trace *t, const pseg_engine *engine,
     if (!t || !pseg_trace_context_parse(&caller, e->traceparent) || !caller.is_sampled ||
         !pseg_trace_context_begin(&job, &caller, 0))
         return;
+    l.spans = pseg_calloc(PSEG_ENGINE_MAX_STAGES + 2 + e->work->n_kernels, sizeof *l.spans);
+    if (!l.spans)
+        return;
     int64_t begin = add_stages(&l, e->work, &job, &caller, now);
+    add_kernels(&l, e->work, 0, l.n);
     l.spans[l.n++] =
         (pseg_span){.name = "process job",
                     .context = job,
@@ -70,5 +88,9 @@ void pseg_worker_trace_on_ended(pseg_trace *t, const pseg_engine *engine,
                               {"pseg.job.prompts", NULL, (int64_t)e->work->n_prompts},
                               {"pseg.model", pseg_engine_name(engine), 0},
                               {"pseg.device", pseg_engine_device(engine, e->work->device), 0}}};
+    if (e->work->n_kernels_left_out)
+        l.spans[l.n - 1].notes[6] =
+            (pseg_span_note){"pseg.kernels.left_out", NULL, (int64_t)e->work->n_kernels_left_out};
     pseg_trace_tell(t, l.spans, l.n);
+    pseg_free(l.spans);
 }

@@ -27,6 +27,9 @@ void pseg_work_free(pseg_engine *e, pseg_work *w)
     pseg_free(w->logits);
     pseg_free(w->iou);
     pseg_free(w->truncated);
+    pseg_free(w->kernels);
+    w->kernels = NULL;
+    w->n_kernels = 0;
     w->picture = NULL;
     w->logits = w->iou = NULL;
     w->truncated = NULL;

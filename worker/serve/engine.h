@@ -17,7 +17,7 @@
 
 #include <stdint.h>
 
-enum { PSEG_ENGINE_MAX_STAGES = 12, PSEG_ENGINE_MAX_JOBS = 64 };
+enum { PSEG_ENGINE_MAX_STAGES = 12, PSEG_ENGINE_MAX_JOBS = 64, PSEG_ENGINE_MAX_KERNELS = 1024 };
 
 /* The name of the model that does no work: it decodes no image and gives empty masks. With it the
  * speed of everything around the model can be measured. */
@@ -69,13 +69,21 @@ size_t pseg_engine_n_devices(const pseg_engine *e); /* 1 or more; also of the em
 /* Its name; where there are several, with its id behind it, so that no two are the same. */
 const char *pseg_engine_device(const pseg_engine *e, size_t device);
 
+/* A launch on the device. */
+typedef struct pseg_kernel_time {
+    const char *name;  /* of the kernel; static */
+    const char *stage; /* within which it ran; static */
+    int64_t begin_mono_ns, end_mono_ns;
+} pseg_kernel_time;
+
 /* One unit of work. Zeroed at first; everything is in the arena but what the engine frees. */
 typedef struct pseg_work {
     pseg_arena *arena;          /* of the caller, lives as long as the work */
     const char *const *prompts; /* n of them */
     size_t n_prompts;
-    const char *owner; /* of the prompts: what is kept of them is found by the same owner alone */
-    float threshold;   /* in (0, 1) */
+    const char *owner;  /* of the prompts: what is kept of them is found by the same owner alone */
+    float threshold;    /* in (0, 1) */
+    bool times_kernels; /* only with cl.profile in the engine's options */
     /* after prepare */
     pseg_picture *picture;
     uint32_t width, height; /* of the photo */
@@ -84,6 +92,9 @@ typedef struct pseg_work {
     size_t device;
     float *logits, *iou;
     bool *truncated;
+    /* after run, if times_kernels: of its whole batch, in the order in which they ran. */
+    pseg_kernel_time *kernels;
+    size_t n_kernels, n_kernels_left_out; /* beyond PSEG_ENGINE_MAX_KERNELS */
     /* after finish */
     pseg_bytes result; /* packed pseg.internal.v1.JobResult */
     pseg_bytes *masks; /* n times float16 logits */

@@ -51,6 +51,17 @@ pseg_status pseg_engine_take_prompts(pseg_prompt **out, size_t *n_made, pseg_eng
 void pseg_engine_give_prompts(pseg_engine_unit *d, pseg_prompt **prompts,
                               const pseg_phrase_list *l);
 
+/* ---- engine_kernels.c ---- */
+
+/* From begin to end what the model launches is noted, if one of the works wants it; else NULL, and
+ * all of these do nothing. A step names what comes after it, once the stream has finished what came
+ * before. End hands the times to the works that want them. */
+typedef struct pseg_kernel_times pseg_kernel_times;
+pseg_kernel_times *pseg_kernel_times_begin(pseg_model *m, const pseg_engine_job *jobs, size_t n);
+void pseg_kernel_times_step(pseg_kernel_times *t, const char *stage);
+void pseg_kernel_times_end(pseg_kernel_times *t, pseg_model *m, const pseg_engine_job *jobs,
+                           size_t n);
+
 /* Numbers of one image's features. */
 static inline size_t pseg_engine_n_features(const pseg_engine *e)
 {

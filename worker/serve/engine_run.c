@@ -30,6 +30,7 @@ typedef struct batch {
     const pseg_prompt **asked;
     float *logits, *iou;
     pseg_arena *arena;
+    pseg_kernel_times *times; /* or NULL */
 } batch;
 
 static bool is_alive(const pseg_engine_job *j)
@@ -338,15 +339,20 @@ out:
 
 static void run_steps(batch *b)
 {
-    static pseg_status (*const steps[])(batch *, pseg_err *) = {encode_images, encode_phrases,
-                                                                decode_pairs};
+    static const struct {
+        const char *stage;
+        pseg_status (*run)(batch *, pseg_err *);
+    } steps[] = {{"encode_image", encode_images},
+                 {"encode_text", encode_phrases},
+                 {"decode_mask", decode_pairs}};
     pseg_err e = PSEG_ERR_INIT;
 
     for (size_t k = 0; k < sizeof steps / sizeof *steps; k++) {
         drop_cancelled(b);
         if (n_alive(b) == 0)
             return;
-        pseg_status rc = steps[k](b, &e);
+        pseg_kernel_times_step(b->times, steps[k].stage);
+        pseg_status rc = steps[k].run(b, &e);
         for (size_t i = 0; rc != PSEG_OK && i < b->n; i++)
             if (is_alive(&b->jobs[i])) {
                 b->jobs[i].rc = rc;
@@ -386,7 +392,9 @@ void pseg_engine_run_batch(pseg_engine *e, size_t device, pseg_engine_job *jobs,
         return;
     pseg_pictures_reap(&e->pictures, device);
     b.arena = jobs[0].work->arena;
+    b.times = pseg_kernel_times_begin(b.model, jobs, n);
     run_steps(&b);
+    pseg_kernel_times_end(b.times, b.model, jobs, n);
     pseg_engine_give_prompts(&e->devices[device], b.prompts, &b.distinct);
     pseg_free(b.logits);
     pseg_free(b.iou);

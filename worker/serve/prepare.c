@@ -1,5 +1,6 @@
 #include "worker/serve/internal.h"
 #include "common/base/clock.h"
+#include "common/base/trace_context.h"
 #include "pseg/internal/v1/record.pb-c.h"
 
 #include <stddef.h>
@@ -27,6 +28,13 @@ static const char *owner_of(const pseg_worker *w, const pseg_task *t)
     return owner;
 }
 
+static bool is_sampled(const char *traceparent)
+{
+    pseg_trace_context c;
+
+    return pseg_trace_context_parse(&c, traceparent) && c.is_sampled;
+}
+
 static pseg_status read_spec(const pseg_worker *w, pseg_task *t, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
@@ -40,6 +48,7 @@ static pseg_status read_spec(const pseg_worker *w, pseg_task *t, pseg_err *err)
     t->work.n_prompts = s->n_prompts;
     t->work.owner = owner_of(w, t);
     t->traceparent = s->traceparent;
+    t->work.times_kernels = w->opt.times_kernels && is_sampled(s->traceparent);
     t->work.threshold = s->mask_threshold > 0 && s->mask_threshold < 1 ? s->mask_threshold : 0.5f;
 out:
     return rc;

@@ -40,6 +40,8 @@ typedef struct pseg_worker_options {
      * The engine must have reads_features. */
     int64_t feature_bytes;
     bool share_features; /* among tenants; else each finds its own only */
+    /* Works whose traceparent is sampled get pseg_work.kernels. The engine must have cl.profile. */
+    bool times_kernels;
     /* A job that is this long in one stage hangs, unless stages of this worker take as long: ten
      * times the longest seen is allowed. 0: no watch is kept. */
     int64_t watchdog_ms;

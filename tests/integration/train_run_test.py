@@ -96,6 +96,11 @@ def images(tmp):
         for a, b in zip(found["0"], found[name]):
             for figure in ("loss", "iou", "val_loss", "val_iou", "val_iou_50", "val_pred_off"):
                 assert abs(a[figure] - b[figure]) <= 1e-4 * abs(a[figure]), (name, figure, a, b)
+    # Where batches stay half empty it is said.
+    for most, is_told in (("8", False), ("1", True)):
+        r = run(command(tmp / f"few{most}", "--batch", "16", "--images", most, *still, "--epochs", "1", "--kind", "superlative",
+                        "--features", str(tmp / "features"), data=str(data), val="none"))
+        assert r.returncode == 0 and ("of 16 phrases on average" in r.stderr) == is_told, (most, r.stderr)
     # From features and from pixels the same batches come, mirrored too, and a seed gives them again.
     args = ["--batch", "8", "--images", "2", "--epochs", "1", "--mirror", *still]
     for name, more in (("kept", ["--features", str(tmp / "features")]), ("seen", ["--train", "vision", "--lr-vision", "0"]),

@@ -287,6 +287,7 @@ static void batches_are_full(void **state)
         assert_int_equal(f.source.n_train, cases[c].batches);
         assert_int_equal(f.n_full, cases[c].full);
         assert_int_equal(f.n_samples, cases[c].images * cases[c].phrases);
+        assert_int_equal(f.n_samples, f.source.n_phrases);
         if (cases[c].of_images)
             assert_true(f.n_images_full >= cases[c].of_images);
         tear_down(&f);

@@ -143,6 +143,18 @@ static bool on_images(void *ud, size_t done, size_t n_skipped, size_t total)
     return !*l->stop;
 }
 
+/* Empty places of a batch cost as much as any. */
+static void tell_of_places(const pseg_train_source *s, const pseg_train_sizes *sizes)
+{
+    double mean = (double)s->n_phrases / (double)s->n_train;
+
+    if (sizes->images < sizes->batch && s->n_train > 1 && mean < 0.75 * sizes->batch)
+        fprintf(stderr,
+                "batches hold %.3g of %u phrases on average, since images have few: more --images "
+                "than %u, or a smaller --batch, leave fewer places empty\n",
+                mean, sizes->batch, sizes->images);
+}
+
 static pseg_status open_data(pseg_train_source *out, pseg_cl *cl, const train_args *a,
                              const pseg_head_config *c, const pseg_trainer_options *t,
                              train_left_out *left, pseg_err *err)
@@ -189,6 +201,7 @@ static pseg_status open_data(pseg_train_source *out, pseg_cl *cl, const train_ar
     o.table = table;
     PSEG_TRY(pseg_train_data(out, cl, c, &t->sizes, &o, err));
     train_left_out_tell(left);
+    tell_of_places(out, &t->sizes);
 out:
     for (size_t i = 0; texts && i < a->data.n; i++)
         pseg_free(texts[i]);

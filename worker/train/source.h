@@ -31,6 +31,7 @@ typedef struct pseg_train_source {
                         uint64_t batch, pseg_err *err);
     void (*close)(void *ud);
     uint64_t n_train, n_val; /* batches of an epoch, and of a validation (0: there is none) */
+    uint64_t n_phrases;      /* of an epoch; 0: not known */
     bool has_taps;
     char description[200]; /* of the data, for the checkpoint: another one is another run */
 } pseg_train_source;

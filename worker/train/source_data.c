@@ -359,6 +359,7 @@ pseg_status pseg_train_data(pseg_train_source *out, pseg_cl *cl, const pseg_head
                                .close = data_free,
                                .n_train = q->train.n_batches,
                                .n_val = q->val.n_batches,
+                               .n_phrases = data_sets_n_phrases(q),
                                .has_taps = !o->has_pixels};
     memcpy(out->description, description, sizeof description);
     q = NULL;

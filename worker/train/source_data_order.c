@@ -257,3 +257,12 @@ pseg_status data_sets_plan(data_sets *q, pseg_err *err)
 out:
     return rc;
 }
+
+uint64_t data_sets_n_phrases(const data_sets *q)
+{
+    uint64_t n = 0;
+
+    for (size_t i = 0; i < q->train.n; i++)
+        n += q->train.places[i].room;
+    return n;
+}

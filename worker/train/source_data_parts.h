@@ -75,6 +75,8 @@ pseg_status data_sets_seek_phrases(const data_part *p, const pseg_train_data_opt
 
 /* Blocks of all parts, and how they are cut into batches; train is laid out for epoch 0. */
 pseg_status data_sets_plan(data_sets *q, pseg_err *err);
+/* Of an epoch. */
+uint64_t data_sets_n_phrases(const data_sets *q);
 /* Lays train out for another epoch. */
 pseg_status data_sets_draw(data_sets *q, uint64_t epoch, pseg_err *err);
 /* The phrases of a block's image in the order that they have in an epoch, as numbers of the part's

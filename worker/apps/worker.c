@@ -334,11 +334,12 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     wo.share_features = c->share_features;
     wo.watchdog_ms = c->watchdog_ms;
     wo.times_kernels = c->trace_kernels;
+    pseg_worker_metrics_runs(who.metrics, engine);
     PSEG_TRY(pseg_worker_start(&worker, &wo, err));
-    pseg_worker_metrics_watch(who.metrics, worker, engine);
+    pseg_worker_metrics_watch(who.metrics, worker);
     pseg_engine_keep_programs(engine); /* not before: no job shall wait for it */
     rc = serve(c, worker, id, signals, log, err);
-    pseg_worker_metrics_watch(who.metrics, NULL, engine);
+    pseg_worker_metrics_watch(who.metrics, NULL);
     pseg_worker_stop(worker);
     PSEG_INFO(log, "worker", "stopped");
 out:

@@ -14,7 +14,8 @@ struct pseg_worker_metrics {
     const char *id;
     pthread_mutex_t mu; /* of w: it must not be stopped while it is asked */
     pseg_worker *w;
-    const pseg_engine *engine;
+    const pseg_engine
+        *engine; /* stands before the worker's threads do, and they read it unlocked */
 };
 
 static const double stage_seconds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
@@ -165,19 +166,27 @@ void pseg_worker_metrics_free(pseg_worker_metrics *m)
     pseg_free(m);
 }
 
-void pseg_worker_metrics_watch(pseg_worker_metrics *m, pseg_worker *w, const pseg_engine *engine)
+void pseg_worker_metrics_runs(pseg_worker_metrics *m, const pseg_engine *engine)
+{
+    if (!m)
+        return;
+    pthread_mutex_lock(&m->mu); /* the probes may be asked already */
+    m->engine = engine;
+    pthread_mutex_unlock(&m->mu);
+    for (size_t i = 0; i < pseg_engine_n_devices(engine); i++)
+        pseg_series_set(pseg_metric_with(m->info, (const char *[]){m->id, pseg_engine_name(engine),
+                                                                   pseg_engine_digest(engine),
+                                                                   pseg_engine_device(engine, i)}),
+                        1);
+}
+
+void pseg_worker_metrics_watch(pseg_worker_metrics *m, pseg_worker *w)
 {
     if (!m)
         return;
     pthread_mutex_lock(&m->mu);
     m->w = w;
-    m->engine = engine;
     pthread_mutex_unlock(&m->mu);
-    for (size_t i = 0; w && i < pseg_engine_n_devices(engine); i++)
-        pseg_series_set(pseg_metric_with(m->info, (const char *[]){m->id, pseg_engine_name(engine),
-                                                                   pseg_engine_digest(engine),
-                                                                   pseg_engine_device(engine, i)}),
-                        1);
 }
 
 void pseg_worker_metrics_on_ended(void *ud, const pseg_worker_ended *e)

@@ -21,9 +21,13 @@ pseg_status pseg_worker_metrics_new(pseg_worker_metrics **out, const pseg_worker
 /* After the worker is stopped. NULL: nothing happens. */
 void pseg_worker_metrics_free(pseg_worker_metrics *m);
 
-/* From now on probes and gauges ask this worker; engine: what it runs. w = NULL: no worker any
- * more, to be said before it is stopped. Borrowed until then. */
-void pseg_worker_metrics_watch(pseg_worker_metrics *m, pseg_worker *w, const pseg_engine *engine);
+/* What the worker will run, borrowed until the metrics are freed. To be said before the worker is
+ * started: from then on its threads count. m = NULL: nothing happens. */
+void pseg_worker_metrics_runs(pseg_worker_metrics *m, const pseg_engine *engine);
+/* From now on probes and gauges ask this worker, of whose engine was told before. w = NULL: no
+ * worker any more, to be said before it is stopped. Borrowed until then. m = NULL: nothing happens.
+ */
+void pseg_worker_metrics_watch(pseg_worker_metrics *m, pseg_worker *w);
 
 /* For whoever else counts in this process. */
 pseg_metrics *pseg_worker_metrics_registry(pseg_worker_metrics *m);

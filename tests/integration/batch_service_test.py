@@ -17,7 +17,7 @@ PSEG = str(lib.BIN / "pseg")
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("PSEG_")}
 SCENE = pathlib.Path("docs/example/scene.png").resolve()
 PHRASES = ["the small red circle", "a star"]
-END_S = 240
+END_S = 240 * lib.SLOWER
 
 
 def pseg(*args, status=0):

@@ -26,7 +26,7 @@ PSEG = str(lib.BIN / "pseg")
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("PSEG_")}
 # What ASan keeps of freed memory is no growth of the program's.
 ENV["ASAN_OPTIONS"] = ENV.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=8"
-END_S = 180  # for a command to end, on a slow machine
+END_S = 180 * lib.SLOWER  # for a command to end, on a slow machine
 
 
 class Batch(unittest.TestCase):

@@ -25,6 +25,7 @@ BIN, ROOT = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 PSEG = str(BIN / "pseg")
 IMAGE = str(ROOT / "docs/example/scene.png")
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("PSEG_")}
+SLOWER = int(os.environ.get("TEST_SLOWER", 1))
 CLIENT = ["segment", "batch", "submit", "get", "wait", "cancel", "list", "models", "watch", "top"]
 PROGRAMS = ["run", "devices", "eval", "scenes"]
 BENCHES = ["engine", "ops", "service"]
@@ -33,7 +34,7 @@ JOB = {"name", "state", "request_id", "model", "image_sha256", "mask_threshold",
 DONE = JOB | {"expire_time", "start_time", "finish_time", "stages_ms", "receipt", "image_width", "image_height", "results"}
 
 
-def run(*argv, env=None, stdin=subprocess.DEVNULL, timeout=90, **more):
+def run(*argv, env=None, stdin=subprocess.DEVNULL, timeout=90 * SLOWER, **more):
     """(status, stdout, stderr), both as bytes. A signal is 128 + its number, as in a shell."""
     p = subprocess.run([PSEG, *argv] if not str(argv[0]).startswith("/") else argv, stdin=stdin,
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**ENV, **(env or {})},
@@ -233,7 +234,7 @@ def test_keys(tmp):
     for k, tenant in zip(made, ("team", "other")):
         assert document("key", "check", "--json", "--keys", file, env={"PSEG_KEY": k}) == {"tenant": tenant}
         p = subprocess.run([PSEG, "key", "check", "--keys", file, "--key", "-"], input=f"{k}\n".encode(),
-                           capture_output=True, env=ENV, timeout=30)
+                           capture_output=True, env=ENV, timeout=30 * SLOWER)
         assert (p.returncode, p.stdout) == (0, f"{tenant}\n".encode()), p
     assert document("key", "check", "--json", "--keys", file) == {"keys": 2}
     (tmp / "keys").write_text((tmp / "keys").read_text() + line)  # no newline at its end
@@ -319,7 +320,7 @@ def test_documents_of_the_programs(tmp):
 def test_output_that_is_lost(tmp):
     for argv in (["--help"], ["run", "--help"], ["list", "--help"], ["devices"], ["--version"], ["bench", "--help"]):
         with open("/dev/full", "wb") as full:
-            p = subprocess.run([PSEG, *argv], stdout=full, stderr=subprocess.PIPE, env=ENV, timeout=60)
+            p = subprocess.run([PSEG, *argv], stdout=full, stderr=subprocess.PIPE, env=ENV, timeout=60 * SLOWER)
         assert p.returncode == 1 and re.fullmatch(rb"error: cannot write to standard output: .*\(FILE_IO\)\n", p.stderr), \
             (argv, p.returncode, p.stderr)
     for argv in (["--help"], ["run", "--help"], ["segment", "--help"], ["devices", "--json"],
@@ -353,7 +354,7 @@ def test_progress_on_a_terminal_only(tmp):
     p = subprocess.Popen(scenes, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV)
     assert not select.select([p.stderr], [], [], 2.5)[0], "progress without a terminal within 2.5 s"
     p.terminate()
-    p.communicate(timeout=20)
+    p.communicate(timeout=20 * SLOWER)
 
 
 def test_no_server(tmp):

@@ -34,8 +34,9 @@ for tool in ("redis-server", "redis-cli", "setpriv"):
 BIN, DESCRIPTORS = pathlib.Path(sys.argv[1]), sys.argv[2]
 SCENE = pathlib.Path("docs/example/scene.png").read_bytes()  # 224 x 224
 SERVICE = "pseg.v1.SegmentationService"
-START_S = 60  # for a process to be ready, on a slow machine under sanitizers
-CALL_S = 30
+SLOWER = int(os.environ.get("TEST_SLOWER", 1))  # that tests/support/under.py makes everything
+START_S = 60 * SLOWER  # for a process to be ready, on a slow machine under sanitizers
+CALL_S = 30 * SLOWER
 
 POOL = descriptor_pool.DescriptorPool()
 METHODS = {}  # service -> method -> its descriptor

@@ -305,7 +305,7 @@ static void what_cannot_be_a_mask_is_refused(void **state)
 /* Of this process so far. 0 where a sanitizer keeps memory of its own. */
 static long peak_kib(void)
 {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     return 0;
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer)

@@ -135,6 +135,7 @@ def timely(call, request, timeouts=(0.3, 0.3, 0.6, 1.2, 2.4)):
 
 def until(what, check, seconds=START_S):
     """Polls check() until it is true; its value."""
+    seconds *= SLOWER
     end, tick = time.monotonic() + seconds, threading.Event()
     while True:
         value = check()

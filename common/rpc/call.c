@@ -187,6 +187,7 @@ void pseg_rpc_send(pseg_rpc_call *c, const ProtobufCMessage *msg)
     ops[n].op = GRPC_OP_SEND_MESSAGE;
     ops[n++].data.send_message.send_message = c->out;
     c->sent_headers = true;
+    c->sent_us = pseg_clock_mono_us();
     c->sending = start_batch(c, ops, n, &c->on_sent);
 }
 
@@ -416,21 +417,6 @@ out:
     return rc;
 }
 
-/* The requests that are open when the server stops come back not ok, at least one on every loop:
- * that is the loop's sign to let its long calls end themselves. */
-static void drain(pseg_rpc_loop *l)
-{
-    if (l->draining)
-        return;
-    l->draining = true;
-    for (pseg_rpc_call *c = l->calls, *next; c; c = next) {
-        next = c->next; /* c itself cannot go before its close, which is an event of its own */
-        if (c->dispatched && !pseg_rpc_is_over(c) && c->row->method->on_drain)
-            c->row->method->on_drain(c);
-    }
-    pseg_rpc_loop_unref(l);
-}
-
 static void on_new(pseg_rpc_tag *t, bool ok)
 {
     pseg_rpc_call *c = CALL_OF(t, on_new);
@@ -442,7 +428,7 @@ static void on_new(pseg_rpc_tag *t, bool ok)
 
     if (!ok) {
         c->call = NULL;
-        drain(l);
+        pseg_rpc_drain(l);
         call_free(c);
         return;
     }
@@ -453,7 +439,7 @@ static void on_new(pseg_rpc_tag *t, bool ok)
     if (c->next)
         c->next->prev = c;
     l->calls = c;
-    pseg_rpc_call_request(l); /* always, also while stopping: see drain() */
+    pseg_rpc_call_request(l); /* always, also while stopping: see pseg_rpc_drain */
     if (!start_batch(c, &close, 1, &c->on_closed)) {
         grpc_call_cancel(c->call, NULL);
     } else if (admit(c, &err) == PSEG_OK) {

@@ -41,6 +41,8 @@ struct pseg_rpc_loop {
     pseg_rpc_timer *timers; /* root of a pairing heap */
     pseg_rpc_call *calls;   /* live ones */
     bool draining;
+    pseg_rpc_timer unread;        /* while draining: looks for messages that clients do not take */
+    int64_t drain_us;             /* when the stop began */
     int n_of[PSEG_RPC_N_CLASSES]; /* calls that were admitted */
     /* Calls that exist (requested or live), the loop itself until it drains, and on loop 0 the
      * notification of the server's end. At 0 the queue is shut down: a batch that is started on a
@@ -66,7 +68,7 @@ struct pseg_rpc_call {
     pseg_trace_context trace, caller; /* see pseg_rpc_trace; the caller's, if has_caller */
     bool has_trace, has_caller, looked_for_trace;
     char tenant[PSEG_RPC_TENANT_MAX];
-    int64_t began_us;
+    int64_t began_us, sent_us;
     int refs;             /* batches in flight and tickets; loop thread only */
     pseg_rpc_timer first; /* until the first message has come */
     int cancelled;
@@ -75,7 +77,7 @@ struct pseg_rpc_call {
     bool dispatched;     /* on_end is owed */
     bool sent_headers;   /* the initial metadata */
     bool reading, eof;   /* a receive is in flight; the client has half-closed */
-    bool sending;        /* a send is in flight */
+    bool sending;        /* a send is in flight, since sent_us */
     bool finish_started; /* the status is on its way */
     bool finish_wanted;  /* the status follows the send in flight */
     bool closed;
@@ -104,6 +106,7 @@ struct pseg_rpc_server {
     pseg_rpc_descriptors *descriptors;
     pseg_rpc_tls *tls;
     bool started, stopped;
+    int64_t grace_ms; /* of the stop; set before the loops hear of it */
 };
 
 /* ---- loop.c ---- */
@@ -116,6 +119,9 @@ void pseg_rpc_call_request(pseg_rpc_loop *l); /* asks the core for one more call
 /* A bare gRPC status, for services whose contract names codes of their own (health). */
 void pseg_rpc_fail_code(pseg_rpc_call *c, int code, const char *text);
 void pseg_rpc_ticket_drop(pseg_rpc_ticket *t); /* on the loop, instead of posting */
+
+/* ---- drain.c ---- */
+void pseg_rpc_drain(pseg_rpc_loop *l); /* once; the stop has been asked for */
 
 /* ---- message.c ---- */
 /* protobuf-c may need sixty times the bytes of a hostile message; a request gets this much. */

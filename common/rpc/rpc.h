@@ -84,7 +84,9 @@ typedef struct pseg_rpc_method {
     void (*on_message)(pseg_rpc_call *c, const void *msg);
     /* What pseg_rpc_send took has gone out: send the next one. */
     void (*on_writable)(pseg_rpc_call *c);
-    /* The server stops: calls that could go on for long should end themselves now. */
+    /* The server stops: calls that could go on for long should end themselves now. One whose client
+     * does not take the message before the end for 5 s, or half of the grace, is cut off with the
+     * same status. */
     void (*on_drain)(pseg_rpc_call *c);
     /* The call is over, for whatever reason (pseg_rpc_is_cancelled tells): exactly once for every
      * call that passed authentication, also where on_message never ran. Cancel timers here. Memory

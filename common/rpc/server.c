@@ -295,6 +295,7 @@ void pseg_rpc_server_stop(pseg_rpc_server *s, int64_t grace_ms)
     if (!s->started || s->stopped)
         return;
     s->stopped = true;
+    s->grace_ms = grace_ms;
     for (int i = 0; i < s->options.n_loops; i++)
         threads = threads && s->loops[i].has_thread;
     pseg_cond_init(&st.cv);

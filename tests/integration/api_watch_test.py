@@ -271,6 +271,27 @@ class Deaths(lib.Test):
         known = self.cancel_one()
         self.assertEqual(told(Watch(self.stub, watch.token).events(1)), [known])
 
+    def test_a_graceful_stop_does_not_wait_for_who_never_reads(self):
+        third = self.cluster.scheduler("--default-model", "empty", "--grace-ms", f"{4 * lib.CALL_S}s")
+        stub = self.cluster.stub(third, BATCHES)
+        narrow = self.cluster.channel(third, options=[("grpc.http2.lookahead_bytes", 1 << 16), ("grpc.http2.bdp_probe", 0)])
+        deaf, reader = Watch(lib.Stub(narrow, BATCHES)), Watch(stub)
+        flood(self.cluster, "default", 1 << 45, 1000)
+        names = [name((1 << 45) + i) for i in range(8000)]
+        while reader.event().name != names[-1]:
+            pass
+        third.signal(signal.SIGTERM)
+        self.assertEqual(third.wait(2 * lib.CALL_S), 0, "half of its grace")
+        self.assertNotIn("calls are cancelled", third.log())
+        found = []
+        with self.assertRaises(grpc.RpcError) as caught:
+            while True:
+                found.append(deaf.event().name)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
+        self.assertLess(len(found), 8000)
+        again = Watch(self.stub, deaf.token)
+        self.assertEqual(found + [e.name for e in again.events(8000 - len(found))], names)
+
     def test_redis_is_killed(self):
         job = lib.create(self.jobs)
         watch, named = Watch(self.stub), Watch(self.stub, names=[job.name])

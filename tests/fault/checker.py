@@ -16,8 +16,8 @@ What it asserts, by the names that a violation carries:
     expired_late   a job with a deadline that ends as EXPIRED does so within 1 s + slack of it, unless
                    Redis' clock jumped meanwhile
     failed         no job ends as FAILED that was not made to
-    batch          every item of a batch that was promised has one result, none has two, and the batch's counts are
-                   those of its results
+    batch          every item of a batch that was promised has one result, none has two but where the stream said that
+                   it goes back, and the batch's counts are those of its results (checker_batch.py)
     item_twice     no item of a batch was made two jobs of
     drain          a process that is asked to stop exits with 0
     attempt_burnt  a job that ended well after only a drain has one attempt
@@ -38,6 +38,7 @@ import collections
 import json
 import sys
 
+import checker_batch
 import history
 
 TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"}
@@ -57,6 +58,7 @@ class Report:
         self.expiry = []
         self.publications_twice = self.lost = 0
         self.failed_over = {}
+        self.rewound = collections.Counter(times=0, told_again=0, moved=0)
         self.seconds = 0
 
     def broken(self, promise, text):
@@ -67,6 +69,7 @@ class Report:
                 "seconds": round(self.seconds, 1), "states": dict(self.states), "faults": dict(self.faults),
                 "faults_total": sum(self.faults.values()), "lost": self.lost,
                 "published_twice": self.publications_twice, "failed_over": self.failed_over,
+                "rewound": dict(self.rewound),
                 "recovery_s": quantiles(self.recovery),
                 "expiry_delay_s": quantiles(self.expiry),
                 "violations": [{"promise": p, "what": w} for p, w in self.violations]}
@@ -81,6 +84,8 @@ class Report:
                  "expiry after the deadline, s: " + line_of(d["expiry_delay_s"])]
         if self.failed_over:
             lines.append("failed over: " + line_of(self.failed_over))
+        if self.rewound["times"]:
+            lines.append("streams of results gone back: " + line_of(self.rewound))
         kinds = collections.Counter(p for p, _ in self.violations)
         lines += [f"BROKEN {p}: {w}" for p, w in self.violations[:40]]
         lines.append("promises kept" if not self.violations else
@@ -136,6 +141,13 @@ def begin_of_failover(by, master):
     open_ = {r["t"] for r in by["fault"] if r["kind"] in FAILOVER and r["n"] < master["n"]}
     closed = [r["t"] for r in by["back"] if r["n"] < master["n"]]
     return max((t for t in open_ if not any(b >= t for b in closed)), default=master["t"] - OWN_S)
+
+
+def failovers_of(by, end):
+    """When each began, and until when somebody may not have met its master."""
+    made = [(f["t"], next((b["t"] for b in by["back"] if b["n"] > f["n"]), end)) for f in by["fault"]
+            if f["kind"] in FAILOVER]
+    return made + [(begin_of_failover(by, m), m["t"]) for m in by["master"]]
 
 
 def surviving(report, by, lag):
@@ -244,35 +256,6 @@ def check_recovery(report, faults, changes, away, bound):
                 report.broken("late", f"{job}: {took:.2f} s after {r['kind']} of {r['target']}, the bound is {bound} s")
 
 
-STATES = {3: "succeeded", 4: "failed", 5: "cancelled", 6: "expired"}
-
-
-def check_batches(report, by):
-    results, promised = collections.defaultdict(list), collections.Counter()
-    for r in by["result"]:
-        results[r["batch"]].append(r)
-    for r in by["promised"]:
-        promised[r["batch"]] = max(promised[r["batch"]], r["next"] - 1)
-    for batch in promised.keys() | results.keys():
-        told = collections.Counter(r["seq"] for r in results[batch])
-        twice, never = sorted(s for s, n in told.items() if n > 1), sorted(set(range(1, promised[batch] + 1)) - told.keys())
-        if twice:
-            report.broken("batch", f"{batch}: told twice: {twice[:10]}")
-        if never:
-            report.broken("batch", f"{batch}: never told: {never[:10]} of {promised[batch]}")
-    for r in by["batch"]:
-        found = collections.Counter(STATES.get(x["state"], str(x["state"])) for x in results[r["batch"]])
-        found["refused"] = sum(x["refused"] for x in results[r["batch"]])
-        wanted = collections.Counter({k: n for k, n in r["counts"].items() if n})
-        if +found != wanted:
-            report.broken("batch", f"{r['batch']}: counts {dict(wanted)}, results {dict(+found)}")
-        if promised[r["batch"]] != r["items"]:
-            report.broken("batch", f"{r['batch']}: {promised[r['batch']]} of {r['items']} items were taken")
-    for item, n in collections.Counter(r["item"] for r in by["final"] if "item" in r).items():
-        if n > 1:
-            report.broken("item_twice", f"{item}: {n} jobs")
-
-
 def check_deadlines(report, acked, submits, changes, away, clocks, slack):
     for rid, a in acked.items():
         deadline = submits[rid].get("deadline")
@@ -301,7 +284,7 @@ def check(records):
         return report
     begin, report.seconds = by["begin"][0], last["t"]
     submits = {r["rid"]: r for r in reversed(by["submit"])}
-    acked = {r["rid"]: r for r in reversed(by["ack"])}
+    acked = {r["rid"]: r for r in by["ack"]}  # of an item that is told again the last: its first job was not promised
     finals = {r["job"]: r for r in by["final"]}
     left, changes = surviving(report, by, begin.get("lag_s", 0))
     away = Away(timeline, report.seconds)
@@ -320,7 +303,8 @@ def check(records):
     check_order(report, acked, submits, changes, clocks)
     check_recovery(report, by["fault"], changes, away, begin["lease_s"] + begin["scan_s"] + begin["slack_s"])
     check_deadlines(report, acked, submits, changes, away, clocks, begin["slack_s"])
-    check_batches(report, by)
+    checker_batch.check_batches(report, by, checker_batch.Losses(by, failovers_of(by, report.seconds),
+                                                                 begin.get("lag_s", 0), OWN_S))
     for r in by["exit"]:
         if r["wanted"] and r["status"] != 0:
             report.broken("drain", f"{r['target']} ended with {r['status']}")

@@ -39,7 +39,7 @@ def good():
     return r
 
 
-class Doctored(unittest.TestCase):
+class Histories(unittest.TestCase):
     def breaks(self, records, *promises):
         found = checker.check(copy.deepcopy(records))
         self.assertEqual(sorted({p for p, _ in found.violations}), sorted(promises), found.as_text())
@@ -48,6 +48,8 @@ class Doctored(unittest.TestCase):
     def index(self, records, **kw):
         return next(i for i, r in enumerate(records) if all(r.get(k) == v for k, v in kw.items()))
 
+
+class Doctored(Histories):
     def test_a_good_one(self):
         report = self.breaks(good())
         self.assertEqual(report.as_dict()["recovery_s"], {"n": 1, "p50": 11.5, "p99": 11.5, "max": 11.5})
@@ -180,45 +182,6 @@ class Doctored(unittest.TestCase):
         self.breaks(r, "failed")
         r[self.index(r, rid="c", e="submit")]["bad"] = True
         self.breaks(r)
-
-    def batch(self):
-        """A good one, with a batch of two items: c, and one that was refused."""
-        r = good()
-        for i, more in enumerate(({"e": "promised", "next": 3}, {"e": "result", "seq": 1, "state": 3, "refused": False},
-                                  {"e": "result", "seq": 2, "state": 4, "refused": True},
-                                  {"e": "batch", "items": 2, "counts": {"succeeded": 1, "failed": 1, "refused": 1,
-                                                                        "queued": 0}})):
-            r.insert(len(r) - 1, {"t": 21.1 + i / 10, "batch": "b", **more})
-        r[self.index(r, job="C", e="final")]["item"] = "b-1"
-        self.breaks(r)
-        return r
-
-    def test_an_item_that_is_told_twice(self):
-        r = self.batch()
-        r.insert(len(r) - 2, dict(r[self.index(r, e="result", seq=2)]))
-        found = self.breaks(r, "batch")
-        self.assertIn("told twice: [2]", found.as_text())
-
-    def test_an_item_that_is_never_told(self):
-        r = self.batch()
-        del r[self.index(r, e="result", seq=1)]
-        found = self.breaks(r, "batch")
-        self.assertIn("never told: [1]", found.as_text())
-
-    def test_counts_that_are_not_those_of_the_results(self):
-        r = self.batch()
-        r[self.index(r, e="batch")]["counts"]["queued"] = 1
-        self.breaks(r, "batch")
-
-    def test_a_batch_of_which_items_are_missing(self):
-        r = self.batch()
-        r[self.index(r, e="batch")]["items"] = 3
-        self.breaks(r, "batch")
-
-    def test_an_item_of_which_two_jobs_were_made(self):
-        r = self.batch()
-        r[self.index(r, job="B", e="final")]["item"] = "b-1"
-        self.breaks(r, "item_twice")
 
     def test_a_drain_that_fails(self):
         r = good()

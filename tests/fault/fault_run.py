@@ -39,7 +39,7 @@ def options():
     p.add_argument("--pause-s", type=float, default=1.0, help="between two faults, on the average")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--clients", type=int, default=4)
-    p.add_argument("--batches", type=int, default=2, help="clients that send a batch each, besides; not with --sentinel")
+    p.add_argument("--batches", type=int, default=2, help="clients that send a batch each, besides")
     p.add_argument("--batch-jobs", type=int, default=0, help="of each batch; default: a tenth of --jobs")
     p.add_argument("--tenants", type=int, default=3)
     p.add_argument("--schedulers", type=int, default=2)
@@ -62,8 +62,6 @@ def options():
     o = p.parse_args()
     o.fsync = o.fsync or ("everysec" if o.sentinel else "always")
     o.batch_jobs = o.batch_jobs or o.jobs // 10
-    if o.sentinel:
-        o.batches = 0
     if o.sentinel and o.clock:
         p.error("--clock is of a single Redis, not of --sentinel")
     return o
@@ -116,7 +114,7 @@ def wait_for_load(clients, breaker):
 
 
 def acknowledged(path):
-    return {r["job"] for r in history.records(path) if r["e"] == "ack"}
+    return set({r["rid"]: r["job"] for r in history.records(path) if r["e"] == "ack"}.values())
 
 
 def page_of(stub, token, key):

@@ -3,10 +3,12 @@ began, by one monotonic clock). What happened is written when it happened; judgi
 
     begin    seed, lease_s, scan_s, slack_s, lag_s
     submit   rid, tenant, model, priority, deadline    before the first call that asks for the job
-    ack      rid, job                                  the call has answered OK: from now on it is promised
+    ack      rid, job                                  the call has answered OK: from now on it is promised. Of an item
+                                                       that is told again the last one counts
     refused  rid, reason                               the call has failed for good; no promise was given
     promised batch, next                               the items before number `next` are safe
-    result   batch, seq, state, refused                the stream of results has told of this item
+    result   batch, seq, place, state, refused, job    the stream of results has told of this item, as the place-th end
+    rewound  batch, place                              the stream has gone back: what it tells next is told behind `place`
     batch    batch, items, counts                      the batch at its end
     cancel   rid                                       a cancellation was asked for
     change   job, state, entry, worker                 one entry of the queue's event stream, in its order

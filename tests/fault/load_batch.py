@@ -11,6 +11,7 @@ from lib_pseg import pb
 
 SERVICE = "pseg.v1.BatchService"
 STREAM_S = 20  # of one stream: then it is broken off and goes on elsewhere
+SETTLE_S = 60  # for ends that a fail-over took back behind a reader that was done
 
 
 class BatchClient(load.Client):
@@ -47,9 +48,18 @@ class BatchClient(load.Client):
         reader.join()
         if self.reader_fault:
             raise self.reader_fault
-        counts = self.call("GetBatch", pb.GetBatchRequest(name=self.batch)).counts
+        counts = self.counts_at_the_end()
         self.cluster.history.write("batch", batch=self.name, items=self.n_jobs,
                                    counts={f.name: getattr(counts, f.name) for f in counts.DESCRIPTOR.fields})
+
+    def counts_at_the_end(self):
+        """A fail-over may take back ends that were told to a reader which is done: then it goes on from its token."""
+        until = time.monotonic() + SETTLE_S
+        while True:
+            counts = self.call("GetBatch", pb.GetBatchRequest(name=self.batch)).counts
+            if not counts.queued or time.monotonic() > until:
+                return counts
+            self.until_good(self.read_some)
 
     # ---- items ----
 
@@ -115,13 +125,19 @@ class BatchClient(load.Client):
     def read_some(self):
         for m in self.stub().StreamBatchResults(pb.StreamBatchResultsRequest(name=self.batch, resume_token=self.token),
                                                 timeout=STREAM_S, metadata=self.metadata):
+            place = int(m.resume_token.partition("-")[0] or 0)  # how many ends lie before where it stands now
+            if m.rewound:
+                self.cluster.history.write("rewound", batch=self.name, place=place - m.HasField("result"))
             if m.HasField("result"):
-                r, rid = m.result, f"{self.name}-{m.result.seq}"
-                assert r.custom_id == rid, (r.custom_id, rid)
-                self.cluster.history.write("result", batch=self.name, seq=r.seq, state=int(r.state),
-                                           refused=r.HasField("error"))
-                if r.HasField("error"):
-                    self.cluster.history.write("refused", rid=rid, reason=r.error.message)
-                elif r.HasField("job"):
-                    self.cluster.history.write("ack", rid=rid, job=r.job.name[5:], created=int(r.state))
+                self.take(m.result, place)
             self.token = m.resume_token
+
+    def take(self, r, place):
+        rid = f"{self.name}-{r.seq}"
+        assert r.custom_id == rid, (r.custom_id, rid)
+        self.cluster.history.write("result", batch=self.name, seq=r.seq, place=place, state=int(r.state),
+                                   refused=r.HasField("error"), job=r.job.name[5:])
+        if r.HasField("error"):
+            self.cluster.history.write("refused", rid=rid, reason=r.error.message)
+        elif r.HasField("job"):
+            self.cluster.history.write("ack", rid=rid, job=r.job.name[5:], created=int(r.state))

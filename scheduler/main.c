@@ -423,6 +423,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     so.default_model = c->default_model;
     so.max_image_bytes = c->max_image_bytes;
     so.max_upload_bytes = c->max_upload_bytes;
+    so.has_tenants = auth.keys || auth.needs_certificate;
     so.stall_ms = c->stall_ms;
     so.upload_drain_ms = c->grace_ms / 2;
     so.log = log;

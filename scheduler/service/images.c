@@ -6,7 +6,6 @@
 
 #include <stdio.h>
 
-#include <stdatomic.h>
 #include <string.h>
 
 typedef struct upload {
@@ -59,9 +58,33 @@ static void reply_image(pseg_rpc_call *c, const char *sha256, const pseg_queue_i
     pseg_rpc_reply(c, &out.base);
 }
 
+/* False: the call has failed. */
+static bool take_room(pseg_rpc_call *c, const upload *u)
+{
+    int64_t may;
+
+    switch (upload_take(&service_of(c)->uploads, pseg_rpc_tenant(c), (int64_t)u->size, &may)) {
+    case UPLOAD_TAKEN:
+        return true;
+    case UPLOAD_NO_MEMORY:
+        fail_no_memory(c);
+        return false;
+    case UPLOAD_OVER_SHARE:
+        FAIL(c, PSEG_R_SERVER_BUSY, "", VALUE("%zu", u->size), LIMIT("%lld", (long long)may),
+             "uploads of tenant %s under way fill its share of %lld bytes; let some end, and try "
+             "again later",
+             pseg_rpc_tenant(c), (long long)may);
+        return false;
+    case UPLOAD_FULL:
+        break;
+    }
+    FAIL(c, PSEG_R_SERVER_BUSY, "", VALUE("%zu", u->size), LIMIT("%lld", (long long)may),
+         "uploads under way fill their limit of %lld bytes; try again later", (long long)may);
+    return false;
+}
+
 static void looked_up(pseg_rpc_call *c, pseg_queue_reply *r)
 {
-    pseg_service *s = service_of(c);
     upload *u = state_of(c)->upload;
 
     if (fail_if_error(c, r))
@@ -71,20 +94,13 @@ static void looked_up(pseg_rpc_call *c, pseg_queue_reply *r)
         reply_image(c, u->sha256, &r->images[0]);
         return;
     }
-    if (atomic_fetch_add(&s->upload_bytes, (int64_t)u->size) + (int64_t)u->size >
-        s->opt.max_upload_bytes) {
-        atomic_fetch_sub(&s->upload_bytes, (int64_t)u->size);
-        FAIL(c, PSEG_R_SERVER_BUSY, "", VALUE("%zu", u->size),
-             LIMIT("%lld", (long long)s->opt.max_upload_bytes),
-             "uploads under way fill their limit of %lld bytes; try again later",
-             (long long)s->opt.max_upload_bytes);
+    if (!take_room(c, u))
         return;
-    }
     u->data = pseg_malloc(u->size);
     u->hash = pseg_sha256_new();
     if (!u->data || !u->hash) {
         if (!u->data)
-            atomic_fetch_sub(&s->upload_bytes, (int64_t)u->size);
+            upload_give(&service_of(c)->uploads, pseg_rpc_tenant(c), (int64_t)u->size);
         fail_no_memory(c);
         return;
     }
@@ -257,7 +273,7 @@ void upload_end(pseg_rpc_call *c)
         return;
     pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &u->drain);
     if (u->data)
-        atomic_fetch_sub(&service_of(c)->upload_bytes, (int64_t)u->size);
+        upload_give(&service_of(c)->uploads, pseg_rpc_tenant(c), (int64_t)u->size);
     pseg_free(u->data);
     pseg_sha256_free(u->hash);
     u->data = NULL;

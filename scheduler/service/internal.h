@@ -9,6 +9,7 @@
 #include "pseg/v1/pseg.pb-c.h"
 #include "scheduler/service/service.h"
 #include "scheduler/service/results.h"
+#include "scheduler/service/upload_share.h"
 #include "scheduler/service/watch.h"
 
 #include <pthread.h>
@@ -80,7 +81,8 @@ struct pseg_service {
     waiter_table waiters;
     watch_table watches;
     result_table results;
-    _Atomic int64_t upload_bytes, mask_bytes;
+    upload_shares uploads;
+    _Atomic int64_t mask_bytes;
     /* the thread that encodes masks */
     pthread_t encoder;
     pthread_mutex_t encode_mu;

@@ -149,6 +149,7 @@ pseg_status pseg_service_new(pseg_service **out, const pseg_service_options *o, 
     s->opt = *o;
     pthread_mutex_init(&s->waiters.mu, NULL);
     watch_table_init(&s->watches);
+    upload_shares_init(&s->uploads, o->max_upload_bytes, o->has_tenants);
     result_table_init(&s->results);
     *out = s;
 out:
@@ -167,6 +168,7 @@ void pseg_service_free(pseg_service *s)
         return;
     encoder_stop(s);
     result_table_deinit(&s->results);
+    upload_shares_deinit(&s->uploads);
     watch_table_deinit(&s->watches);
     pthread_mutex_destroy(&s->waiters.mu);
     pseg_free(s);

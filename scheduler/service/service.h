@@ -26,6 +26,7 @@ typedef struct pseg_service_options {
     const char *default_model;     /* of jobs that name none */
     int64_t max_image_bytes;       /* of one uploaded image */
     int64_t max_upload_bytes;      /* of all uploads under way; beyond: SERVER_BUSY */
+    bool has_tenants;              /* callers have names: none of them gets all of it */
     int64_t max_encode_queue;      /* masks that wait to be encoded; beyond: SERVER_BUSY */
     int64_t max_mask_bytes;        /* of encoded masks not sent yet; beyond: SERVER_BUSY */
     int64_t stall_ms;              /* a stream whose client neither sends nor reads ends after it */

@@ -3,14 +3,14 @@
 #include "scheduler/service/submit_stream.h"
 #include "scheduler/service/validate.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
 void submit_item_free(item *it)
 {
     if (!it)
         return;
-    atomic_fetch_sub(&service_of(it->stream->call)->upload_bytes, (int64_t)it->bytes);
+    upload_give(&service_of(it->stream->call)->uploads, pseg_rpc_tenant(it->stream->call),
+                (int64_t)it->bytes);
     it->stream->bytes -= it->bytes;
     pseg_free(it->refuse);
     pseg_free(it);
@@ -72,6 +72,11 @@ item *submit_item_new(submit_stream *s, const Pseg__V1__BatchItem *q)
     size_t n = n_custom + job.args.spec.len + job.args.content.len + strlen(job.args.model) + 4;
     pseg_err *refuse = err->code != PSEG_OK ? pseg_memdup(err, sizeof *err) : NULL;
     it = err->code != PSEG_OK && !refuse ? NULL : pseg_malloc(sizeof *it + n);
+    if (it && !upload_count(&service_of(s->call)->uploads, pseg_rpc_tenant(s->call),
+                            (int64_t)(sizeof *it + n))) {
+        pseg_free(it);
+        it = NULL;
+    }
     if (!it) {
         pseg_free(refuse);
         goto out;
@@ -94,7 +99,6 @@ item *submit_item_new(submit_stream *s, const Pseg__V1__BatchItem *q)
     a->request_id = a->fingerprint = "";
     a->limits = &s->limits;
     s->bytes += it->bytes;
-    atomic_fetch_add(&service_of(s->call)->upload_bytes, (int64_t)it->bytes);
 out:
     pseg_arena_free(scratch);
     return it;

@@ -7,7 +7,6 @@
 #include "scheduler/service/submit_stream.h"
 #include "scheduler/service/validate.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
 enum {
@@ -223,7 +222,7 @@ static void read_next(submit_stream *s)
 
     if (s->wants_seal || s->is_eof || s->is_draining || s->bytes >= MAX_KEPT_BYTES)
         return;
-    if (atomic_load(&service->upload_bytes) > service->opt.max_upload_bytes) {
+    if (!upload_has_room(&service->uploads, pseg_rpc_tenant(s->call))) {
         pseg_rpc_timer_set(l, &s->room, ROOM_MS, look_for_room, s);
         return;
     }

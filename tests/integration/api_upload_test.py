@@ -232,6 +232,51 @@ class Uploads(Images):
         lib.until("room for the third", lambda: self.has_room(third), 20)
 
 
+class Shares(lib.Test):
+    """Where callers have names, none of them gets all the room, however slowly it sends."""
+    @classmethod
+    def setup(cls, cluster):
+        path = cluster.folder / "keys"
+        path.write_text("".join(f"{sha(k.encode())} {k}\n" for k in ("slow", "other", "third")))
+        cls.scheduler = cluster.scheduler("--default-model", "empty", "--max-image-bytes", "8M", "--max-upload-bytes",
+                                          "20M", "--stall-ms", "600s", "--keys", path)
+        cls.stub = cluster.stub(cls.scheduler)
+
+    def upload(self, tenant, messages):
+        return self.stub.UploadImage.future(iter(messages), timeout=4 * lib.CALL_S,
+                                            metadata=(("authorization", f"Bearer {tenant}"),))
+
+    def held_up(self, tenant, data, gone):
+        """An upload that has been taken, and never ends."""
+        taken = threading.Event()
+
+        def messages():
+            yield header(data)
+            for at in range(0, 3 * MIB, MIB):  # the next message is asked for when one before it has been read
+                yield chunk(data[at:at + MIB])
+            taken.set()
+            gone.wait(4 * lib.CALL_S)
+        call = self.upload(tenant, messages())
+        lib.until("an upload that is taken or refused", lambda: taken.is_set() or call.done())
+        return call
+
+    def test_a_slow_tenant_leaves_room(self):
+        gone, calls = threading.Event(), []
+        for seed in range(8):
+            calls.append(self.held_up("slow", noise(5 * 10**6, seed), gone))
+        lib.until("the share being full", lambda: sum(c.done() for c in calls) == 6)
+        found = lib.Failure(next(c for c in calls if c.done()).exception())
+        self.assertEqual((found.code.name, found.reason, found.retry_s), ("RESOURCE_EXHAUSTED", "SERVER_BUSY", 1.0))
+        self.assertEqual(found.metadata, {"value": "5000000", "limit": str(20 * MIB // 3 * 2)})
+        self.assertIn("tenant slow", found.message)
+        for seed, tenant in ((20, "other"), (21, "other"), (22, "third")):
+            data = noise(8 * 10**6, seed)
+            self.assertEqual(self.upload(tenant, parts(data, n=MIB)).result().size_bytes, len(data))
+        for call in calls:
+            call.cancel()
+        gone.set()
+
+
 class Stalls(Images):
     """Clients that stand still hold memory that others need."""
     options = ("--stall-ms", "1500ms")

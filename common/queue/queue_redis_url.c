@@ -77,7 +77,8 @@ static pseg_status take_credentials(redis_queue *q, char **rest, pseg_err *err)
         *colon = '\0';
     q->user = colon ? *rest : "";
     q->password = colon ? colon + 1 : *rest;
-    if (!unescape((char *)(uintptr_t)q->user) || !unescape((char *)(uintptr_t)q->password))
+    if ((colon && !unescape((char *)(uintptr_t)q->user)) ||
+        !unescape((char *)(uintptr_t)q->password))
         PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
                   "redis url: a %% in the user or password must be written %%25");
     *rest = at + 1;

@@ -2,8 +2,7 @@
  * The answers come from the queue, so every scheduler gives the same ones. */
 #include "keda/externalscaler.pb-c.h"
 #include "scheduler/service/internal.h"
-#include "scheduler/service/scale.h"
-#include "scheduler/service/validate.h"
+#include "scheduler/service/scale_aim.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -17,68 +16,15 @@ enum { ASK_MS = 250 };
 
 static char metric_name[] = "backlog-seconds";
 
-/* ---- what the trigger's metadata say ---- */
-
-typedef struct aim {
-    const char *model; /* borrowed from the request or the options */
-    pseg_scale_target target;
-} aim;
-
-static pseg_status take_number(double *out, const char *key, const char *text, double min,
-                               pseg_err *err)
-{
-    pseg_status rc = PSEG_OK;
-    char *end;
-    double x = strtod(text, &end);
-    enum { MAX_S = 86400 };
-
-    /* !(>=) is true of NaN, too. */
-    if (end == text || *end || !(x >= min) || x > MAX_S) {
-        pseg_err_set(err, PSEG_R_INVALID_ARGUMENT, 0, PSEG_HERE,
-                     "%s is \"%.40s\"; it must be a number of seconds, %g to %d", key, text, min,
-                     MAX_S);
-        pseg_err_field(err, "scalerMetadata.%s", key);
-        pseg_err_value(err, "%.40s", text);
-        pseg_err_limit(err, "%g..%d", min, MAX_S);
-        PSEG_TRY(PSEG_EINVAL);
-    }
-    *out = x;
-out:
-    return rc;
-}
-
-static pseg_status take_aim(aim *out, const pseg_service *s, const object_ref *q, pseg_err *err)
-{
-    static const pseg_scale_target usual = PSEG_SCALE_TARGET_DEFAULT;
-    pseg_status rc = PSEG_OK;
-
-    *out = (aim){s->opt.default_model, usual};
-    for (size_t i = 0; q && i < q->n_scalermetadata; i++) {
-        const char *key = q->scalermetadata[i]->key, *value = q->scalermetadata[i]->value;
-        if (strcmp(key, "model") == 0) {
-            out->model = *value ? value : s->opt.default_model;
-            PSEG_TRY(pseg_check_model(out->model, "scalerMetadata.model", err));
-        } else if (strcmp(key, "targetSeconds") == 0) {
-            PSEG_TRY(take_number(&out->target.target_s, key, value, 0.1, err));
-        } else if (strcmp(key, "startupSeconds") == 0) {
-            PSEG_TRY(take_number(&out->target.startup_s, key, value, 0, err));
-        } else if (strcmp(key, "assumedSeconds") == 0) {
-            PSEG_TRY(take_number(&out->target.assumed_s, key, value, 0.001, err));
-        }
-    }
-out:
-    return rc;
-}
-
 /* NULL: the call has failed. */
-static aim *aim_of(pseg_rpc_call *c, const object_ref *q)
+static scale_aim *aim_of(pseg_rpc_call *c, const object_ref *q)
 {
     pseg_err e = PSEG_ERR_INIT;
-    aim *a = pseg_arena_calloc(pseg_rpc_arena(c), 1, sizeof *a);
+    scale_aim *a = pseg_arena_calloc(pseg_rpc_arena(c), 1, sizeof *a);
 
     if (!a) {
         fail_no_memory(c);
-    } else if (take_aim(a, service_of(c), q, &e) != PSEG_OK) {
+    } else if (scale_aim_of(a, q, service_of(c)->opt.default_model, &e) != PSEG_OK) {
         pseg_rpc_fail(c, &e);
         a = NULL;
     }
@@ -99,7 +45,7 @@ static void is_active_known(pseg_rpc_call *c, pseg_queue_reply *r)
 
 static void is_active(pseg_rpc_call *c, const void *msg)
 {
-    const aim *a = aim_of(c, msg);
+    const scale_aim *a = aim_of(c, msg);
     op *o = a ? op_new(c, is_active_known) : NULL;
 
     if (o)
@@ -110,7 +56,7 @@ static void get_metric_spec(pseg_rpc_call *c, const void *msg)
 {
     Externalscaler__GetMetricSpecResponse out = EXTERNALSCALER__GET_METRIC_SPEC_RESPONSE__INIT;
     Externalscaler__MetricSpec spec = EXTERNALSCALER__METRIC_SPEC__INIT, *specs[] = {&spec};
-    const aim *a = aim_of(c, msg);
+    const scale_aim *a = aim_of(c, msg);
 
     if (!a)
         return;
@@ -126,7 +72,7 @@ static void metrics_known(pseg_rpc_call *c, pseg_queue_reply *r)
 {
     Externalscaler__GetMetricsResponse out = EXTERNALSCALER__GET_METRICS_RESPONSE__INIT;
     Externalscaler__MetricValue value = EXTERNALSCALER__METRIC_VALUE__INIT, *values[] = {&value};
-    const aim *a = state_of(c)->own;
+    const scale_aim *a = state_of(c)->own;
 
     if (fail_if_error(c, r))
         return;
@@ -141,7 +87,7 @@ static void metrics_known(pseg_rpc_call *c, pseg_queue_reply *r)
 static void get_metrics(pseg_rpc_call *c, const void *msg)
 {
     const Externalscaler__GetMetricsRequest *q = msg;
-    aim *a = aim_of(c, q->scaledobjectref);
+    scale_aim *a = aim_of(c, q->scaledobjectref);
     pseg_err e = PSEG_ERR_INIT;
 
     if (!a)
@@ -171,7 +117,7 @@ static void get_metrics(pseg_rpc_call *c, const void *msg)
 /* A stream's own op, used again and again: it may last for months, and what a call takes from its
  * arena comes back at its end. */
 typedef struct active_stream {
-    const aim *aim;
+    const scale_aim *aim;
     pseg_rpc_call *call;
     pseg_rpc_ticket *ticket;
     pseg_queue_reply *reply;
@@ -238,7 +184,7 @@ static void stream_ask(active_stream *s)
 
 static void stream_is_active(pseg_rpc_call *c, const void *msg)
 {
-    const aim *a = aim_of(c, msg);
+    const scale_aim *a = aim_of(c, msg);
     active_stream *s = pseg_arena_calloc(pseg_rpc_arena(c), 1, sizeof *s);
 
     if (!a)

@@ -13,7 +13,7 @@
 
 #include <unistd.h>
 
-enum { SIDE = 32, PIXELS = 3 * SIDE * SIDE, MOST = 320, IMAGES = 64, NOTE = 32 };
+enum { SIDE = 32, PIXELS = 3 * SIDE * SIDE, MOST = 320, IMAGES = 64 };
 
 static pseg_err err;
 
@@ -94,9 +94,8 @@ typedef struct fixture {
     pseg_train_sizes sizes;
     pseg_train_batch b;
     told told;
-    /* of one epoch: how often each phrase came, the batch in which it came last, whether mirrored
-     */
-    unsigned times[IMAGES][MOST], batch_of[IMAGES][MOST];
+    /* of one epoch: how often each phrase came; where it came last: batch * IMAGES + image */
+    unsigned times[IMAGES][MOST], place_of[IMAGES][MOST];
     unsigned n_samples, n_full, n_images_full, n_mirrored;
 } fixture;
 
@@ -173,7 +172,7 @@ static void check_sample(fixture *f, uint32_t s, uint64_t batch)
             assert_true(target[y * SIDE + x] == (from_left < columns(k) ? 1.0f : 0.0f));
         }
     f->times[i][k]++;
-    f->batch_of[i][k] = (unsigned)batch;
+    f->place_of[i][k] = (unsigned)batch * IMAGES + f->b.image_of[s];
     f->n_mirrored += is_mirrored;
 }
 
@@ -246,11 +245,11 @@ static void blocks_are_mixed(void **state)
         assert_int_equal(f.n_full, f.source.n_train); /* 240 phrases: 30 full batches */
         assert_int_equal(f.source.n_train, 30);
         for (unsigned p = 1; p < 40; p++)
-            if (f.batch_of[0][p] == f.batch_of[0][0])
-                together[epoch] += 1u << p % 31;
+            if (f.place_of[0][p] == f.place_of[0][0])
+                together[epoch] = 40 * together[epoch] + p;
         for (unsigned i = 1; i < 6; i++)
             for (unsigned p = 0; p < 40; p++)
-                if (f.batch_of[i][p] == f.batch_of[0][0])
+                if (f.place_of[i][p] / IMAGES == f.place_of[0][0] / IMAGES)
                     images_together[epoch] += 1000 * i + p;
     }
     assert_true(together[0] && together[0] != together[1]);

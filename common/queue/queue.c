@@ -308,9 +308,9 @@ void pseg_queue_unregister(pseg_queue *q, const char *worker, pseg_queue_done do
 }
 
 void pseg_queue_claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
-                           size_t held, pseg_queue_done done, void *ud)
+                           size_t held, int64_t near_ms, pseg_queue_done done, void *ud)
 {
-    q->ops->claim_jobs(q, worker, model, max, held, done, ud);
+    q->ops->claim_jobs(q, worker, model, max, held, near_ms, done, ud);
 }
 
 void pseg_queue_fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, void *ud)

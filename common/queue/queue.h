@@ -250,6 +250,7 @@ typedef struct pseg_queue_reply {
     size_t n_workers;
     pseg_queue_claim *claims;
     size_t n_claims;
+    int64_t again_ms; /* claim: in so long there may be more for this worker; 0: none is known of */
     pseg_lease_state *leases;
     size_t n_leases;
     pseg_queue_case *cases;
@@ -427,9 +428,12 @@ void pseg_queue_requeue_case(pseg_queue *q, const char *id, const char *new_id,
 void pseg_queue_register(pseg_queue *q, const pseg_queue_worker *w, pseg_queue_done done, void *ud);
 void pseg_queue_unregister(pseg_queue *q, const char *worker, pseg_queue_done done, void *ud);
 /* -> claims, at most max; each lease runs from now. Does not wait. held: how many jobs the worker
- * has already, see pseg_queue_claim.group. */
+ * has already, see pseg_queue_claim.group. near_ms above 0: the worker has at hand, for a while,
+ * the images of jobs that it claimed so. Those it gets first, and those that another living worker
+ * has at hand it leaves to that one, each until near_ms after the job was first passed over; then
+ * again_ms tells when to ask again. 0: jobs in their order. */
 void pseg_queue_claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
-                           size_t held, pseg_queue_done done, void *ud);
+                           size_t held, int64_t near_ms, pseg_queue_done done, void *ud);
 /* -> blobs[0]. */
 void pseg_queue_fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, void *ud);
 /* A cache of what models made of images, kept by use within a budget: nothing is lost with it. key:

@@ -44,7 +44,7 @@ typedef struct queue_ops {
                             void *ud);
     void (*unregister)(pseg_queue *q, const char *worker, pseg_queue_done done, void *ud);
     void (*claim_jobs)(pseg_queue *q, const char *worker, const char *model, size_t max,
-                       size_t held, pseg_queue_done done, void *ud);
+                       size_t held, int64_t near_ms, pseg_queue_done done, void *ud);
     void (*fetch_image)(pseg_queue *q, const char *image, pseg_queue_done done, void *ud);
     void (*get_features)(pseg_queue *q, const char *key, int64_t ttl_ms, pseg_queue_done done,
                          void *ud);

@@ -304,9 +304,9 @@ static void unregister(pseg_queue *q, const char *worker, pseg_queue_done done, 
 }
 
 static void claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
-                       size_t held, pseg_queue_done done, void *ud)
+                       size_t held, int64_t near_ms, pseg_queue_done done, void *ud)
 {
-    ACT(mem_claim(s, o, worker, model, max, held, r));
+    ACT(mem_claim(s, o, worker, model, max, held, near_ms, r));
 }
 
 static void fetch_image(pseg_queue *q, const char *image, pseg_queue_done done, void *ud)

@@ -8,6 +8,7 @@
  *   queue_mem_estimate.c when a job would be done
  *   queue_mem_events.c  the events: kept, and read
  *   queue_mem_work.c    what workers ask for
+ *   queue_mem_near.c    which job a worker gets that keeps images
  *   queue_mem_bulk.c    batches
  *   queue_mem_sweep.c   what time does; quarantine; the end
  * They are lua/ in C, with lists in the place of keys. If you change one, change the other: the
@@ -43,6 +44,7 @@ struct mem_job {
     mem_batch *batch; /* NULL: of none */
     int64_t seq;
     const char *custom_id;
+    int64_t left_us; /* since when it is left to the worker that has its image; 0: it never was */
     char requeue_of[PSEG_JOB_ID_LEN + 1]; /* the case that it was; "": none */
 };
 
@@ -180,7 +182,47 @@ void mem_learn_cost(mem_model *m, double cost_us, double phrases);
 #define FIRST_COST_US 10000 /* of a job, until one of its model has told */
 #define HEAD_START_US ((int64_t)60 * 1000000)
 
+/* ---- queue_mem_near.c ---- */
+
+enum { LOOK_AHEAD = 16, LOOK_SHARED = 8, LOOKS = 64 };
+#define HOLDER_KEPT_MS ((int64_t)60 * 1000)
+
+/* A claim under way. */
+typedef struct mem_claimer {
+    const char *worker, *model;
+    double cost_us, clock;
+    size_t held, most;
+    int64_t lease_us;
+    int64_t near_us, again_ms, looks; /* looks: jobs that may still be looked at */
+    pseg_queue_reply *r;
+} mem_claimer;
+
+/* A job of a line, as the worker sees it. */
+typedef struct mem_seen {
+    mem_job *job;
+    bool is_first; /* in its turn here */
+    bool is_open;  /* for anybody */
+    bool is_taken;
+} mem_seen;
+
+/* The beginning of a tenant's line. Zeroed at first, with room for all that a look may see. */
+typedef struct mem_view {
+    mem_seen *seen;
+    size_t n, n_left; /* n_left: not taken yet */
+    size_t n_passed;  /* before so many one behind was taken */
+    bool is_passed;   /* none of them is for this worker now */
+} mem_view;
+
+/* The next job of the tenant. False: nothing more is to be given. */
+bool mem_claim_near(mem_store *s, mem_claimer *c, mem_view *v, mem_share *x, bool alone);
+/* Notes since when jobs are passed over, and in c->again_ms how long that lasts. */
+void mem_pass_over(mem_store *s, mem_claimer *c, mem_view *v);
+void mem_free_holders(mem_store *s);
+
 /* ---- queue_mem_work.c ---- */
+
+/* Takes the job off its line. False: it must wait until the worker's hands are empty. */
+bool mem_claim_one(mem_store *s, mem_claimer *c, mem_job *job, mem_share *x);
 
 void mem_worker_free(mem_worker *w);
 /* After so long a silence a worker counts as gone. */

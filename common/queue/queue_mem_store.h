@@ -15,6 +15,7 @@ typedef struct mem_rate mem_rate;
 typedef struct mem_event mem_event;
 typedef struct mem_batch mem_batch;
 typedef struct mem_feature mem_feature;
+typedef struct mem_holder mem_holder;
 
 typedef struct mem_store {
     mem_job *jobs; /* by id, newest first */
@@ -26,6 +27,7 @@ typedef struct mem_store {
     mem_rate *rates;
     mem_batch *batches;    /* newest first */
     mem_feature *features; /* used last first */
+    mem_holder *holders;   /* who has which image at hand */
     int64_t last_place, image_bytes, skew_us;
     int64_t submitted, ended[PSEG_JOB_EXPIRED + 1];
     mem_event *first_event, *last_event; /* in their order */
@@ -65,7 +67,7 @@ void mem_register(mem_store *s, const pseg_queue_options *o, const pseg_queue_wo
                   pseg_queue_reply *r);
 void mem_unregister(mem_store *s, const char *worker);
 void mem_claim(mem_store *s, const pseg_queue_options *o, const char *worker, const char *model,
-               size_t max, size_t held, pseg_queue_reply *r);
+               size_t max, size_t held, int64_t near_ms, pseg_queue_reply *r);
 void mem_fetch_image(mem_store *s, const char *image, pseg_queue_reply *r);
 void mem_get_features(mem_store *s, const char *key, int64_t ttl_ms, pseg_queue_reply *r);
 void mem_put_features(mem_store *s, const char *key, pseg_bytes data, int64_t budget,

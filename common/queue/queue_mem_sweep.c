@@ -244,6 +244,7 @@ void mem_free(mem_store *s)
         case_drop(&s->cases);
     mem_free_batches(s);
     mem_free_features(s);
+    mem_free_holders(s);
     for (mem_share *x = s->shares, *next; x; x = next) {
         next = x->next;
         pseg_free(x->model);

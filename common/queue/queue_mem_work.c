@@ -59,14 +59,6 @@ void mem_register(mem_store *s, const pseg_queue_options *o, const pseg_queue_wo
     s->workers = w;
 }
 
-typedef struct mem_claimer {
-    const char *worker, *model;
-    double cost_us, clock;
-    size_t held, most;
-    int64_t lease_us;
-    pseg_queue_reply *r;
-} mem_claimer;
-
 static mem_job *first_in_line(mem_store *s, const char *model, const char *tenant)
 {
     mem_job *first = NULL;
@@ -78,8 +70,7 @@ static mem_job *first_in_line(mem_store *s, const char *model, const char *tenan
     return first;
 }
 
-/* False: it must wait until the worker's hands are empty. */
-static bool claim_one(mem_store *s, mem_claimer *c, mem_job *job, mem_share *x)
+bool mem_claim_one(mem_store *s, mem_claimer *c, mem_job *job, mem_share *x)
 {
     pseg_queue_reply *r = c->r;
 
@@ -117,14 +108,23 @@ static bool claim_one(mem_store *s, mem_claimer *c, mem_job *job, mem_share *x)
     return true;
 }
 
-/* Whose turn it is. Ties go by name, as they lie when the claim begins: `order` keeps that. */
-static mem_share *next_share(mem_share **order, size_t n)
+/* Whose turn it is, and how many wait. Ties go by name, as they lie when the claim begins: `order`
+ * keeps that. */
+static mem_share *next_share(size_t *which, size_t *n_waiting, mem_share **order,
+                             const mem_view *views, size_t n)
 {
     mem_share *first = NULL;
 
-    for (size_t i = 0; i < n; i++)
-        if (order[i]->waits && (!first || order[i]->time < first->time))
+    *n_waiting = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!order[i]->waits || views[i].is_passed)
+            continue;
+        ++*n_waiting;
+        if (!first || order[i]->time < first->time) {
             first = order[i];
+            *which = i;
+        }
+    }
     return first;
 }
 
@@ -148,31 +148,65 @@ static size_t shares_in_order(mem_store *s, const char *model, mem_share **order
     return n;
 }
 
+/* NULL: no memory. */
+static mem_view *views_new(pseg_arena *a, size_t n, size_t max)
+{
+    mem_view *v = pseg_arena_calloc(a, n, sizeof *v);
+
+    for (size_t i = 0; v && i < n; i++) {
+        v[i].seen = pseg_arena_calloc(a, max + LOOK_AHEAD, sizeof *v[i].seen);
+        if (!v[i].seen)
+            return NULL;
+    }
+    return v;
+}
+
+/* One job after another, until the worker has all that it wants. */
+static void claim_in_turn(mem_store *s, mem_claimer *c, mem_share **order, mem_view *views,
+                          size_t n)
+{
+    bool goes_on = true;
+
+    while (goes_on && c->held < c->most) {
+        size_t which = 0, n_waiting;
+        mem_share *x = next_share(&which, &n_waiting, order, views, n);
+        if (!x)
+            break;
+        if (c->near_us > 0) {
+            goes_on = mem_claim_near(s, c, &views[which], x, n_waiting == 1);
+        } else {
+            mem_job *job = first_in_line(s, c->model, x->tenant);
+            goes_on = job && mem_claim_one(s, c, job, x);
+        }
+    }
+    for (size_t i = 0; i < n; i++)
+        mem_pass_over(s, c, &views[i]);
+    c->r->again_ms = c->held < c->most ? c->again_ms : 0;
+}
+
 void mem_claim(mem_store *s, const pseg_queue_options *o, const char *worker, const char *model,
-               size_t max, size_t held, pseg_queue_reply *r)
+               size_t max, size_t held, int64_t near_ms, pseg_queue_reply *r)
 {
     mem_model *m = mem_model_of(s, model, false);
     mem_share **order = pseg_arena_calloc(r->arena, max + 1, sizeof(mem_share *));
+    mem_view *views = views_new(r->arena, max + 1, near_ms > 0 ? max : 0);
     mem_claimer c = {.worker = worker,
                      .model = model,
                      .cost_us = m && m->cost_us > 0 ? m->cost_us : FIRST_COST_US,
                      .held = held,
                      .most = held + max,
                      .lease_us = o->lease_ms * 1000,
+                     .near_us = near_ms * 1000,
+                     .looks = (int64_t)max + LOOKS,
                      .r = r};
 
     r->claims = pseg_arena_calloc(r->arena, max, sizeof *r->claims);
-    if (!r->claims || !order) {
+    if (!r->claims || !order || !views) {
         mem_no_memory(r);
         return;
     }
     size_t n = shares_in_order(s, model, order, max + 1);
-    while (c.held < c.most) {
-        mem_share *x = next_share(order, n);
-        mem_job *job = x ? first_in_line(s, model, x->tenant) : NULL;
-        if (!job || !claim_one(s, &c, job, x))
-            break;
-    }
+    claim_in_turn(s, &c, order, views, n);
     if (m && n > 1 && c.clock > 0 && mem_waits_any(s, model, NULL))
         m->clock = c.clock;
 }

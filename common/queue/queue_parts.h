@@ -88,6 +88,6 @@ void queue_parts_estimate(pseg_queue *q, const pseg_queue_estimate_args *a, pseg
 /* ---- queue_parts_claim.c ---- */
 
 void queue_parts_claim(pseg_queue *q, const char *worker, const char *model, size_t max,
-                       size_t held, pseg_queue_done done, void *ud);
+                       size_t held, int64_t near_ms, pseg_queue_done done, void *ud);
 
 #endif

@@ -9,6 +9,7 @@ typedef struct claiming {
     pseg_queue *q;
     char *worker, *model;
     size_t max, held;
+    int64_t near_ms;
     size_t order[PSEG_QUEUE_MAX_PARTS], n_sure, at;
     size_t n_wanted;     /* of the part that is asked */
     bool has_answered;   /* one of them, without an error */
@@ -52,7 +53,9 @@ static bool take(claiming *c, pseg_queue_reply *from)
         claim->fence = queue_fence_in_part(claim->fence, part);
         has_group = has_group || claim->group;
     }
-    if (from->n_claims == c->n_wanted)
+    if (from->again_ms && (!c->r->again_ms || from->again_ms < c->r->again_ms))
+        c->r->again_ms = from->again_ms;
+    if (from->n_claims == c->n_wanted || from->again_ms)
         queue_parts_may_wait(c->q, part); /* perhaps it has more */
     queue_reply_lend(c->r, from);
     return has_group || c->r->n_claims == c->max || c->at == c->q->n_parts ||
@@ -78,16 +81,17 @@ static void ask(claiming *c)
 {
     c->n_wanted = c->max - c->r->n_claims;
     pseg_queue_claim_jobs(c->q->parts[c->order[c->at]], c->worker, c->model, c->n_wanted,
-                          c->held + c->r->n_claims, answered, c);
+                          c->held + c->r->n_claims, c->near_ms, answered, c);
 }
 
 void queue_parts_claim(pseg_queue *q, const char *worker, const char *model, size_t max,
-                       size_t held, pseg_queue_done done, void *ud)
+                       size_t held, int64_t near_ms, pseg_queue_done done, void *ud)
 {
     claiming *c = pseg_calloc(1, sizeof *c);
 
     if (c) {
-        *c = (claiming){.q = q, .max = max, .held = held, .done = done, .ud = ud};
+        *c = (claiming){
+            .q = q, .max = max, .held = held, .near_ms = near_ms, .done = done, .ud = ud};
         c->worker = pseg_strdup(worker);
         c->model = pseg_strdup(model);
         c->r = queue_reply_new(NULL);

@@ -238,7 +238,7 @@ static void redis_unregister(pseg_queue *q, const char *worker, pseg_queue_done 
 }
 
 static void redis_claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
-                             size_t held, pseg_queue_done done, void *ud)
+                             size_t held, int64_t near_ms, pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -249,6 +249,8 @@ static void redis_claim_jobs(pseg_queue *q, const char *worker, const char *mode
     call_add_number(&c, q->opt.lease_ms);
     call_add_number(&c, q->opt.max_attempts);
     call_add_number(&c, (int64_t)held);
+    if (near_ms > 0)
+        call_add_number(&c, near_ms);
     call_send(&c, q, true, queue_parse_claims, max, done, ud);
 }
 

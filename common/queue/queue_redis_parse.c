@@ -249,6 +249,10 @@ void queue_parse_claims(pseg_queue_reply *r, const redisReply *from, const comma
     }
     for (size_t i = 0; i < from->elements; i++) {
         const redisReply *v = from->element[i];
+        if (v->type == REDIS_REPLY_INTEGER && i + 1 == from->elements) {
+            r->again_ms = v->integer;
+            break;
+        }
         if (!queue_is_array(v, 9)) {
             queue_bad_shape(r);
             return;

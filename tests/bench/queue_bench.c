@@ -169,7 +169,7 @@ static void claim(bench_worker *w)
         atomic_store(&w->again, true);
         return;
     }
-    pseg_queue_claim_jobs(w->q, w->name, "empty", (size_t)opt.claim, 0, claimed, w);
+    pseg_queue_claim_jobs(w->q, w->name, "empty", (size_t)opt.claim, 0, 0, claimed, w);
 }
 
 static void on_ready(void *ud)

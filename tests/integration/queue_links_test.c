@@ -138,7 +138,7 @@ static void *crowd_worker(void *arg)
         pseg_queue_reply *claims, *swept;
         CALL(swept, pseg_queue_sweep, q);
         pseg_queue_reply_free(swept);
-        CALL(claims, pseg_queue_claim_jobs, q, c->worker, "m", 7, 0);
+        CALL(claims, pseg_queue_claim_jobs, q, c->worker, "m", 7, 0, 0);
         for (size_t i = 0; i < claims->n_claims; i++) {
             pseg_queue_lease l = {claims->claims[i].id, claims->claims[i].fence};
             /* Every fifth first attempt is dropped, as if its worker had died. */

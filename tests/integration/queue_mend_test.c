@@ -352,6 +352,31 @@ static void every_key_has_an_end(void **state)
     assert_int_equal(test_redis_number(&server, "LLEN pseg:{%s}:ready:m", queue_name), 0);
 }
 
+/* Who has an image at hand is forgotten by itself; the job's own mark goes with the job. */
+static void holders_are_forgotten_in_time(void **state)
+{
+    pseg_queue_reply *r;
+    id_text id;
+
+    (void)state;
+    start(NULL);
+    pseg_queue_options o = options_of(server.socket_url);
+    o.lease_ms = 600000;
+    pseg_queue *q = case_open(&o);
+    case_register(q, "w");
+    case_register(q, "other");
+    for (int i = 0; i < 2; i++) {
+        id = case_submit(q);
+        CALL(r, pseg_queue_claim_jobs, q, i ? "other" : "w", "m", 1, 0, 1000000000);
+        case_keep(r);
+        assert_int_equal(r->n_claims, i ? 0 : 1);
+    }
+    assert_in_range(test_redis_number(&server, "PTTL pseg:{%s}:holder:m:" T ":" SHA, queue_name), 1,
+                    60000);
+    assert_int_equal(test_redis_number(&server, "HEXISTS pseg:{%s}:job:%s left", queue_name, id.s),
+                     1);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest own[] = {
@@ -364,6 +389,7 @@ int main(int argc, char **argv)
         OWN(a_pass_begins_anew_in_another_redis),
         OWN(an_image_counted_too_often_goes),
         OWN(every_key_has_an_end),
+        OWN(holders_are_forgotten_in_time),
     };
     test_redis r = {0};
 

@@ -139,7 +139,7 @@ static void a_worker_takes_of_all_parts_in_turn(void **state)
     assert_int_equal(case_stats(q).succeeded, CLAIMS);
     /* One claim for all that is left takes it wherever it is. */
     pseg_queue_reply *r;
-    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 64, 0);
+    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 64, 0, 0);
     case_keep(r);
     assert_int_equal(r->n_claims, N * JOBS - CLAIMS);
 }

@@ -100,6 +100,7 @@ static void same_reply(const pseg_queue_reply *a, const pseg_queue_reply *b)
         assert_int_equal(a->claims[i].fence, b->claims[i].fence);
         assert_int_equal(a->claims[i].attempt, b->claims[i].attempt);
     }
+    assert_int_equal(a->again_ms > 0, b->again_ms > 0);
     assert_int_equal(a->n_leases, b->n_leases);
     for (size_t i = 0; i < a->n_leases; i++)
         assert_int_equal(a->leases[i], b->leases[i]);
@@ -173,8 +174,10 @@ static void claim_some(void)
 {
     const char *worker = workers[rnd(N_WORKERS)], *model = models[rnd(N_MODELS)];
     size_t max = 1 + rnd(3);
+    /* What time decides is for the cases. */
+    int64_t near_ms = rnd(2) ? 0 : 1000000000;
 
-    BOTH(pseg_queue_claim_jobs, q, worker, model, max, 0);
+    BOTH(pseg_queue_claim_jobs, q, worker, model, max, 0, near_ms);
     for (size_t i = 0; i < said->n_claims; i++)
         for (int k = 0; k < n_jobs; k++)
             if (strcmp(jobs[k].id.s, said->claims[i].id) == 0) {

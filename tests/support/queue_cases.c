@@ -149,7 +149,7 @@ const pseg_queue_claim *case_claim(pseg_queue *q, const char *worker)
 {
     pseg_queue_reply *r;
 
-    CALL(r, pseg_queue_claim_jobs, q, worker, "m", 1, 0);
+    CALL(r, pseg_queue_claim_jobs, q, worker, "m", 1, 0, 0);
     case_keep(r);
     if (r->err.code != PSEG_OK)
         fail_msg("%s", r->err.msg);
@@ -161,7 +161,7 @@ size_t case_claim_count(pseg_queue *q, const char *worker)
 {
     pseg_queue_reply *r;
 
-    CALL(r, pseg_queue_claim_jobs, q, worker, "m", 100, 0);
+    CALL(r, pseg_queue_claim_jobs, q, worker, "m", 100, 0, 0);
     case_keep(r);
     assert_int_equal(r->err.code, PSEG_OK);
     return r->n_claims;
@@ -281,7 +281,8 @@ int queue_cases_run(const char *group, const char *url)
                  {order_cases, n_order_cases},   {backlog_cases, n_backlog_cases},
                  {event_cases, n_event_cases},   {estimate_cases, n_estimate_cases},
 
-                 {batch_cases, n_batch_cases},   {feature_cases, n_feature_cases}};
+                 {batch_cases, n_batch_cases},   {feature_cases, n_feature_cases},
+                 {near_cases, n_near_cases}};
     struct CMUnitTest all[MAX_CASES];
     size_t n = 0;
 

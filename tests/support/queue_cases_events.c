@@ -50,7 +50,7 @@ static void three_lives(pseg_queue *q, id_text ids[3])
     for (int i = 0; i < 3; i++)
         ids[i] = case_submit(q);
     case_register(q, "w");
-    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 3, 0);
+    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 3, 0, 0);
     case_keep(r);
     assert_int_equal(r->n_claims, 3);
     for (int i = 0; i < 3; i++)
@@ -109,7 +109,7 @@ static void events_are_the_tenants_own(void **state)
     case_keep(r);
     mine = case_submit(q);
     case_register(q, "w");
-    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 2, 0); /* one entry tells of both */
+    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 2, 0, 0); /* one entry tells of both */
     case_keep(r);
     assert_int_equal(r->n_claims, 2);
     r = read_events(q, T, BEGINNING, 10);
@@ -136,7 +136,7 @@ static void events_and_states_name_the_batch(void **state)
     case_keep(r);
     assert_int_equal(r->err.code, PSEG_OK);
     case_register(q, "w");
-    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 2, 0);
+    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 2, 0, 0);
     case_keep(r);
     assert_int_equal(r->n_claims, 2);
     case_publish(q, "w", &r->claims[1], NULL);
@@ -178,7 +178,7 @@ static void states_are_of_one_moment(void **state)
     case_keep(r);
     ends = waits;
     runs = case_submit(q);
-    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 2, 0);
+    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 2, 0, 0);
     case_keep(r);
     waits = case_submit(q);
     const char *ids[] = {ends.s, theirs.s, runs.s, waits.s, "00000000000000000000000000000000"};

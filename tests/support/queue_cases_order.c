@@ -31,14 +31,20 @@ static id_text submit_for(pseg_queue *q, const char *tenant, int64_t priority,
     return id;
 }
 
-static pseg_queue_reply *claim_n(pseg_queue *q, const char *worker, size_t max, size_t held)
+static pseg_queue_reply *claim_near(pseg_queue *q, const char *worker, size_t max, size_t held,
+                                    int64_t near_ms)
 {
     pseg_queue_reply *r;
 
-    CALL(r, pseg_queue_claim_jobs, q, worker, "m", max, held);
+    CALL(r, pseg_queue_claim_jobs, q, worker, "m", max, held, near_ms);
     case_keep(r);
     assert_int_equal(r->err.code, PSEG_OK);
     return r;
+}
+
+static pseg_queue_reply *claim_n(pseg_queue *q, const char *worker, size_t max, size_t held)
+{
+    return claim_near(q, worker, max, held, 0);
 }
 
 /* ---- one tenant ---- */
@@ -214,14 +220,13 @@ static void a_tenant_has_its_limits(void **state)
 /* ---- jobs that kill ---- */
 
 /* Workers with hands for N jobs die whenever the one among them is `killer`. */
-static void a_killer_is_found_among_many(void **state)
+static void find_killer(int64_t near_ms)
 {
     enum { N = 8 };
     pseg_queue *q = case_open(NULL);
     id_text ids[N];
     int deaths = 0, done = 0;
 
-    (void)state;
     for (int i = 0; i < N; i++)
         ids[i] = case_submit(q);
     const char *killer = ids[5].s;
@@ -230,7 +235,7 @@ static void a_killer_is_found_among_many(void **state)
         assert_true(i < 200);
         snprintf(worker, sizeof worker, "w%d", i);
         case_register(q, worker);
-        const pseg_queue_reply *r = claim_n(q, worker, N, 0);
+        const pseg_queue_reply *r = claim_near(q, worker, N, 0, near_ms);
         bool dies = false;
         for (size_t k = 0; k < r->n_claims; k++) {
             const pseg_queue_claim *c = &r->claims[k];
@@ -240,14 +245,32 @@ static void a_killer_is_found_among_many(void **state)
         for (size_t k = 0; k < r->n_claims && !dies; k++, done++)
             assert_int_equal(case_publish(q, worker, &r->claims[k], NULL), PSEG_JOB_SUCCEEDED);
         deaths += dies;
-        if (dies)
+        if (dies) {
             SWEEP_UNTIL(q, case_stats(q).leased == 0);
+        } else {
+            pseg_queue_reply *left;
+            CALL(left, pseg_queue_unregister, q, worker);
+            case_keep(left);
+        }
     }
     /* 8, 4, 2, and three attempts alone. */
     assert_int_equal(deaths, 6);
     for (int i = 0; i < N; i++)
         assert_int_equal(case_job(q, ids[i].s)->attempts, i == 5 ? 3 : 1);
     assert_int_equal(case_job(q, killer)->reason, PSEG_R_ATTEMPTS_EXHAUSTED);
+}
+
+static void a_killer_is_found_among_many(void **state)
+{
+    (void)state;
+    find_killer(0);
+}
+
+/* All of them are on one image, which the dead had at hand. */
+static void a_killer_is_found_by_who_keeps_images(void **state)
+{
+    (void)state;
+    find_killer(1000000000);
 }
 
 static void quarantine(pseg_queue *q, id_text *id)
@@ -458,6 +481,7 @@ const struct CMUnitTest order_cases[] = {
     CASE(repeats_that_come_together_are_one_job),
     CASE(a_tenant_has_its_limits),
     CASE(a_killer_is_found_among_many),
+    CASE(a_killer_is_found_by_who_keeps_images),
     CASE(quarantine_keeps_the_evidence),
     CASE(quarantine_is_left_by_hand),
     CASE(requeueing_twice_makes_one_job),

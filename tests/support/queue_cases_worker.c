@@ -23,7 +23,7 @@ static void claims_come_in_order(void **state)
     assert_int_equal(case_claim_count(q, "w"), 0);
     for (int i = 0; i < 5; i++)
         ids[i] = case_submit(q);
-    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 3, 0);
+    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 3, 0, 0);
     case_keep(r);
     assert_int_equal(r->n_claims, 3);
     for (int i = 0; i < 3; i++) {
@@ -41,7 +41,7 @@ static void claims_come_in_order(void **state)
     assert_int_equal(j->attempts, 1);
     assert_true(j->started_unix_us >= j->created_unix_us);
     /* What one has, no other gets; and only jobs of the model asked for. */
-    CALL(r, pseg_queue_claim_jobs, q, "w", "other", 3, 0);
+    CALL(r, pseg_queue_claim_jobs, q, "w", "other", 3, 0, 0);
     assert_int_equal(r->n_claims, 0);
     pseg_queue_reply_free(r);
     assert_int_equal(case_claim_count(case_open_again(), "w2"), 2);
@@ -195,7 +195,7 @@ static void many_leases_are_renewed_at_once(void **state)
     case_register(q, "w");
     for (int i = 0; i < N; i++)
         ids[i] = case_submit(q);
-    CALL(r, pseg_queue_claim_jobs, q, "w", "m", N, 0);
+    CALL(r, pseg_queue_claim_jobs, q, "w", "m", N, 0, 0);
     case_keep(r);
     assert_int_equal(r->n_claims, N);
     for (int i = 0; i < N; i++)

@@ -9,5 +9,6 @@ foreach(test queue queue_replies)
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_events.c
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_estimate.c
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_batch.c
-            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_features.c)
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_features.c
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_near.c)
 endforeach()

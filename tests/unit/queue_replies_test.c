@@ -293,7 +293,7 @@ static void any_answer_is_survived(void **state)
         ASK(pseg_queue_sweep, q);
         ASK(pseg_queue_register, q, &w);
         ASK(pseg_queue_unregister, q, "w");
-        ASK(pseg_queue_claim_jobs, q, "w", "m", 3, 0);
+        ASK(pseg_queue_claim_jobs, q, "w", "m", 3, 0, 0);
         ASK(pseg_queue_fetch_image, q, "x");
         ASK(pseg_queue_renew, q, "w", l, 2);
         ASK(pseg_queue_publish, q, "w", l[0], case_bytes("r"), masks, 2, 0);

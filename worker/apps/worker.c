@@ -26,7 +26,7 @@ typedef struct config {
         *otlp_endpoint;
     int64_t decoders, decode_seconds, decode_memory;
     int64_t batch, batch_delay_ms, encode_batch, kept_features, kept_phrases, feature_cache;
-    int64_t ahead, lease_ms, max_attempts, redis_timeout_ms, grace_ms, watchdog_ms;
+    int64_t ahead, near_ms, lease_ms, max_attempts, redis_timeout_ms, grace_ms, watchdog_ms;
     bool respawn, share_features, trace_kernels;
 } config;
 
@@ -61,6 +61,9 @@ static const pseg_conf_option options[] = {
     {"kept_phrases", PSEG_CONF_INT, offsetof(config, kept_phrases), "256", .min = 0, .max = 65536,
      .help = "encoded phrases that stay on the device, for their next images; a long one takes up "
              "to 80 kB"},
+    {"near_ms", PSEG_CONF_INT, offsetof(config, near_ms), "0", .unit = "ms", .min = 0, .max = 60000,
+     .help = "that a job is left at most to the worker that has its image at hand; 0: jobs come in "
+             "their order"},
     {"feature_cache", PSEG_CONF_INT, offsetof(config, feature_cache), "0", .unit = "bytes",
      .min = 0, .max = 1e15,
      .help = "of Redis' memory for encoded images that all workers share; 0: none"},
@@ -332,6 +335,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     wo.batch_delay_us = c->batch_delay_ms * 1000;
     wo.feature_bytes = c->feature_cache;
     wo.share_features = c->share_features;
+    wo.near_ms = c->near_ms;
     wo.watchdog_ms = c->watchdog_ms;
     wo.times_kernels = c->trace_kernels;
     pseg_worker_metrics_runs(who.metrics, engine);

@@ -35,14 +35,15 @@ static size_t may_hold(const pseg_worker *w)
     return most;
 }
 
-/* How many more jobs may be held; waits while there is no room or nothing to claim. 0: stop. */
-static size_t wait_for_room(pseg_worker *w)
+/* How many more jobs may be held; waits while there is no room or nothing to claim. 0: stop.
+ * again_ms: when there may be something to claim though nobody tells; 0: not known. */
+static size_t wait_for_room(pseg_worker *w, int64_t again_ms)
 {
     size_t room = 0;
 
     pthread_mutex_lock(&w->mu);
     /* A missed wake-up costs a second at most. */
-    int64_t until = pseg_clock_mono_us() + 1000000;
+    int64_t until = pseg_clock_mono_us() + 1000 * (again_ms && again_ms < 1000 ? again_ms : 1000);
     for (;;) {
         if (w->stopping) {
             room = 0;
@@ -63,7 +64,15 @@ static size_t wait_for_room(pseg_worker *w)
     return room;
 }
 
-static void claim_some(pseg_worker *w, size_t room)
+/* Which jobs it gets first if it keeps images. */
+static int64_t near_ms(const pseg_worker *w)
+{
+    return pseg_engine_keeps_images(w->opt.engine) ? w->opt.near_ms : 0;
+}
+
+/* Milliseconds after which jobs that are left to other workers for now may be claimed; 0: there are
+ * none. */
+static int64_t claim_some(pseg_worker *w, size_t room)
 {
     pseg_queue_sync sync;
 
@@ -72,7 +81,7 @@ static void claim_some(pseg_worker *w, size_t room)
     pthread_mutex_unlock(&w->mu);
     pseg_queue_sync_init(&sync);
     pseg_queue_claim_jobs(w->queue, w->opt.id, pseg_engine_name(w->opt.engine), room, held,
-                          pseg_queue_sync_done, &sync);
+                          near_ms(w), pseg_queue_sync_done, &sync);
     pseg_queue_reply *r = pseg_queue_sync_take(&sync);
     pseg_task *tasks[64];
     size_t n = r->n_claims < 64 ? r->n_claims : 64;
@@ -85,15 +94,18 @@ static void claim_some(pseg_worker *w, size_t room)
     for (size_t i = 0; i < n; i++)
         if (tasks[i]) /* else no memory: its lease ends by itself */
             pseg_line_push(w, &w->claimed, tasks[i]);
+    int64_t again_ms = r->again_ms;
     pseg_queue_reply_free(r);
+    return again_ms;
 }
 
 void *pseg_claim_main(void *arg)
 {
     pseg_worker *w = arg;
+    int64_t again_ms = 0;
     size_t room;
 
-    while ((room = wait_for_room(w)) > 0)
-        claim_some(w, room < 64 ? room : 64);
+    while ((room = wait_for_room(w, again_ms)) > 0)
+        again_ms = claim_some(w, room < 64 ? room : 64);
     return NULL;
 }

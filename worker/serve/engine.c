@@ -66,6 +66,11 @@ void pseg_engine_unclaim(pseg_engine *e, size_t device, pseg_work *w)
         pseg_pictures_unclaim(&e->pictures, w->picture, device);
 }
 
+bool pseg_engine_keeps_images(const pseg_engine *e)
+{
+    return e->info && e->pictures.max_kept > 0;
+}
+
 bool pseg_engine_is_encoded(pseg_engine *e, const pseg_work *w)
 {
     return w->picture && pseg_picture_is_encoded(&e->pictures, w->picture);

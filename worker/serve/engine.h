@@ -176,6 +176,8 @@ void pseg_engine_run_batch(pseg_engine *e, size_t device, pseg_engine_job *jobs,
 bool pseg_engine_claim(pseg_engine *e, size_t device, pseg_work *w);
 /* It is not to be run there after all. */
 void pseg_engine_unclaim(pseg_engine *e, size_t device, pseg_work *w);
+/* Do encoded images stay on a device for their next phrases? Any thread. */
+bool pseg_engine_keeps_images(const pseg_engine *e);
 /* Are its image's features at hand? Any thread. */
 bool pseg_engine_is_encoded(pseg_engine *e, const pseg_work *w);
 /* How many images one pass of the encoder takes on the device. Any thread. */

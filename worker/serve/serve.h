@@ -42,6 +42,9 @@ typedef struct pseg_worker_options {
     bool share_features; /* among tenants; else each finds its own only */
     /* Works whose traceparent is sampled get pseg_work.kernels. The engine must have cl.profile. */
     bool times_kernels;
+    /* So long a job may be left to another worker that has its image at hand, and be passed by jobs
+     * whose images this one has; where the engine keeps images. 0: jobs come in their order. */
+    int64_t near_ms;
     /* A job that is this long in one stage hangs, unless stages of this worker take as long: ten
      * times the longest seen is allowed. 0: no watch is kept. */
     int64_t watchdog_ms;

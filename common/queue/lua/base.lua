@@ -16,7 +16,7 @@
 -- first release on a function of "pseg1" keeps its arguments and its answer, and new arguments are added at
 -- the end; what cannot be done so is a library "pseg2".
 
-local REVISION = 17
+local REVISION = 18
 local EVENTS_MAX = 100000
 local ENTRY_FIELDS = 2000               -- of one entry among the events, about
 local STEP_ENTRIES = 8                  -- of the events, in hand at once
@@ -28,6 +28,9 @@ local CASE_KEPT_US = 7 * 86400 * 1000000 -- a job in quarantine
 local HEAD_START_US = 60 * 1000000    -- of one step of priority before those that came at the same time
 local DELAY_MAX_MS = 300 * 1000         -- of another attempt
 local FIRST_COST_US = 10000           -- of a job, until one of its model has told
+local LOOK_AHEAD, LOOK_SHARED = 16, 8 -- jobs of a line that are looked at besides those wanted; of one among others
+local LOOKS = 64                      -- in all, besides those wanted
+local HOLDER_KEPT_MS = 60 * 1000      -- who has an image at hand, since its last claim
 local EVIDENCE_BYTES = 3000           -- of one attempt
 
 local function text(x) return string.format('%.0f', x) end

@@ -1,34 +1,8 @@
 ---- claim and renewal ----
 
--- Takes job `id` off the line of c.tenant. false: it must wait until the worker's hands are empty.
-local function claim_one(b, c, id)
-    local job = b.p .. 'job:' .. id
-    local v = redis.call('HMGET', job, 'fixed', 'state', 'spec')
-    if not v[1] or not v[2] then return true end
-    -- As unpack_job, without a table: this is done for every job.
-    local created, _, weight, tenant, _, deadline, _, image, _, of_batch = struct.unpack(FIXED, v[1])
-    local state, _, group, fence, attempts, _, _, _, _, _, by = struct.unpack(STATE, v[2])
-    if state ~= STATE_NUMBER.QUEUED then return true end
-    if deadline <= c.now then
-        finish_job(b, id, 'EXPIRED', c.now, unpack_job(v[1], v[2]))
-        return true
-    end
-    -- A job of a group that died with its worker is tried among fewer.
-    if group > 0 and c.held >= group then return false end
-    if group > 0 then c.most = math.min(c.most, group) end
-    fence, attempts = fence + 1, attempts + 1
-    redis.call('HSET', job, 'state', struct.pack(STATE, STATE_NUMBER.RUNNING, 0, group, fence, attempts, c.now, c.cost, 0, 0,
-        #c.worker, c.worker, #by, by))
-    later_zadd(b, 'leases', c.lease, id)
-    event(b, id, 'RUNNING', tenant, of_batch, c.worker)
-    c.out[#c.out + 1] = { id, fence, attempts, tenant, v[3] or '', image, deadline, created, group }
-    c.held = c.held + 1
-    return true, c.cost / weight
-end
-
 -- One or, if the tenant is alone, all that are wanted. false: nothing more is to be given.
 local function claim_from(b, c, tenant, alone)
-    local p, line = b.p, b.p .. 'line:' .. c.model .. ':' .. tenant.name
+    local line = b.p .. 'line:' .. c.model .. ':' .. tenant.name
     local got = redis.call('ZPOPMIN', line, alone and c.most - c.held or 1)
     for i = 1, #got, 2 do
         local goes, price = true, nil
@@ -37,27 +11,25 @@ local function claim_from(b, c, tenant, alone)
             for k = i, #got, 2 do redis.call('ZADD', line, got[k + 1], got[k]) end
             return false
         end
-        if price then
-            c.clock = math.max(c.clock, tenant.time)
-            tenant.time = tenant.time + price
-            tenant.changed = true
-        end
+        if price then pay_ahead(c, tenant, price) end
     end
-    if redis.call('EXISTS', line) == 0 then
-        tenant.gone = true
-        deactivate(p, c.model, tenant.name, tenant.time)
-    end
+    end_of_line(b, c, tenant, line)
     return true
 end
 
--- worker model max lease_ms - held  ->  per job {id, fence, attempt, tenant, spec, image, deadline, created,
+-- worker model max lease_ms - held near_ms  ->  per job {id, fence, attempt, tenant, spec, image, deadline, created,
 -- group}. held: how many jobs the worker has already. group: with how many at most it may be held at once, 0: any.
+-- near_ms, if above 0: the worker keeps images; jobs on one that another has at hand are left to that for so long. Then
+-- a number may follow the jobs: in so many milliseconds there may be more for this worker.
 local function claim(keys, a)
     local p, b = keys[1], batch(keys[1])
     local held = tonumber(a[6] or '0')
     local now = now_us()
     local c = { worker = a[1], model = a[2], held = held, most = held + tonumber(a[3]), now = now, out = {}, clock = 0,
-        lease = ms_up(now + tonumber(a[4]) * 1000) }
+        lease = ms_up(now + tonumber(a[4]) * 1000), lease_us = tonumber(a[4]) * 1000 }
+    c.near_us = tonumber(a[7] or '0') * 1000
+    local claim_next = c.near_us > 0 and claim_near or claim_from
+    if c.near_us > 0 then c.heard, c.marked, c.looks = {}, {}, tonumber(a[3]) + LOOKS end
     local found = redis.call('ZRANGE', p .. 'fair:' .. c.model, 0, tonumber(a[3]), 'WITHSCORES')
     if #found == 0 then return {} end
     c.cost = tonumber(redis.call('HGET', p .. 'cost', c.model) or '0')
@@ -67,12 +39,12 @@ local function claim(keys, a)
     while c.held < c.most do
         local first, n = nil, 0
         for _, t in ipairs(tenants) do
-            if not t.gone then
+            if not t.gone and not t.is_passed then
                 n = n + 1
                 if not first or t.time < first.time then first = t end
             end
         end
-        if not first or not claim_from(b, c, first, n == 1) then break end
+        if not first or not claim_next(b, c, first, n == 1) then break end
     end
     local others = #tenants > tonumber(a[3]) -- beyond those looked at
     for _, t in ipairs(tenants) do
@@ -80,6 +52,7 @@ local function claim(keys, a)
         if t.changed and not t.gone then later_zadd(b, 'fair:' .. c.model, text(t.time), t.name) end
     end
     if #tenants > 1 and others and c.clock > 0 then redis.call('HSET', p .. 'clock', c.model, text(c.clock)) end
+    if c.near_us > 0 then c.out[#c.out + 1] = pass_over(b, c, tenants) end
     write(b)
     return c.out
 end

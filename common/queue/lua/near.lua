@@ -1,9 +1,10 @@
 ---- which job of a line a worker gets ----
 
--- Takes job `id` off the line of c.tenant. false: it must wait until the worker's hands are empty.
-local function claim_one(b, c, id)
+-- Begins job `id`, which is off its line. known: its fields, if they have been read already. false: it must wait until
+-- the worker's hands are empty.
+local function claim_one(b, c, id, known)
     local job = b.p .. 'job:' .. id
-    local v = redis.call('HMGET', job, 'fixed', 'state', 'spec')
+    local v = known or redis.call('HMGET', job, 'fixed', 'state', 'spec')
     if not v[1] or not v[2] then return true end
     -- As unpack_job, without a table: this is done for every job.
     local created, _, weight, tenant, _, deadline, _, image, _, of_batch = struct.unpack(FIXED, v[1])
@@ -59,11 +60,11 @@ local function look(b, c, line, n)
     local view, holders, marks = { n = 0, last = 0 }, {}, {}
     local found = redis.call('ZRANGE', line, 0, n - 1, 'WITHSCORES')
     for i = 1, #found, 2 do
-        local v = redis.call('HMGET', b.p .. 'job:' .. found[i], 'fixed', 'left')
+        local v = redis.call('HMGET', b.p .. 'job:' .. found[i], 'fixed', 'state', 'spec', 'left')
         local image = v[1] and select(8, struct.unpack(FIXED, v[1])) or ''
-        local left = tonumber(v[2] or '')
+        local left = tonumber(v[4] or '')
         marks[#marks + 1] = b.p .. 'holder:' .. c.model .. ':' .. image
-        view[#view + 1] = { id = found[i], place = found[i + 1], left = left, mark = marks[#marks],
+        view[#view + 1] = { id = found[i], place = found[i + 1], left = left, mark = marks[#marks], known = v,
             is_first = not v[1] or left and left + c.near_us <= c.now }
     end
     if #marks > 0 then holders = redis.call('MGET', unpack(marks)) end
@@ -102,7 +103,7 @@ local function claim_near(b, c, tenant, alone)
         return true
     end
     redis.call('ZREM', line, e.id)
-    local goes, price = claim_one(b, c, e.id)
+    local goes, price = claim_one(b, c, e.id, e.known)
     if not goes then
         redis.call('ZADD', line, e.place, e.id)
         return false
@@ -113,7 +114,7 @@ local function claim_near(b, c, tenant, alone)
         if not c.marked[e.mark] then redis.call('SET', e.mark, c.worker, 'PX', HOLDER_KEPT_MS) end
         c.marked[e.mark] = true
     end
-    end_of_line(b, c, tenant, line)
+    if view.n == 0 then end_of_line(b, c, tenant, line) end
     return true
 end
 

@@ -224,7 +224,7 @@ class Batches(lib.Test):
         s.send_to(n)
         s.seal()
         self.assertEqual(self.get(name).counts.queued, n)
-        self.assertEqual(self.cluster.redis_cli("SCARD", f"pseg:{{default}}:batch_live:default:{name[8:]}"), str(n))
+        self.assertEqual(self.cluster.redis_cli("HLEN", f"pseg:{{default}}:batch_live:default:{name[8:]}"), str(n))
 
     def test_two_streams_into_one_batch(self):
         name, n = self.create().name, 300

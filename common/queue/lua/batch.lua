@@ -50,15 +50,15 @@ local function later_incr(b, key, field, by)
     l[field] = (l[field] or 0) + by
 end
 
--- An item of the batch `name` (TENANT:BATCH) has ended; id: of its job, nil if it was refused.
-local function later_end(b, name, field, entry, id)
+-- An item of the batch `name` (TENANT:BATCH) has ended; number: its own, nil if it was refused and never a job.
+local function later_end(b, name, field, entry, number)
     local e = b.ends[name]
     if not e then
-        e = { entries = {}, ids = {}, counts = {} }
+        e = { entries = {}, numbers = {}, counts = {} }
         b.ends[name] = e
     end
     e.entries[#e.entries + 1] = entry
-    e.ids[#e.ids + 1] = id
+    e.numbers[#e.numbers + 1] = number
     e.counts[field] = (e.counts[field] or 0) + 1
 end
 
@@ -67,7 +67,7 @@ local function write_ends(p, name, e)
     if redis.call('HEXISTS', p .. 'batch:' .. name, 'created') == 0 then return end
     redis.call('RPUSH', p .. 'batch_done:' .. name, unpack(e.entries))
     for field, n in pairs(e.counts) do redis.call('HINCRBY', p .. 'batch:' .. name, field, n) end
-    if #e.ids > 0 then redis.call('SREM', p .. 'batch_live:' .. name, unpack(e.ids)) end
+    if #e.numbers > 0 then redis.call('HDEL', p .. 'batch_live:' .. name, unpack(e.numbers)) end
 end
 
 -- What many have in common is told once: tenant and batch hold for all that follow in the entry. `state` ends what is

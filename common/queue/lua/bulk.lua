@@ -53,5 +53,5 @@ local function mend_batch_end(p, id, v)
     if redis.call('HEXISTS', p .. 'batch:' .. name, 'created') == 0 or redis.call('LPOS', list, entry) then return end
     redis.call('RPUSH', list, entry)
     redis.call('HINCRBY', p .. 'batch:' .. name, v.state, 1)
-    redis.call('SREM', p .. 'batch_live:' .. name, id)
+    redis.call('HDEL', p .. 'batch_live:' .. name, number_of(v.item))
 end

@@ -46,7 +46,7 @@ local function finish_job(b, id, state, now, j, ...)
     later_zadd(b, 'ended', m[1], j.tenant .. ':' .. id .. ':' .. j.request_id)
     later_incr(b, 'count', state, 1)
     if j.batch then
-        later_end(b, j.tenant .. ':' .. j.batch, state, state .. ' ' .. m[2] .. ' ' .. id .. ' ' .. j.item, id)
+        later_end(b, j.tenant .. ':' .. j.batch, state, state .. ' ' .. m[2] .. ' ' .. id .. ' ' .. j.item, number_of(j.item))
     end
     event(b, id, state, j.tenant, j.batch)
 end

@@ -83,6 +83,7 @@ local function submit_item(b, s, k, a, i, refusal)
             item .. ' ' .. message)
         later_incr(b, 'batch:' .. k.name, 'refused', 1)
     else
+        k.live[#k.live + 1] = text(k.next)
         k.live[#k.live + 1] = a[i + 1]
     end
     k.next = k.next + 1
@@ -123,8 +124,9 @@ local function submit_items(keys, a)
         out[#out + 1] = why or k.next
     end
     for name, k in pairs(batches) do
+        -- First the jobs: a torn log that has the next number has them, too (see is_promised).
+        if #k.live > 0 then redis.call('HSET', p .. 'batch_live:' .. name, unpack(k.live)) end
         if k.next > k.first then redis.call('HSET', p .. 'batch:' .. name, 'next', text(k.next)) end
-        if #k.live > 0 then redis.call('SADD', p .. 'batch_live:' .. name, unpack(k.live)) end
     end
     submit_end(b, s)
     return out

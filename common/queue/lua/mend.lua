@@ -19,34 +19,34 @@ local function is_waiting(p, id, j)
     return redis.call('ZSCORE', p .. 'line:' .. j.model .. ':' .. j.tenant, id) or redis.call('ZSCORE', p .. 'delayed', id)
 end
 
--- Which of a batch's numbers are taken: of those refused, done, running or in a line. Looked through once in a call,
--- and only for an item that is in no line.
-local function taken(b, tenant, batch)
-    local p, name = b.p, tenant .. ':' .. batch
-    b.taken = b.taken or {}
-    if b.taken[name] then return b.taken[name] end
-    local found, from = {}, 0
-    repeat
-        local list = redis.call('LRANGE', p .. 'batch_done:' .. name, from, from + 999)
-        for _, entry in ipairs(list) do
-            found[string.match(entry, '^REFUSED %d+ %S+ %d+ (%d+)') or string.match(entry, '^%u+ %d+ %x+ (%d+)') or ''] = true
-        end
-        from = from + 1000
-    until #list < 1000
-    for _, id in ipairs(redis.call('SMEMBERS', p .. 'batch_live:' .. name)) do
-        local j = job_of(p, id)
-        if j and (j.state == 'RUNNING' or is_waiting(p, id, j)) then found[string.match(j.item, '^%d+')] = true end
-    end
-    b.taken[name] = found
-    return found
+-- Whether all that a torn log may have put into line has been looked at since this process of Redis began.
+local seen_since_start = { live = false, keys = false }
+local function may_be_unpromised() return not (seen_since_start.live and seen_since_start.keys) end
+
+-- Is this the job of its item? batch_live has one for each number that was taken and has not ended, and gets it before
+-- the number counts. Of a job that it does not have the number was never promised: its client sends the item again, or
+-- has: the torn half is run at the start after next, and then another job has the number, or has ended. A batch that
+-- has gone has nothing that could be told twice.
+local function is_promised(p, id, tenant, batch, item)
+    local name, number = tenant .. ':' .. batch, number_of(item or '') or '0'
+    local next = tonumber(redis.call('HGET', p .. 'batch:' .. name, 'next') or '0')
+    if next == 0 then return true end
+    return tonumber(number) < next and redis.call('HGET', p .. 'batch_live:' .. name, number) == id
 end
 
--- Of an item in no line: its number was never promised to this job. Its client will send it again, or has: the torn half
--- is run at the start after next, and then another job has the number.
-local function is_unpromised(b, tenant, batch, item)
-    local number = string.match(item or '', '^%d+') or '0'
-    local next = tonumber(redis.call('HGET', b.p .. 'batch:' .. tenant .. ':' .. batch, 'next') or '0')
-    return tonumber(number) >= next or taken(b, tenant, batch)[number]
+-- is_counted: it was in a line, which comes before it is counted or shortly after; a count too low is right again when
+-- it gets to 0, one too high never would be. A use of its image too many is found by check_images.
+local function drop_unpromised(b, id, j, is_counted)
+    local p, live, number = b.p, b.p .. 'batch_live:' .. j.tenant .. ':' .. j.batch, number_of(j.item)
+    redis.call('UNLINK', p .. 'job:' .. id)
+    redis.call('ZREM', p .. 'live', id)
+    redis.call('ZREM', p .. 'index:' .. j.tenant, id)
+    if redis.call('HGET', live, number) == id then redis.call('HDEL', live, number) end
+    if redis.call('ZREM', p .. 'delayed', id) == 0 then leave_line(p, j.model, j.tenant, id) end
+    if is_counted then
+        later_ready(b, j.model, -1)
+        later_incr(b, 'tenant_jobs', j.tenant, -1)
+    end
 end
 
 -- A job that waits gets every place that it must have; whether it is one of the live ones is known to
@@ -61,15 +61,9 @@ local function mend(b, id, is_live)
     end
     if j.state ~= 'QUEUED' then return false end
     local waits = is_waiting(p, id, j)
-    if j.batch and not waits then
-        if is_unpromised(b, j.tenant, j.batch, j.item) then
-            redis.call('UNLINK', p .. 'job:' .. id)
-            redis.call('SREM', p .. 'batch_live:' .. j.tenant .. ':' .. j.batch, id)
-            redis.call('ZREM', p .. 'live', id)
-            redis.call('ZREM', p .. 'index:' .. j.tenant, id)
-            return true
-        end
-        redis.call('SADD', p .. 'batch_live:' .. j.tenant .. ':' .. j.batch, id)
+    if j.batch and not is_promised(p, id, j.tenant, j.batch, j.item) then
+        drop_unpromised(b, id, j, waits)
+        return true
     end
     if not is_live and redis.call('ZADD', p .. 'live', 'NX', ms_up(j.deadline), id) == 1 then
         later_ready(b, j.model, 1)
@@ -110,9 +104,12 @@ local function check_images(p, pass, now)
 end
 
 -- A few of all keys at each sweep, in turn: records without an end that are not among the live jobs.
+local is_scan_ours = false -- see mend_some
 local function mend_lost(b, limit, now)
     local p, key = b.p, b.p .. 'count'
-    local got = redis.call('SCAN', redis.call('HGET', key, 'scanned') or '0', 'MATCH', p .. 'job:*', 'COUNT', limit)
+    local from = is_scan_ours and redis.call('HGET', key, 'scanned') or '0'
+    local got = redis.call('SCAN', from, 'MATCH', p .. 'job:*', 'COUNT', limit)
+    is_scan_ours = true
     for _, job in ipairs(got[2]) do
         local id = string.sub(job, #p + 5)
         if redis.call('PTTL', job) == -1 and not redis.call('ZSCORE', p .. 'live', id) then
@@ -127,6 +124,7 @@ local function mend_lost(b, limit, now)
             end
         end
     end
+    if got[1] == '0' then seen_since_start.keys = true end
     redis.call('HSET', key, 'scanned', got[1])
 end
 
@@ -149,6 +147,7 @@ local function mend_some(b, limit, now)
             if j then redis.call('HDEL', p .. 'image_check', j.image) end
         end
     end
+    if got[1] == '0' then seen_since_start.live = true end
     redis.call('HSET', key, 'mended', got[1], 'pass', text(pass))
     if has_marks and got[1] == '0' then check_images(p, pass, now) end
 end

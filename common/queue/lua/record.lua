@@ -43,6 +43,9 @@ local function unpack_job(fixed, packed)
         started = started, charge = charge, finished = finished, expire = expire, worker = worker, by = by }
 end
 
+-- An item is "NUMBER CUSTOM_ID".
+local function number_of(item) return string.match(item, '^%d+') end
+
 local function job_of(p, id)
     local v = redis.call('HMGET', p .. 'job:' .. id, 'fixed', 'state')
     return unpack_job(v[1], v[2])

@@ -122,14 +122,16 @@ local function drop_case(p, id)
 end
 
 -- What is left of batches that are to be cancelled, of one at a time: a job that waits is taken out, and one that runs
--- is marked.
+-- is marked, and left to its worker.
 local CANCELS = 500 -- a sweep
 local function sweep_cancels(p, now)
     local b = batch(p)
     for _, name in ipairs(redis.call('ZRANGE', p .. 'batch_cancels', 0, 0)) do
-        local ids = redis.call('SPOP', p .. 'batch_live:' .. name, CANCELS)
-        for _, id in ipairs(ids) do
+        local live, done = redis.call('HRANDFIELD', p .. 'batch_live:' .. name, CANCELS, 'WITHVALUES'), {}
+        for i = 1, #live, 2 do
+            local id = live[i + 1]
             local j = job_of(p, id)
+            done[#done + 1] = live[i]
             if j and j.state == 'QUEUED' then
                 finish_job(b, id, 'CANCELLED', now, j)
             elseif j and j.state == 'RUNNING' then
@@ -137,7 +139,8 @@ local function sweep_cancels(p, now)
                 save(p, id, j)
             end
         end
-        if #ids < CANCELS then redis.call('ZREM', p .. 'batch_cancels', name) end
+        if #done > 0 then redis.call('HDEL', p .. 'batch_live:' .. name, unpack(done)) end
+        if #done < CANCELS then redis.call('ZREM', p .. 'batch_cancels', name) end
     end
     write(b)
 end

@@ -175,6 +175,28 @@ out:
     return rc;
 }
 
+static json_t *usage_json(const Pseg__V1__ListTenantLimitsResponse *r)
+{
+    json_t *usage = json_array();
+
+    for (size_t i = 0; i < r->n_usage; i++) {
+        const Pseg__V1__TenantUsage *u = r->usage[i];
+        json_array_append_new(usage,
+                              json_pack("{s:o, s:I, s:I, s:I}", "tenant", json_text(u->tenant),
+                                        "jobs", (json_int_t)u->jobs, "bytes", (json_int_t)u->bytes,
+                                        "batches", (json_int_t)u->batches));
+    }
+    return usage;
+}
+
+static void print_usage(const Pseg__V1__ListTenantLimitsResponse *r)
+{
+    for (size_t i = 0; i < r->n_usage; i++)
+        printf("%s uses jobs=%lld bytes=%lld batches=%lld\n", r->usage[i]->tenant,
+               (long long)r->usage[i]->jobs, (long long)r->usage[i]->bytes,
+               (long long)r->usage[i]->batches);
+}
+
 static pseg_status limits(args *a, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
@@ -182,6 +204,7 @@ static pseg_status limits(args *a, pseg_err *err)
     Pseg__V1__ListTenantLimitsResponse *r = NULL;
     json_t *tenants = json_array();
 
+    q.with_usage = true;
     PSEG_TRY(call((ProtobufCMessage **)&r, a, "ListTenantLimits", &q.base,
                   &pseg__v1__list_tenant_limits_response__descriptor, err));
     for (size_t i = 0; i < r->n_tenants; i++) {
@@ -197,9 +220,11 @@ static pseg_status limits(args *a, pseg_err *err)
                    (long long)t->rate, (long long)t->burst);
     }
     if (a->cli.json)
-        print_json(&a->cli, json_pack("{s:O}", "tenants", tenants));
+        print_json(&a->cli, json_pack("{s:O, s:o}", "tenants", tenants, "usage", usage_json(r)));
     else if (r->n_tenants == 0)
         printf("no limits\n");
+    if (!a->cli.json)
+        print_usage(r);
 out:
     if (r)
         pseg_rpc_message_free(&r->base);
@@ -259,7 +284,7 @@ const command quarantine_command = {
     {"pseg quarantine", "list | show JOB | requeue JOB | drop JOB | limits [--admin ADDR]",
      "Shows and settles jobs that failed at their last attempt.\n"
      "For those who run the service: list them, show one with its evidence, submit its work anew\n"
-     "(requeue), or let it go (drop). limits shows what tenants may have.",
+     "(requeue), or let it go (drop). limits shows what tenants may have, and use.",
      "pseg quarantine list --admin unix:/run/pseg-scheduler/admin.sock", CLI_AFTER},
     2,
     quarantine_run};

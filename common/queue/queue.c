@@ -258,6 +258,11 @@ void pseg_queue_get_stats(pseg_queue *q, pseg_queue_done done, void *ud)
     q->ops->get_stats(q, done, ud);
 }
 
+void pseg_queue_get_uses(pseg_queue *q, pseg_queue_done done, void *ud)
+{
+    q->ops->get_uses(q, done, ud);
+}
+
 void pseg_queue_get_estimate(pseg_queue *q, const pseg_queue_estimate_args *a, pseg_queue_done done,
                              void *ud)
 {

@@ -164,6 +164,13 @@ typedef struct pseg_queue_stats {
     int64_t quarantined; /* now */
 } pseg_queue_stats;
 
+/* What a tenant has now. */
+typedef struct pseg_queue_use {
+    const char *tenant;
+    int64_t jobs; /* alive */
+    int64_t image_bytes, batches;
+} pseg_queue_use;
+
 typedef struct pseg_queue_due {
     int64_t jobs, deadline_unix_us;
 } pseg_queue_due;
@@ -267,6 +274,8 @@ typedef struct pseg_queue_reply {
     bool has_more;          /* events: reading did not come to the end */
     pseg_job_state state;   /* publish, fail, release: what the job is now */
     pseg_queue_stats stats;
+    pseg_queue_use *uses;
+    size_t n_uses;
     pseg_queue_backlog backlog;
     pseg_queue_estimate estimate;
     pseg_arena *arena;
@@ -397,6 +406,8 @@ void pseg_queue_states(pseg_queue *q, const char *tenant, const char *const *ids
 void pseg_queue_workers(pseg_queue *q, pseg_queue_done done, void *ud);
 /* -> stats. */
 void pseg_queue_get_stats(pseg_queue *q, pseg_queue_done done, void *ud);
+/* -> uses: of each tenant that has live jobs or images, by name. */
+void pseg_queue_get_uses(pseg_queue *q, pseg_queue_done done, void *ud);
 /* -> backlog. Deadlines are counted among the `limit` jobs of the queue that are due first, about 4
  * microseconds of Redis' time for each, and estimated for those behind them: from a few of all, by
  * the model's share of the live jobs. 0: without deadlines. */

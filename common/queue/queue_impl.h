@@ -29,6 +29,7 @@ typedef struct queue_ops {
                    pseg_queue_done done, void *ud);
     void (*workers)(pseg_queue *q, pseg_queue_done done, void *ud);
     void (*get_stats)(pseg_queue *q, pseg_queue_done done, void *ud);
+    void (*get_uses)(pseg_queue *q, pseg_queue_done done, void *ud);
     void (*get_estimate)(pseg_queue *q, const pseg_queue_estimate_args *a, pseg_queue_done done,
                          void *ud);
     void (*get_backlog)(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,

@@ -253,6 +253,11 @@ static void get_stats(pseg_queue *q, pseg_queue_done done, void *ud)
     ACT(mem_stats(s, r));
 }
 
+static void get_uses(pseg_queue *q, pseg_queue_done done, void *ud)
+{
+    ACT(mem_uses(s, r));
+}
+
 static void get_estimate(pseg_queue *q, const pseg_queue_estimate_args *a, pseg_queue_done done,
                          void *ud)
 {
@@ -485,6 +490,7 @@ static const queue_ops mem_ops = {.close = mem_close,
                                   .cancel = cancel,
                                   .workers = workers,
                                   .get_stats = get_stats,
+                                  .get_uses = get_uses,
                                   .get_backlog = get_backlog,
                                   .get_estimate = get_estimate,
                                   .sweep = sweep,

@@ -1,5 +1,7 @@
 #include "common/queue/queue_mem_impl.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- reading ---- */
@@ -84,6 +86,49 @@ void mem_stats(mem_store *s, pseg_queue_reply *r)
     }
     for (const mem_case *x = s->cases; x; x = x->next)
         r->stats.quarantined++;
+}
+
+/* The tenant's, made if it has none yet; room for it is there. */
+static pseg_queue_use *use_of(pseg_queue_reply *r, const char *tenant)
+{
+    for (size_t i = 0; i < r->n_uses; i++)
+        if (strcmp(r->uses[i].tenant, tenant) == 0)
+            return &r->uses[i];
+    r->uses[r->n_uses] = (pseg_queue_use){.tenant = mem_text_in(r->arena, tenant)};
+    return &r->uses[r->n_uses++];
+}
+
+static int by_tenant(const void *a, const void *b)
+{
+    return strcmp(((const pseg_queue_use *)a)->tenant, ((const pseg_queue_use *)b)->tenant);
+}
+
+void mem_uses(mem_store *s, pseg_queue_reply *r)
+{
+    char tenant[192];
+    size_t n = 0;
+
+    for (const mem_job *job = s->jobs; job; job = job->next)
+        n++;
+    for (const mem_image *i = s->images; i; i = i->next)
+        n++;
+    r->uses = pseg_arena_calloc(r->arena, n + 1, sizeof *r->uses);
+    if (!r->uses) {
+        mem_no_memory(r);
+        return;
+    }
+    for (const mem_job *job = s->jobs; job; job = job->next)
+        if (!pseg_job_state_is_terminal(job->j.state))
+            use_of(r, job->j.tenant)->jobs++;
+    for (const mem_image *i = s->images; i; i = i->next) {
+        snprintf(tenant, sizeof tenant, "%.*s", (int)strcspn(i->name, ":"), i->name);
+        use_of(r, tenant)->image_bytes += (int64_t)i->len;
+    }
+    for (size_t k = 0; k < r->n_uses; k++)
+        for (const mem_batch *b = s->batches; b; b = b->next)
+            r->uses[k].batches += strcmp(b->tenant, r->uses[k].tenant) == 0;
+    if (r->n_uses)
+        qsort(r->uses, r->n_uses, sizeof *r->uses, by_tenant);
 }
 
 /* ---- for clients ---- */

@@ -60,6 +60,7 @@ void mem_states(mem_store *s, const char *tenant, const char *const *ids, size_t
                 pseg_queue_reply *r);
 void mem_workers(mem_store *s, pseg_queue_reply *r);
 void mem_stats(mem_store *s, pseg_queue_reply *r);
+void mem_uses(mem_store *s, pseg_queue_reply *r);
 void mem_estimate(mem_store *s, const pseg_queue_estimate_args *a, pseg_queue_reply *r);
 void mem_backlog(mem_store *s, const char *model, size_t limit, pseg_queue_reply *r);
 void mem_sweep(mem_store *s, const pseg_queue_options *o);

@@ -80,6 +80,7 @@ void parts_answered(void *slot, pseg_queue_reply *r);
 /* ---- queue_parts_counts.c ---- */
 
 void queue_parts_stats(pseg_queue *q, pseg_queue_done done, void *ud);
+void queue_parts_uses(pseg_queue *q, pseg_queue_done done, void *ud);
 void queue_parts_backlog(pseg_queue *q, const char *model, size_t limit, pseg_queue_done done,
                          void *ud);
 void queue_parts_estimate(pseg_queue *q, const pseg_queue_estimate_args *a, pseg_queue_done done,

@@ -243,6 +243,7 @@ const queue_ops queue_parts_ops = {
     .silence_ms = silence_ms,
     .workers = workers,
     .get_stats = queue_parts_stats,
+    .get_uses = queue_parts_uses,
     .get_estimate = queue_parts_estimate,
     .get_backlog = queue_parts_backlog,
     .sweep = sweep,

@@ -2,6 +2,7 @@
 #include "common/queue/queue_parts.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static void add_stats(pseg_queue_reply *r, parts_asked *g)
 {
@@ -27,6 +28,37 @@ void queue_parts_stats(pseg_queue *q, pseg_queue_done done, void *ud)
     parts_asked *g = parts_ask(q, add_stats, false, 0, done, ud);
 
     EACH_PART(q, g, i) pseg_queue_get_stats(q->parts[i], parts_answered, &g->slots[i]);
+}
+
+static int by_tenant(const void *a, const void *b)
+{
+    return strcmp(((const pseg_queue_use *)a)->tenant, ((const pseg_queue_use *)b)->tenant);
+}
+
+/* Each tenant is in one part. */
+static void unite_uses(pseg_queue_reply *r, parts_asked *g)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < g->n; i++)
+        n += g->from[i]->n_uses;
+    r->uses = pseg_arena_calloc(r->arena, n, sizeof *r->uses);
+    if (n && !r->uses) {
+        parts_out_of_memory(r);
+        return;
+    }
+    for (size_t i = 0; i < g->n; i++)
+        for (size_t k = 0; k < g->from[i]->n_uses; k++)
+            r->uses[r->n_uses++] = g->from[i]->uses[k];
+    if (n)
+        qsort(r->uses, n, sizeof *r->uses, by_tenant);
+}
+
+void queue_parts_uses(pseg_queue *q, pseg_queue_done done, void *ud)
+{
+    parts_asked *g = parts_ask(q, unite_uses, false, 0, done, ud);
+
+    EACH_PART(q, g, i) pseg_queue_get_uses(q->parts[i], parts_answered, &g->slots[i]);
 }
 
 /* How many of a part are due by then. */

@@ -288,6 +288,7 @@ void queue_parse_claims(pseg_queue_reply *r, const redisReply *from, const comma
 void queue_parse_leases(pseg_queue_reply *r, const redisReply *from, const command *c);
 void queue_parse_state(pseg_queue_reply *r, const redisReply *from, const command *c);
 void queue_parse_stats(pseg_queue_reply *r, const redisReply *from, const command *c);
+void queue_parse_uses(pseg_queue_reply *r, const redisReply *from, const command *c);
 void queue_parse_cases(pseg_queue_reply *r, const redisReply *from, const command *c);
 void queue_parse_case(pseg_queue_reply *r, const redisReply *from, const command *c);
 void queue_parse_dropped(pseg_queue_reply *r, const redisReply *from, const command *c);

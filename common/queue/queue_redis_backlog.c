@@ -42,3 +42,28 @@ void queue_redis_backlog(pseg_queue *q, const char *model, size_t limit, pseg_qu
     call_add_number(&c, (int64_t)limit);
     call_send(&c, q, false, queue_parse_backlog, 0, done, ud);
 }
+
+/* ---- what tenants use ---- */
+
+void queue_parse_uses(pseg_queue_reply *r, const redisReply *from, const command *c)
+{
+    (void)c;
+    if (!queue_is_array(from, 0)) {
+        queue_bad_shape(r);
+        return;
+    }
+    r->uses = pseg_arena_calloc(r->arena, from->elements, sizeof *r->uses);
+    if (from->elements && !r->uses) {
+        queue_no_room(r);
+        return;
+    }
+    for (size_t i = 0; i < from->elements; i++) {
+        const redisReply *v = from->element[i];
+        if (!queue_is_array(v, 4)) {
+            queue_bad_shape(r);
+            return;
+        }
+        r->uses[r->n_uses++] = (pseg_queue_use){queue_text_at(r, v, 0), queue_number_at(v, 1),
+                                                queue_number_at(v, 2), queue_number_at(v, 3)};
+    }
+}

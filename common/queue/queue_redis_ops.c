@@ -200,6 +200,14 @@ static void redis_get_stats(pseg_queue *q, pseg_queue_done done, void *ud)
     call_send(&c, q, false, queue_parse_stats, 0, done, ud);
 }
 
+static void redis_get_uses(pseg_queue *q, pseg_queue_done done, void *ud)
+{
+    call c;
+
+    call_begin(&c, q, "pseg1_uses", 0);
+    call_send(&c, q, false, queue_parse_uses, 0, done, ud);
+}
+
 static void redis_sweep(pseg_queue *q, pseg_queue_done done, void *ud)
 {
     call c;
@@ -390,6 +398,7 @@ const queue_ops queue_redis_ops = {
     .cancel = redis_cancel,
     .workers = redis_workers,
     .get_stats = redis_get_stats,
+    .get_uses = redis_get_uses,
     .get_backlog = queue_redis_backlog,
     .get_estimate = queue_redis_estimate,
     .sweep = redis_sweep,

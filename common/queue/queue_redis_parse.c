@@ -387,5 +387,5 @@ const reply_parser queue_reply_parsers[] = {
     queue_parse_stats,    queue_parse_cases,  queue_parse_case,    queue_parse_dropped,
     queue_parse_requeued, queue_parse_item,   queue_parse_batch,   queue_parse_created,
     queue_parse_batches,  queue_parse_ends,   queue_parse_backlog, queue_parse_estimate,
-    queue_parse_events,   queue_parse_states, queue_parse_nothing};
+    queue_parse_events,   queue_parse_states, queue_parse_uses,    queue_parse_nothing};
 const size_t queue_n_reply_parsers = sizeof queue_reply_parsers / sizeof *queue_reply_parsers;

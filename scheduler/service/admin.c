@@ -250,19 +250,57 @@ static void add_limits(void *ud, const char *tenant, const pseg_queue_tenant *t)
         l->failed = true;
 }
 
-static void list_limits(pseg_rpc_call *c, const void *msg)
+static void add_usage(limits_list *l, const pseg_queue_reply *r)
+{
+    l->out.usage = pseg_arena_calloc(l->arena, r->n_uses, sizeof *l->out.usage);
+    Pseg__V1__TenantUsage *all = pseg_arena_calloc(l->arena, r->n_uses, sizeof *all);
+    l->failed = l->failed || (r->n_uses && (!l->out.usage || !all));
+    for (size_t i = 0; i < r->n_uses && !l->failed; i++) {
+        Pseg__V1__TenantUsage *u = &all[i];
+        pseg__v1__tenant_usage__init(u);
+        u->tenant = text_of(l->arena, r->uses[i].tenant);
+        u->jobs = r->uses[i].jobs;
+        u->bytes = r->uses[i].image_bytes;
+        u->batches = r->uses[i].batches;
+        l->failed = !u->tenant;
+        l->out.usage[l->out.n_usage++] = u;
+    }
+}
+
+/* r: with what tenants use; NULL: nobody has asked. */
+static void reply_limits(pseg_rpc_call *c, const pseg_queue_reply *r)
 {
     const pseg_service_options *o = &service_of(c)->opt;
     limits_list l = {.arena = pseg_rpc_arena(c),
                      .out = PSEG__V1__LIST_TENANT_LIMITS_RESPONSE__INIT};
 
-    (void)msg;
     if (o->each_limit)
         o->each_limit(o->limits_ud, add_limits, &l);
+    if (r)
+        add_usage(&l, r);
     if (l.failed)
         fail_no_memory(c);
     else
         pseg_rpc_reply(c, &l.out.base);
+}
+
+static void uses_told(pseg_rpc_call *c, pseg_queue_reply *r)
+{
+    if (!fail_if_error(c, r))
+        reply_limits(c, r);
+}
+
+static void list_limits(pseg_rpc_call *c, const void *msg)
+{
+    const Pseg__V1__ListTenantLimitsRequest *q = msg;
+
+    if (!q->with_usage) {
+        reply_limits(c, NULL);
+        return;
+    }
+    op *o = op_new(c, uses_told);
+    if (o)
+        pseg_queue_get_uses(service_of(c)->queue, op_done, o);
 }
 
 #define METHOD(name, type, f)                                               \

@@ -137,6 +137,23 @@ class Admin(lib.Test):
                  for t in self.ask("ListTenantLimits", pb.ListTenantLimitsRequest()).tenants}
         self.assertEqual(found, {"team": (3, 100, 2 << 20, 50, 50), "*": (1, 7, 0, 0, 0)})
 
+    def test_usage(self):
+        def usage():
+            return {u.tenant: (u.jobs, u.bytes, u.batches)
+                    for u in self.ask("ListTenantLimits", pb.ListTenantLimitsRequest(with_usage=True)).usage}
+        before = usage().get("team", (0, 0, 0))
+        image = lib.png(31, 17, seed=77)
+        job = self.stub.CreateJob(pb.CreateJobRequest(job=lib.spec(image)), timeout=lib.CALL_S, metadata=self.tenant)
+        lib.Stub(self.cluster.channel(self.scheduler), "pseg.v1.BatchService").CreateBatch(
+            pb.CreateBatchRequest(batch_id="used"), timeout=lib.CALL_S, metadata=self.tenant)
+        self.assertEqual(usage(), {"team": (before[0] + 1, before[1] + len(image), before[2] + 1)})
+        self.assertEqual(len(self.ask("ListTenantLimits", pb.ListTenantLimitsRequest()).usage), 0, "not asked for")
+        self.assertIn(f"team uses jobs={before[0] + 1} bytes={before[1] + len(image)} batches={before[2] + 1}",
+                      self.pseg("limits"))
+        self.assertEqual(json.loads(self.pseg("limits", "--json"))["usage"][0]["jobs"], before[0] + 1)
+        self.stub.CancelJob(pb.CancelJobRequest(name=job.name), timeout=lib.CALL_S, metadata=self.tenant)
+        self.assertEqual(usage()["team"][0], before[0])
+
     def test_the_command(self):
         job = self.failed(log="last words")
         self.assertIn(f"{job.name} ", self.pseg("list"))

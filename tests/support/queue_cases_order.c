@@ -217,6 +217,51 @@ static void a_tenant_has_its_limits(void **state)
     submit_for(q, "e", 0, &slow);
 }
 
+static void expect_use(const pseg_queue_use *u, const char *tenant, int64_t jobs, int64_t bytes,
+                       int64_t batches)
+{
+    assert_string_equal(u->tenant, tenant);
+    assert_int_equal(u->jobs, jobs);
+    assert_int_equal(u->image_bytes, bytes);
+    assert_int_equal(u->batches, batches);
+}
+
+static void what_tenants_use_is_told(void **state)
+{
+    pseg_queue *q = case_open(NULL);
+    pseg_queue_reply *r;
+
+    (void)state;
+    CALL(r, pseg_queue_get_uses, q);
+    case_keep(r);
+    assert_int_equal(r->err.code, PSEG_OK);
+    assert_int_equal(r->n_uses, 0);
+    case_register(q, "w");
+    submit_for(q, "b", 0, NULL);
+    submit_for(q, "b", 0, NULL);
+    CALL(r, pseg_queue_put_image, q, "c", "other", case_bytes("ab"), 0);
+    case_keep(r);
+    CALL(r, pseg_queue_create_batch, q, "b", "x", 60000, case_bytes(""));
+    case_keep(r);
+    submit_for(q, "a", 0, NULL);
+    CALL(r, pseg_queue_get_uses, q);
+    case_keep(r);
+    assert_int_equal(r->n_uses, 3);
+    expect_use(&r->uses[0], "a", 1, 5, 0);
+    expect_use(&r->uses[1], "b", 2, 5, 1);
+    expect_use(&r->uses[2], "c", 0, 2, 0);
+    /* One that runs is alive, one that has ended is not; its image is held on. */
+    const pseg_queue_claim *c = case_claim(q, "w");
+    CALL(r, pseg_queue_get_uses, q);
+    case_keep(r);
+    expect_use(&r->uses[1], "b", 2, 5, 1);
+    case_publish(q, "w", c, NULL);
+    CALL(r, pseg_queue_get_uses, q);
+    case_keep(r);
+    assert_int_equal(r->uses[0].jobs + r->uses[1].jobs, 2);
+    assert_int_equal(r->uses[0].image_bytes + r->uses[1].image_bytes, 10);
+}
+
 /* ---- jobs that kill ---- */
 
 /* Workers with hands for N jobs die whenever the one among them is `killer`. */
@@ -480,6 +525,7 @@ const struct CMUnitTest order_cases[] = {
     CASE(staying_away_saves_nothing_up),
     CASE(repeats_that_come_together_are_one_job),
     CASE(a_tenant_has_its_limits),
+    CASE(what_tenants_use_is_told),
     CASE(a_killer_is_found_among_many),
     CASE(a_killer_is_found_by_who_keeps_images),
     CASE(quarantine_keeps_the_evidence),

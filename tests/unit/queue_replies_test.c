@@ -290,6 +290,7 @@ static void any_answer_is_survived(void **state)
                 .tenant = T, .model = "m", .request_id = "r", .phrases = 1, .weight = 1}));
         ASK(pseg_queue_workers, q);
         ASK(pseg_queue_get_stats, q);
+        ASK(pseg_queue_get_uses, q);
         ASK(pseg_queue_sweep, q);
         ASK(pseg_queue_register, q, &w);
         ASK(pseg_queue_unregister, q, "w");

@@ -12,6 +12,29 @@ local function stats(keys)
     return out
 end
 
+-- ->  per tenant that has live jobs or images {name, live jobs, image bytes held, batches}, by name
+local function uses(keys)
+    local p, of, names, out = keys[1], {}, {}, {}
+    for i, key in ipairs { 'tenant_jobs', 'tenant_bytes' } do
+        local all = redis.call('HGETALL', p .. key)
+        for k = 1, #all, 2 do
+            local name = all[k]
+            if not of[name] then
+                of[name] = { name, 0, 0 }
+                names[#names + 1] = name
+            end
+            of[name][1 + i] = tonumber(all[k + 1])
+        end
+    end
+    table.sort(names)
+    for _, name in ipairs(names) do
+        local u = of[name]
+        u[4] = redis.call('ZCARD', p .. 'batches:' .. name)
+        out[#out + 1] = u
+    end
+    return out
+end
+
 -- n  ->  in how many parts the queue is laid out: n, if it was not known. A queue that was filled before this was
 -- asked lies in one.
 local function layout(keys, a)
@@ -49,6 +72,7 @@ redis.register_function { function_name = 'pseg1_fail', callback = fail_job, fla
 redis.register_function { function_name = 'pseg1_release', callback = release, flags = always }
 redis.register_function { function_name = 'pseg1_sweep', callback = sweep, flags = always }
 redis.register_function { function_name = 'pseg1_stats', callback = stats, flags = reads }
+redis.register_function { function_name = 'pseg1_uses', callback = uses, flags = reads }
 redis.register_function { function_name = 'pseg1_backlog', callback = backlog, flags = reads }
 redis.register_function { function_name = 'pseg1_cases', callback = cases, flags = reads }
 redis.register_function { function_name = 'pseg1_case', callback = case, flags = reads }

@@ -70,6 +70,7 @@ def document(*argv, status=0, has=(), **more):
 
 
 def until(seconds, what, check):
+    seconds *= SLOWER
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, f"{what} did not happen within {seconds} s"

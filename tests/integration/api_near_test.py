@@ -68,8 +68,8 @@ class Near(lib.Test):
         self.assertEqual(self.run_job(image, "a star")[0], taker)
         self.stop(workers)
 
-    def test_without_the_option_nothing_is_marked(self):
-        workers = self.workers()
+    def test_nothing_is_marked_if_it_is_off(self):
+        workers = self.workers("--near-ms", 0)
         self.run_job(lib.png(64, 64, 40), "a star")
         self.assertEqual(self.cluster.redis_cli("--scan", "--pattern", "pseg:{default}:holder:*").split(), [])
         self.stop(workers)

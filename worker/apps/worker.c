@@ -61,7 +61,7 @@ static const pseg_conf_option options[] = {
     {"kept_phrases", PSEG_CONF_INT, offsetof(config, kept_phrases), "256", .min = 0, .max = 65536,
      .help = "encoded phrases that stay on the device, for their next images; a long one takes up "
              "to 80 kB"},
-    {"near_ms", PSEG_CONF_INT, offsetof(config, near_ms), "0", .unit = "ms", .min = 0, .max = 60000,
+    {"near_ms", PSEG_CONF_INT, offsetof(config, near_ms), "50ms", .unit = "ms", .min = 0, .max = 60000,
      .help = "that a job is left at most to the worker that has its image at hand; 0: jobs come in "
              "their order"},
     {"feature_cache", PSEG_CONF_INT, offsetof(config, feature_cache), "0", .unit = "bytes",

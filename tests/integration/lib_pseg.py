@@ -37,6 +37,8 @@ SERVICE = "pseg.v1.SegmentationService"
 SLOWER = int(os.environ.get("TEST_SLOWER", 1))  # that tests/support/under.py makes everything
 START_S = 60 * SLOWER  # for a process to be ready, on a slow machine under sanitizers
 CALL_S = 30 * SLOWER
+# How long connecting may take; 20 s by itself.
+SLOW_TO_CONNECT = [("grpc.min_reconnect_backoff_ms", 20000 * SLOWER)] if SLOWER > 1 else []
 
 POOL = descriptor_pool.DescriptorPool()
 METHODS = {}  # service -> method -> its descriptor
@@ -124,7 +126,7 @@ def failure(call, *args, **kw):
 def timely(call, request, timeouts=(0.3, 0.3, 0.6, 1.2, 2.4)):
     """The reply of a call that must be answered before a short deadline, and the deadline. On a machine
     with more to do than processors another try gets more time; that none is in time is a fault."""
-    for timeout in timeouts:
+    for timeout in (t * SLOWER for t in timeouts):
         try:
             return call(request, timeout=timeout), timeout
         except grpc.RpcError as e:
@@ -263,7 +265,7 @@ class Cluster:
 
     def channel(self, scheduler, credentials=None, options=()):
         options = [("grpc.max_receive_message_length", 64 << 20), ("grpc.use_local_subchannel_pool", 1),
-                   ("grpc.enable_retries", 0), *options]
+                   ("grpc.enable_retries", 0), *SLOW_TO_CONNECT, *options]
         c = grpc.secure_channel(scheduler.target, credentials, options) if credentials \
             else grpc.insecure_channel(scheduler.target, options)
         self.channels.append(c)

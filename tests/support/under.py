@@ -73,6 +73,7 @@ class Tool:
             env["TSAN_OPTIONS"] = (f"exitcode=66:log_path={folder}/report:log_exe_name=1:"
                                    f"ignore_noninstrumented_modules=1:suppressions={SUPPORT}/tsan.supp")
             return test["command"], env
+        env["JSIMD_FORCENONE"] = "1"  # what libjpeg-turbo's SIMD code writes memcheck takes for uninitialised
         check = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full",
                  "--show-leak-kinds=definite,indirect", "--errors-for-leak-kinds=definite,indirect",
                  f"--suppressions={SUPPORT}/valgrind.supp", "--num-callers=30", f"--log-file={folder}/report.%p"]

@@ -28,7 +28,7 @@ import tempfile
 import service_engine
 
 STEPS = (("client", 0.5), ("scheduler", 0.6), ("redis", 0.35), ("redis", 0.3), ("worker", 1.0), ("redis", 0.35),
-         ("scheduler", 0.4), ("client", 0.5))  # of a job: who, and which share of its cost
+         ("scheduler", 0.4), ("client", 0.5))  # of a job: who, and which share of its cost, which is assumed
 
 
 class Station:

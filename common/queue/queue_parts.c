@@ -49,13 +49,14 @@ pseg_status queue_split_urls(const char *const **out, size_t *n, pseg_arena *a, 
         if (strncmp(url, CLUSTER, sizeof CLUSTER - 1) == 0)
             PSEG_TRY(parts_of_cluster(&times, url, err));
         if (*n + times > PSEG_QUEUE_MAX_PARTS)
-            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "the redis urls make more than %d parts of a queue",
-                      PSEG_QUEUE_MAX_PARTS);
+            PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                      "the redis urls make %zu parts of a queue, more than %d: name fewer",
+                      *n + times, PSEG_QUEUE_MAX_PARTS);
         while (times--)
             urls[(*n)++] = url;
     }
     if (*n == 0)
-        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis url is empty");
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0, "redis url is empty: write redis://HOST:6379");
     *out = urls;
 out:
     return rc;
@@ -243,6 +244,7 @@ pseg_status queue_parts_open(pseg_queue **out, const pseg_queue *base, const cha
     pthread_mutexattr_destroy(&attr);
     q->base = *base;
     q->base.ops = &queue_parts_ops;
+    q->base.opt.url = q->base.opt.name = q->base.opt.watch_model = NULL; /* the parts have theirs */
     q->base.parts = q->parts;
     q->base.n_layout = n;
     for (size_t i = 0; i < n; i++) {

@@ -39,6 +39,7 @@ void queue_parts_leave(pseg_queue *q);
 void queue_parts_close(pseg_queue *q);
 
 extern const queue_ops queue_parts_ops; /* queue_parts_all.c */
+
 /* ---- queue_parts_ask.c: a question to all parts at once, and one answer made of theirs ---- */
 
 typedef struct parts_asked parts_asked;

@@ -81,6 +81,14 @@ class Users(lib.Test):
         found = subprocess.run([sys.executable, "deploy/redis/users.py", "--queue", "other"], capture_output=True,
                                text=True, check=True).stdout
         self.assertIn("~pseg:{other}:live", found)
+        found = subprocess.run([sys.executable, "deploy/redis/users.py", "--parts", "2"], capture_output=True,
+                               text=True, check=True).stdout
+        # What a user may do in a queue, it may do in each part of it, and in no other.
+        for one, two in zip(users.users("default"), found.splitlines(), strict=True):
+            first = [w.strip("()") for w in two.split() if "{default}" in w]
+            second = [w.strip("()") for w in two.split() if "{default.1}" in w]
+            self.assertEqual(sorted(w.strip("()") for w in one.split() if "{default}" in w), sorted(first))
+            self.assertEqual(sorted(w.replace("{default}", "{default.1}") for w in first), sorted(second))
 
     def test_the_service(self):
         """Every way of a job, and what Redis refused meanwhile: nothing."""

@@ -257,7 +257,7 @@ static void urls_of_parts_are_checked(void **state)
         {"redis+cluster://a:1,b:2/65", "the number of the queue's parts"},
         {"redis+cluster://a:1,b:2/3x", "the number of the queue's parts"},
         {"redis+cluster://a:1,b:99999/3", "redis port \"99999\""},
-        {"redis+cluster://a:1/40 redis+cluster://b:1/25", "more than 64 parts"},
+        {"redis+cluster://a:1/40 redis+cluster://b:1/25", "65 parts of a queue, more than 64"},
     };
 
     (void)state;

@@ -284,16 +284,20 @@ int queue_cases_run(const char *group, const char *url)
                  {batch_cases, n_batch_cases},   {feature_cases, n_feature_cases},
                  {near_cases, n_near_cases}};
     struct CMUnitTest all[MAX_CASES];
-    size_t n = 0;
+    size_t n = 0, n_left_out = 0;
 
     case_url = url;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         for (size_t k = 0; k < parts[i].n; k++) {
-            if (is_of_one_part(parts[i].cases[k].name) && strpbrk(url, " +"))
+            if (is_of_one_part(parts[i].cases[k].name) && strpbrk(url, " +")) {
+                n_left_out++;
                 continue;
+            }
             if (n == MAX_CASES)
                 return 1;
             all[n++] = parts[i].cases[k];
         }
+    if (n_left_out)
+        print_message("%s: %zu cases left out, which hold in one part alone\n", group, n_left_out);
     return _cmocka_run_group_tests(group, all, n, NULL, NULL);
 }

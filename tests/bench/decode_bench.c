@@ -43,7 +43,7 @@ int main(int argc, char **argv)
     pseg_image_file file = {data, len};
     for (int i = 0; i < 2 * rounds && !failed; i++) {
         int64_t begin = pseg_clock_mono_us();
-        failed = i % 2 ? pseg_decoders_prepare(d, &p, chw, file, &e)
+        failed = i % 2 ? pseg_decoders_prepare(d, &p, chw, "", file, &e)
                        : pseg_image_prepare(&p, chw, file, &o.limits, &o.how, &e);
         us[i % 2][i / 2] = pseg_clock_mono_us() - begin;
     }

@@ -1,6 +1,7 @@
 /* pseg-decode with faults: a file whose text begins "fault:NAME" does to the locked-in process what
  * a flaw in the decoder of a format could. Never installed. */
 #include "worker/decode/child.h"
+#include "worker/decode/wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -73,6 +74,15 @@ static void attack(const char *name)
         must_fail(syscall(SYS_tgkill, getppid(), getppid(), SIGKILL));
         if (mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) !=
             MAP_FAILED)
+            _exit(99);
+    } else if (strcmp(name, "once") == 0) {
+        static int times;
+        if (times++)
+            give_up();
+    } else if (strcmp(name, "forge") == 0) {
+        /* An answer that says nothing, before the one that is due. */
+        static const decode_reply nothing;
+        if (send(DECODE_FD_DATA, &nothing, sizeof nothing, 0) != (ssize_t)sizeof nothing)
             _exit(99);
     } else if (strcmp(name, "read") == 0)
         must_fail(open("/etc/hostname", O_RDONLY));

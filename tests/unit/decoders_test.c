@@ -43,19 +43,24 @@ static pseg_decoders *open_them(size_t n, bool with_faults)
     return open_with(n, with_faults, 40);
 }
 
-static pseg_reason try_text(pseg_decoders *d, const char *text, pseg_err *err)
+static pseg_reason try_text_of(pseg_decoders *d, const char *owner, const char *text, pseg_err *err)
 {
     static float chw[N];
     pseg_image_prepared p;
 
     pseg_err_clear(err);
     pseg_image_file file = {text, strlen(text)};
-    pseg_status rc = pseg_decoders_prepare(d, &p, chw, file, err);
+    pseg_status rc = pseg_decoders_prepare(d, &p, chw, owner, file, err);
     return rc == PSEG_OK ? PSEG_R_NONE : err->reason;
 }
 
+static pseg_reason try_text(pseg_decoders *d, const char *text, pseg_err *err)
+{
+    return try_text_of(d, "a", text, err);
+}
+
 /* An image after the fault is decoded as if nothing had been. */
-static void assert_well(pseg_decoders *d)
+static void assert_well_of(pseg_decoders *d, const char *owner)
 {
     static float chw[N];
     pseg_err err = PSEG_ERR_INIT;
@@ -63,12 +68,18 @@ static void assert_well(pseg_decoders *d)
     size_t len;
     uint8_t *data = read_fixture("rgb.png", &len);
 
-    if (pseg_decoders_prepare(d, &p, chw, (pseg_image_file){data, len}, &err) != PSEG_OK)
+    if (pseg_decoders_prepare(d, &p, chw, owner, (pseg_image_file){data, len}, &err) != PSEG_OK)
         fail_msg("%s", err.msg);
+    assert_int_equal(p.width, 24);
     pseg_free(data);
 }
 
-static void compare(pseg_decoders *d, const char *name)
+static void assert_well(pseg_decoders *d)
+{
+    assert_well_of(d, "a");
+}
+
+static void compare_of(pseg_decoders *d, const char *owner, const char *name)
 {
     static float here[N], there[N];
     pseg_image_prepared a = {0}, b = {0};
@@ -81,7 +92,7 @@ static void compare(pseg_decoders *d, const char *name)
     memset(here, 0, sizeof here);
     memset(there, 0, sizeof there);
     pseg_status rc = pseg_image_prepare(&a, here, file, &limits, &how, &e1);
-    assert_int_equal(pseg_decoders_prepare(d, &b, there, file, &e2), rc);
+    assert_int_equal(pseg_decoders_prepare(d, &b, there, owner, file, &e2), rc);
     if (rc != PSEG_OK) {
         assert_int_equal(e1.reason, e2.reason);
         assert_string_equal(e1.msg, e2.msg);
@@ -94,6 +105,11 @@ static void compare(pseg_decoders *d, const char *name)
         assert_int_equal(a.shrink, b.shrink);
     }
     pseg_free(data);
+}
+
+static void compare(pseg_decoders *d, const char *name)
+{
+    compare_of(d, "a", name);
 }
 
 /* Every fixture, good, odd or broken: numbers, sizes, reasons and words are those of this process.
@@ -261,7 +277,10 @@ static void test_killed(void **state)
 static void *many_main(void *arg)
 {
     for (int i = 0; i < 20; i++)
-        compare(arg, i % 3 == 0 ? "progressive.jpg" : i % 3 == 1 ? "rgba.png" : "broken_icc.jpg");
+        compare_of(arg, i % 5 == 4 ? "b" : "a",
+                   i % 3 == 0   ? "progressive.jpg"
+                   : i % 3 == 1 ? "rgba.png"
+                                : "broken_icc.jpg");
     return NULL;
 }
 
@@ -291,6 +310,93 @@ static void test_neighbours(void **state)
     many_main(d);
     assert_int_equal(pthread_join(b, &failed), 0);
     assert_null(failed);
+    pseg_decoders_close(d);
+}
+
+/* Images of one owner share a process, and no two owners do. */
+static void test_owners(void **state)
+{
+    pseg_decoders *d = open_them(1, true);
+    pseg_decoders_stats stats;
+    pseg_err err = PSEG_ERR_INIT;
+
+    (void)state;
+    assert_well_of(d, "a");
+    assert_well_of(d, "a");
+    assert_well_of(d, "a");
+    pseg_decoders_get_stats(d, &stats);
+    assert_int_equal(stats.shared, 2);
+    assert_well_of(d, "b");
+    assert_well_of(d, NULL);
+    assert_well_of(d, NULL);
+    pseg_decoders_get_stats(d, &stats);
+    assert_int_equal(stats.shared, 2);
+    /* What a process has kept of one owner's image is not there for the next owner. */
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(try_text_of(d, i % 2 ? "a" : "b", "fault:once", &err),
+                         PSEG_R_IMAGE_FORMAT_UNSUPPORTED);
+        assert_non_null(strstr(err.msg, "the image is text"));
+    }
+    pseg_decoders_close(d);
+}
+
+/* A process that an earlier image has spoiled refuses none: that is for a fresh one to tell. */
+static void test_spoiled(void **state)
+{
+    pseg_decoders *d = open_them(1, true);
+    pseg_decoders_stats stats;
+    pseg_err err = PSEG_ERR_INIT;
+
+    (void)state;
+    for (int i = 0; i < 5; i++) {
+        assert_well(d);
+        assert_int_equal(try_text(d, "fault:once", &err), PSEG_R_IMAGE_FORMAT_UNSUPPORTED);
+        assert_int_equal(try_text(d, "fault:once", &err), PSEG_R_IMAGE_FORMAT_UNSUPPORTED);
+    }
+    pseg_decoders_get_stats(d, &stats);
+    assert_int_equal(stats.crashed, 0);
+    assert_well(d);
+    assert_int_equal(try_text(d, "fault:crash", &err), PSEG_R_IMAGE_DECODER_CRASHED);
+    pseg_decoders_get_stats(d, &stats);
+    assert_int_equal(stats.crashed, 1);
+    assert_well(d);
+    pseg_decoders_close(d);
+}
+
+/* One that answers more often than it was asked answers nobody else's image. */
+static void test_forged(void **state)
+{
+    pseg_decoders *d = open_them(1, true);
+    pseg_err err = PSEG_ERR_INIT;
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(try_text_of(d, "b", "fault:forge", &err), PSEG_R_IMAGE_DECODER_CRASHED);
+        assert_well(d);
+    }
+    pseg_decoders_close(d);
+}
+
+/* A process leaves after so many images, just when the next one comes, too. */
+static void test_turns(void **state)
+{
+    pseg_decoders_options o = PSEG_DECODERS_OPTIONS_DEFAULT;
+    pseg_decoders_stats stats;
+    pseg_err err = PSEG_ERR_INIT;
+    pseg_decoders *d = NULL;
+
+    (void)state;
+    o.n = 1;
+    o.program = PSEG_TEST_BINARY_DIR "/bin/pseg-decode";
+    o.how = how;
+    o.images = 3;
+    assert_int_equal(pseg_decoders_open(&d, &o, &err), PSEG_OK);
+    for (int i = 0; i < 60; i++)
+        compare_of(d, i % 20 < 15 ? "a" : "b", i % 2 ? "rgba.png" : "progressive.jpg");
+    pseg_decoders_get_stats(d, &stats);
+    assert_int_equal(stats.images, 60);
+    assert_int_equal(stats.restarts, 0);
+    assert_in_range(stats.shared, 20, 59);
     pseg_decoders_close(d);
 }
 
@@ -339,6 +445,8 @@ int main(void)
         cmocka_unit_test(test_same_as_here), cmocka_unit_test(test_faults),
         cmocka_unit_test(test_loop),         cmocka_unit_test(test_silent),
         cmocka_unit_test(test_killed),       cmocka_unit_test(test_neighbours),
+        cmocka_unit_test(test_owners),       cmocka_unit_test(test_spoiled),
+        cmocka_unit_test(test_forged),       cmocka_unit_test(test_turns),
         cmocka_unit_test(test_open),         cmocka_unit_test(test_forks_alone),
     };
     pseg_err err = PSEG_ERR_INIT;

@@ -681,9 +681,9 @@ static void a_cancelled_one_leaves_the_batch(void **state)
                                    .n_prompts = 1,
                                    .threshold = 0.5f};
             assert_non_null(works[i].arena);
-            assert_int_equal(
-                pseg_engine_prepare(engine, &works[i], (pseg_bytes){scene, scene_len}, NULL, NULL),
-                PSEG_OK);
+            assert_int_equal(pseg_engine_prepare(engine, &works[i], NULL,
+                                                 (pseg_bytes){scene, scene_len}, NULL, NULL),
+                             PSEG_OK);
             jobs[i] = (pseg_engine_job){.work = &works[i], .ud = &c[i]};
         }
         pseg_engine_run_batch(engine, 0, jobs, 2, is_cancelled, &done);

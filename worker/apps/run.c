@@ -137,7 +137,7 @@ static pseg_status run(const args *a, pseg_err *err)
     PSEG_TRY(pseg_image_init(err));
     progress = program_progress_begin("opening the model (kernels are compiled the first time)");
     PSEG_TRY(pseg_engine_open(&e, &eo, err));
-    PSEG_TRY(pseg_engine_prepare(e, &w, (pseg_bytes){image, len}, &photo, err));
+    PSEG_TRY(pseg_engine_prepare(e, &w, NULL, (pseg_bytes){image, len}, &photo, err));
     program_progress_stage(progress, "segmenting");
     PSEG_TRY(pseg_engine_run(e, &w, NULL, NULL, err));
     PSEG_TRY(pseg_engine_finish(e, &w, err));

@@ -24,7 +24,7 @@ typedef struct config {
     pseg_conf_list devices;
     const char *config, *redis, *queue, *id, *ready_file, *log_level, *metrics_listen,
         *otlp_endpoint;
-    int64_t decoders, decode_seconds, decode_memory;
+    int64_t decoders, decode_images, decode_seconds, decode_memory;
     int64_t batch, batch_delay_ms, encode_batch, kept_features, kept_phrases, feature_cache;
     int64_t ahead, near_ms, lease_ms, max_attempts, redis_timeout_ms, grace_ms, watchdog_ms;
     bool respawn, share_features, trace_kernels;
@@ -61,7 +61,8 @@ static const pseg_conf_option options[] = {
     {"kept_phrases", PSEG_CONF_INT, offsetof(config, kept_phrases), "256", .min = 0, .max = 65536,
      .help = "encoded phrases that stay on the device, for their next images; a long one takes up "
              "to 80 kB"},
-    {"near_ms", PSEG_CONF_INT, offsetof(config, near_ms), "50ms", .unit = "ms", .min = 0, .max = 60000,
+    {"near_ms", PSEG_CONF_INT, offsetof(config, near_ms), "50ms", .unit = "ms", .min = 0,
+     .max = 60000,
      .help = "that a job is left at most to the worker that has its image at hand; 0: jobs come in "
              "their order"},
     {"feature_cache", PSEG_CONF_INT, offsetof(config, feature_cache), "0", .unit = "bytes",
@@ -72,6 +73,9 @@ static const pseg_conf_option options[] = {
     {"decoders", PSEG_CONF_INT, offsetof(config, decoders), "2", .min = 0, .max = 64,
      .help = "processes, locked in, that decode so many images at once; 0: one, in the worker "
              "itself"},
+    {"decode_images", PSEG_CONF_INT, offsetof(config, decode_images), "64", .min = 1, .max = 65536,
+     .help = "of one tenant that such a process decodes before the next one takes its place; 1: a "
+             "process for each image"},
     {"decode_seconds", PSEG_CONF_INT, offsetof(config, decode_seconds), "30", .unit = "s", .min = 1,
      .max = 3600, .help = "processor time for decoding an image"},
     {"decode_memory", PSEG_CONF_INT, offsetof(config, decode_memory), "4G", .unit = "bytes",
@@ -313,6 +317,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     eo.reads_features = c->feature_cache > 0;
     eo.cl.profile = eo.cl.profile || c->trace_kernels;
     eo.n_decoders = (size_t)c->decoders;
+    eo.decode_images = (size_t)c->decode_images;
     eo.decode_s = c->decode_seconds;
     eo.decode_memory_bytes = (uint64_t)c->decode_memory;
     PSEG_TRY(open_engine(&engine, &eo, signals, log, err));

@@ -1,4 +1,5 @@
-/* The life of `pseg-decode`, which a worker starts: a process for each image. */
+/* The life of `pseg-decode`, which a worker starts: processes that decode the images of one owner
+ * each. */
 #ifndef PSEG_DECODE_CHILD_H
 #define PSEG_DECODE_CHILD_H
 

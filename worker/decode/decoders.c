@@ -19,13 +19,16 @@
 
 #define START_MS   20000             /* for a decoder to be ready, on a machine with much to do */
 #define KEEP_BYTES ((size_t)8 << 20) /* of an image's room that stay resident */
+#define LEAVE_MS   2000              /* for a process to end that is asked to */
 #define HIGH_FD    64                /* above those that the program is given */
 
 typedef struct slot {
     pid_t pid; /* 0: none */
     int data, control, memory_fd;
     uint8_t *memory;
-    bool waits;       /* a process waits for a request */
+    bool waits;    /* a process waits for a request */
+    bool has_seen; /* an image of `owner` */
+    char owner[PSEG_DECODERS_MAX_OWNER + 1];
     size_t used;      /* bytes of the last image */
     bool has_numbers; /* of the last image, in its room */
     bool busy;
@@ -95,7 +98,7 @@ static void slot_stop(const pseg_decoders *d, slot *s)
     }
     s->pid = 0;
     s->memory = NULL;
-    s->waits = s->has_numbers = false;
+    s->waits = s->has_numbers = s->has_seen = false;
     s->used = 0;
 }
 
@@ -212,23 +215,40 @@ static bool next_event(const slot *s, decode_event *out, int64_t until_ms)
     }
 }
 
-/* Until a fresh process waits, and nothing is left of the image before. */
-static pseg_status settle(const pseg_decoders *d, slot *s, pseg_err *err)
+static void take_event(slot *s, const decode_event *v)
 {
-    pseg_status rc = PSEG_OK;
-    int64_t until = pseg_clock_mono_ms() + START_MS;
-    decode_event v;
+    s->waits = v->is_ready != 0;
+    if (!v->is_ready)
+        s->has_seen = false;
+}
 
-    if (!s->pid)
-        PSEG_TRY(slot_start(d, s, err));
-    while (!s->waits) {
-        if (!next_event(s, &v, until)) {
-            slot_stop(d, s);
-            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no decoder is ready: %s ended, or said nothing",
-                      d->program);
-        }
-        s->waits = v.is_ready != 0;
+/* The process that has seen an image ends before another owner's is in its reach. */
+static void send_away(const pseg_decoders *d, slot *s)
+{
+    const decode_request leave = {.output_at = d->input_bytes};
+    int64_t until = pseg_clock_mono_ms() + LEAVE_MS;
+    decode_event v = {.is_ready = 1};
+    bool ok = send(s->data, &leave, sizeof leave, MSG_NOSIGNAL) == (ssize_t)sizeof leave;
+
+    /* One that has left by itself meanwhile leaves the word to its successor. */
+    while (ok &&
+           (v.is_ready || !WIFEXITED(v.wait_status) || WEXITSTATUS(v.wait_status) != DECODE_LEFT)) {
+        ok = next_event(s, &v, until);
+        if (ok)
+            take_event(s, &v);
     }
+    if (!ok)
+        slot_stop(d, s);
+}
+
+/* Nothing stays of what the last process was shown, and nothing of what it wrote: it is gone, but
+ * may have left more answers than it was asked for. */
+static void clear(const pseg_decoders *d, slot *s)
+{
+    decode_reply left;
+
+    while (recv(s->data, &left, sizeof left, MSG_DONTWAIT) > 0)
+        ;
     if (s->used > KEEP_BYTES && fallocate(s->memory_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                           0, (off_t)d->input_bytes) == 0)
         s->used = 0;
@@ -237,13 +257,41 @@ static pseg_status settle(const pseg_decoders *d, slot *s, pseg_err *err)
         memset(s->memory + d->input_bytes, 0, d->output_bytes);
     s->used = 0;
     s->has_numbers = false;
+}
+
+/* Until a process waits that has seen nothing, or images of this owner alone. owner: NULL: the
+ * former. */
+static pseg_status settle(const pseg_decoders *d, slot *s, const char *owner, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    int64_t until = pseg_clock_mono_ms() + START_MS;
+    decode_event v;
+
+    while (s->pid && next_event(s, &v, 0))
+        take_event(s, &v);
+    if (s->has_seen && (!owner || strcmp(owner, s->owner) != 0))
+        send_away(d, s);
+    if (!s->pid)
+        PSEG_TRY(slot_start(d, s, err));
+    while (!s->waits) {
+        if (!next_event(s, &v, until)) {
+            slot_stop(d, s);
+            PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no decoder is ready: %s ended, or said nothing",
+                      d->program);
+        }
+        take_event(s, &v);
+    }
+    if (!s->has_seen)
+        clear(d, s);
 out:
     return rc;
 }
 
 typedef enum outcome { ANSWERED, DIED, TOO_LATE, LOST } outcome;
 
-static outcome await(const slot *s, decode_reply *r, decode_event *v, int64_t until_ms)
+/* A process that has seen images before may leave by itself just when one comes: its successor then
+ * answers. */
+static outcome await(slot *s, decode_reply *r, decode_event *v, int64_t until_ms)
 {
     struct pollfd p[2] = {{.fd = s->data, .events = POLLIN}, {.fd = s->control, .events = POLLIN}};
 
@@ -263,7 +311,13 @@ static outcome await(const slot *s, decode_reply *r, decode_event *v, int64_t un
             return LOST;
         if (v->is_ready)
             continue;
-        return recv(s->data, r, sizeof *r, MSG_DONTWAIT) == (ssize_t)sizeof *r ? ANSWERED : DIED;
+        if (recv(s->data, r, sizeof *r, MSG_DONTWAIT) == (ssize_t)sizeof *r)
+            return ANSWERED;
+        bool has_left =
+            s->has_seen && WIFEXITED(v->wait_status) && WEXITSTATUS(v->wait_status) == 0;
+        s->has_seen = false;
+        if (!has_left)
+            return DIED;
     }
 }
 
@@ -338,6 +392,8 @@ static pseg_status judge(const pseg_decoders *d, const decode_event *v, pseg_err
         PSEG_TRY(too_slow(d, err));
     if (sig == SIGKILL || sig == SIGTERM)
         goto out;
+    if (!sig && WEXITSTATUS(v->wait_status) == DECODE_LEFT)
+        goto out; /* at a word that was for the one before, which may have left with its status */
     if (sig && (uint64_t)v->resident_bytes > d->opt.memory_bytes / 2)
         PSEG_FAIL(PSEG_R_IMAGE_DECODER_MEMORY, sig,
                   "decoding the image took %lld MiB and ended at the limit of %llu; shrink it or "
@@ -357,16 +413,33 @@ out:
 
 /* ---- a pool of them ---- */
 
-static slot *take_slot(pseg_decoders *d)
+/* Whom a free slot suits: 2: its process has images of the same owner behind it; 1: of none. */
+static int suits(const slot *s, const char *owner)
+{
+    if (!s->has_seen)
+        return 1;
+    return owner && strcmp(owner, s->owner) == 0 ? 2 : 0;
+}
+
+static slot *take_slot(pseg_decoders *d, const char *owner)
 {
     slot *found = NULL;
 
     pthread_mutex_lock(&d->mu);
     while (!found) {
-        /* The one that has been idle for longest: its next process is ready by now. */
-        for (size_t i = 0; i < d->opt.n; i++)
-            if (!d->slots[i].busy && (!found || d->slots[i].turn < found->turn))
-                found = &d->slots[i];
+        int best = 0;
+        /* Of those that suit as well, the one that has been idle for longest: its next process is
+         * ready by now. */
+        for (size_t i = 0; i < d->opt.n; i++) {
+            slot *s = &d->slots[i];
+            if (s->busy)
+                continue;
+            int how = suits(s, owner);
+            if (!found || how > best || (how == best && s->turn < found->turn)) {
+                found = s;
+                best = how;
+            }
+        }
         if (!found)
             pthread_cond_wait(&d->free_again, &d->mu);
     }
@@ -391,32 +464,57 @@ static void count(pseg_decoders *d, uint64_t *what)
     pthread_mutex_unlock(&d->mu);
 }
 
-/* *again: the decoder was taken away, and the image is not to blame as far as is known. */
+/* The process has answered and may stay for its owner's next image; owner: NULL: it ends. If one is
+ * seen to have ended, it may have been the one before that which answered: its end is told before
+ * its successor begins, so that without such news it was no other. Either way the one that lives
+ * now is taken for one that has seen the image. */
+static void stay_with(slot *s, const char *owner)
+{
+    decode_event v;
+
+    s->has_seen = owner != NULL;
+    if (!owner)
+        return;
+    s->waits = true;
+    while (next_event(s, &v, 0))
+        s->waits = v.is_ready != 0;
+    snprintf(s->owner, sizeof s->owner, "%s", owner);
+}
+
+/* *again: the decoder was taken away, and the image is not to blame as far as is known. owner:
+ * NULL: by a fresh process. */
 static pseg_status prepare_once(pseg_decoders *d, slot *s, pseg_image_prepared *out, float *chw,
-                                pseg_image_file file, bool *again, pseg_err *err)
+                                const char *owner, pseg_image_file file, bool *again, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     decode_request q;
     decode_reply r;
     decode_event v = {0};
+    bool is_shared = false;
 
     *again = false;
-    PSEG_TRY(settle(d, s, err));
+    PSEG_TRY(settle(d, s, owner, err));
     memset(&q, 0, sizeof q);
     q.len = file.len;
     q.output_at = d->input_bytes;
+    q.images = owner ? d->opt.images : 1;
     q.limits = d->opt.limits;
     q.how = d->opt.how;
     memcpy(s->memory, file.data, file.len);
-    s->used = file.len;
+    s->used = file.len > s->used ? file.len : s->used;
     s->has_numbers = true;
     s->waits = false;
+    bool was_shared = s->has_seen;
     outcome o = send(s->data, &q, sizeof q, MSG_NOSIGNAL) == (ssize_t)sizeof q
                     ? await(s, &r, &v, pseg_clock_mono_ms() + d->opt.wall_ms)
                     : LOST;
     switch (o) {
     case ANSWERED:
+        is_shared = was_shared && s->has_seen;
+        stay_with(s, q.images > 1 ? owner : NULL);
         PSEG_TRY(take_answer(d, s, &r, out, chw, err));
+        if (is_shared)
+            count(d, &d->stats.shared);
         break;
     case TOO_LATE:
         slot_stop(d, s);
@@ -435,24 +533,43 @@ out:
     return rc;
 }
 
+/* By a process that has decoded images of the same owner, if there is one. False: there is none, or
+ * it came to nothing, and what that says of the image is for a fresh one to tell. */
+static bool prepare_shared(pseg_decoders *d, slot *s, pseg_image_prepared *out, float *chw,
+                           const char *owner, pseg_image_file file)
+{
+    bool again = false;
+
+    if (!owner || suits(s, owner) != 2)
+        return false;
+    return prepare_once(d, s, out, chw, owner, file, &again, NULL) == PSEG_OK && !again;
+}
+
 pseg_status pseg_decoders_prepare(pseg_decoders *d, pseg_image_prepared *out, float *chw,
-                                  pseg_image_file file, pseg_err *err)
+                                  const char *owner, pseg_image_file file, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     slot *s = NULL;
     bool again = true;
 
+    if (owner && strlen(owner) > PSEG_DECODERS_MAX_OWNER)
+        owner = NULL;
     if (file.len > d->opt.limits.max_bytes || file.len == 0) {
         /* Refused before a decoder is bothered, with the words of the image module. */
         pseg_image_info info;
         PSEG_TRY(pseg_image_probe(&info, file.data, file.len, &d->opt.limits, err));
     }
-    s = take_slot(d);
+    s = take_slot(d, owner);
     count(d, &d->stats.images);
+    if (prepare_shared(d, s, out, chw, owner, file))
+        goto out;
     for (int i = 0; i < 2 && again; i++) {
         if (i)
             count(d, &d->stats.restarts);
-        PSEG_TRY(prepare_once(d, s, out, chw, file, &again, err));
+        /* Whatever has been seen by the process that waits is not this image's doing. */
+        if (s->has_seen)
+            send_away(d, s);
+        PSEG_TRY(prepare_once(d, s, out, chw, owner, file, &again, err));
     }
     if (again)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0,
@@ -488,6 +605,7 @@ pseg_status pseg_decoders_open(pseg_decoders **out, const pseg_decoders_options 
     pthread_mutex_init(&d->mu, NULL);
     pthread_cond_init(&d->free_again, NULL);
     PSEG_REQUIRE(o->n >= 1 && o->n <= 256, "1 to 256 decoders");
+    PSEG_REQUIRE(o->images >= 1, "an image or more for a process");
     PSEG_REQUIRE(o->cpu_s >= 1 && o->wall_ms >= 1 && o->memory_bytes >= 1 << 20, "limits");
     d->input_bytes = whole_pages(o->limits.max_bytes);
     d->output_bytes = whole_pages(3 * sizeof(float) * o->how.width * o->how.height);
@@ -501,7 +619,7 @@ pseg_status pseg_decoders_open(pseg_decoders **out, const pseg_decoders_options 
     for (size_t i = 0; i < o->n; i++)
         PSEG_TRY(slot_start(d, &d->slots[i], err));
     for (size_t i = 0; i < o->n; i++)
-        PSEG_TRY(settle(d, &d->slots[i], err));
+        PSEG_TRY(settle(d, &d->slots[i], NULL, err));
     *out = d;
     d = NULL;
 out:

@@ -1,11 +1,11 @@
 /* What passes between a worker and its decoders. Private to worker/decode.
  *
  * A decoder program (`pseg-decode`) is started with the descriptors below and never touches an
- * image: it forks a process for each, which locks itself in (jail.h), answers one request and ends.
- * The bytes of the image and the numbers made of it lie in one sealed memfd: the file's bytes
- * first, the numbers from `output_at` on. Everything that a decoding process writes is foreign to
- * the worker, which checks it; it cannot write to the control socket, by which the program tells of
- * its children. */
+ * image: it forks a process, which locks itself in (jail.h), answers requests for images of one
+ * owner and ends; then the next. The bytes of the image and the numbers made of it lie in one
+ * sealed memfd: the file's bytes first, the numbers from `output_at` on. Everything that a decoding
+ * process writes is foreign to the worker, which checks it; it cannot write to the control socket,
+ * by which the program tells of its children. */
 #ifndef PSEG_DECODE_WIRE_H
 #define PSEG_DECODE_WIRE_H
 
@@ -20,8 +20,15 @@ enum {
     DECODE_N_FDS = 3
 };
 
+enum {
+    DECODE_LEFT = 6,        /* exit status of a process that was asked to end */
+    DECODE_LINGER_MS = 250, /* that one waits for another image of the same owner */
+};
+
 typedef struct decode_request {
-    uint64_t len, output_at;
+    uint64_t len; /* 0: no image; the process that waits shall end */
+    uint64_t output_at;
+    uint64_t images; /* that a process may decode in all */
     pseg_image_limits limits;
     pseg_preprocess how;
 } decode_request;

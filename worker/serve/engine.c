@@ -104,6 +104,7 @@ static pseg_status open_decoders(pseg_engine *e, const pseg_engine_options *o, p
     d.limits = o->limits;
     d.how = e->how;
     d.log = o->log;
+    d.images = o->decode_images;
     d.cpu_s = o->decode_s;
     d.wall_ms = o->decode_s * 4000; /* on a machine with more to do than processors */
     d.memory_bytes = o->decode_memory_bytes;

@@ -38,7 +38,8 @@ typedef struct pseg_engine_options {
     /* Images are decoded in so many processes that are locked in; 0: in this one. The empty model
      * looks at headers alone, here. */
     size_t n_decoders;
-    int64_t decode_s; /* as of pseg_decoders_options, as is the next; only with n_decoders */
+    size_t decode_images; /* as of pseg_decoders_options, as are the next; only with n_decoders */
+    int64_t decode_s;
     uint64_t decode_memory_bytes;
     bool shrink_on_load; /* pseg_preprocess.may_shrink; the job's stages then say by how much */
     const char *worker;  /* id, for receipts */
@@ -111,9 +112,10 @@ void pseg_work_stage(pseg_work *w, const char *name, int64_t us);
 /* Frees what prepare and run allocated; not the arena. Any thread. */
 void pseg_work_free(pseg_engine *e, pseg_work *w);
 
-/* Any thread. Keeps the decoded photo in *photo if not NULL (caller frees with pseg_image_free). */
-pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, pseg_bytes image, pseg_image **photo,
-                                pseg_err *err);
+/* Any thread. owner: as of pseg_decoders_prepare. Keeps the decoded photo in *photo if not NULL
+ * (caller frees with pseg_image_free). */
+pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, const char *owner, pseg_bytes image,
+                                pseg_image **photo, pseg_err *err);
 
 /* Before prepare, for images that other works may need too; key: tenant and content. READY: w is
  * prepared. AWAITED: another work prepares the image; w gets it by pseg_engine_adopt once that has

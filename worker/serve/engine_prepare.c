@@ -5,14 +5,15 @@
 #include <string.h>
 
 /* Decodes for the model alone. */
-static pseg_status prepare_file(pseg_engine *e, pseg_work *w, pseg_bytes image, pseg_err *err)
+static pseg_status prepare_file(pseg_engine *e, pseg_work *w, const char *owner, pseg_bytes image,
+                                pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_image_prepared p;
 
     pseg_image_file file = {image.data, image.len};
     if (e->decoders)
-        PSEG_TRY(pseg_decoders_prepare(e->decoders, &p, w->picture->chw, file, err));
+        PSEG_TRY(pseg_decoders_prepare(e->decoders, &p, w->picture->chw, owner, file, err));
     else
         PSEG_TRY(pseg_image_prepare(&p, w->picture->chw, file, &e->limits, &e->how, err));
     w->width = p.width;
@@ -47,8 +48,8 @@ out:
     return rc;
 }
 
-pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, pseg_bytes image, pseg_image **photo,
-                                pseg_err *err)
+pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, const char *owner, pseg_bytes image,
+                                pseg_image **photo, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     pseg_image *i = NULL;
@@ -72,7 +73,7 @@ pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, pseg_bytes image, 
     }
     if (photo)
         PSEG_TRY(pseg_image_decode(&i, image.data, image.len, &e->limits, err));
-    PSEG_TRY(e->info && (!photo || e->how.may_shrink) ? prepare_file(e, w, image, err)
+    PSEG_TRY(e->info && (!photo || e->how.may_shrink) ? prepare_file(e, w, owner, image, err)
                                                       : prepare_photo(e, w, i, begin, err));
     if (photo) {
         *photo = i;

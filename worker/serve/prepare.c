@@ -17,15 +17,15 @@ static void unpack_free(void *arena, void *p)
     (void)p;
 }
 
-/* Whose phrases they are: the tenant's, whose name stands before the image's content. */
-static const char *owner_of(const pseg_worker *w, const pseg_task *t)
+/* Its name stands before the image's content. NULL: no memory. */
+static const char *tenant_of(const pseg_task *t)
 {
-    char *owner = w->opt.share_features ? NULL : pseg_arena_strdup(t->arena, t->image);
-    char *end = owner ? strchr(owner, ':') : NULL;
+    char *tenant = pseg_arena_strdup(t->arena, t->image);
+    char *end = tenant ? strchr(tenant, ':') : NULL;
 
     if (end)
         *end = '\0';
-    return owner;
+    return tenant;
 }
 
 static bool is_sampled(const char *traceparent)
@@ -46,7 +46,7 @@ static pseg_status read_spec(const pseg_worker *w, pseg_task *t, pseg_err *err)
         PSEG_FAIL(PSEG_R_JOB_CORRUPT, 0, "the stored job does not parse");
     t->work.prompts = (const char *const *)s->prompts;
     t->work.n_prompts = s->n_prompts;
-    t->work.owner = owner_of(w, t);
+    t->work.owner = w->opt.share_features ? NULL : tenant_of(t);
     t->traceparent = s->traceparent;
     t->work.times_kernels = w->opt.times_kernels && is_sampled(s->traceparent);
     t->work.threshold = s->mask_threshold > 0 && s->mask_threshold < 1 ? s->mask_threshold : 0.5f;
@@ -74,7 +74,7 @@ static pseg_status prepare_image(pseg_worker *w, pseg_task *t, pseg_err *err)
         PSEG_FAIL(PSEG_R_IMAGE_NOT_HELD, 0,
                   "the image of the job is no longer held; upload it and submit again");
     pseg_work_stage(&t->work, "fetch", pseg_clock_mono_us() - begin);
-    PSEG_TRY(pseg_engine_prepare(w->opt.engine, &t->work, r->blobs[0], NULL, err));
+    PSEG_TRY(pseg_engine_prepare(w->opt.engine, &t->work, tenant_of(t), r->blobs[0], NULL, err));
 out:
     pseg_queue_reply_free(r);
     return rc;

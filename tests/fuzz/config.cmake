@@ -12,7 +12,7 @@ set(models tests/golden/data/models)
 pseg_add_fuzz(NAME config IN_MEMORY SOURCES ${here}/config_fuzz.c LIBS pseg_model pseg_base MAX_BYTES 65536 CORPUS
   ${models}/dinov2_reg_tiny/config.json ${models}/dinov2_swiglu_tiny/config.json ${models}/vit_tiny_hf/config.json
   ${models}/clip_text_tiny/config.json ${models}/clip_legacy_tiny/config.json ${models}/sam_tiny/config.json
-  ${models}/pseg_tokens/pseg.json ${models}/pseg_crop/vision/preprocessor_config.json)
+  ${models}/pseg_tokens/pseg.json ${models}/pseg_crop/vision/preprocessor_config.json ${here}/config_corpus)
 pseg_add_fuzz(NAME config_file IN_MEMORY SOURCES ${here}/config_file_fuzz.c LIBS pseg_base CORPUS ${here}/config_file_corpus
   MAX_BYTES 65536)
 pseg_add_fuzz(NAME tokenizer IN_MEMORY SOURCES ${here}/tokenizer_fuzz.c LIBS pseg_text pseg_base

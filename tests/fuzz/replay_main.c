@@ -3,6 +3,8 @@
  *
  *     fuzz_x [--mutations N] [--seed S] [--seconds T] [--max-bytes M] [--crash FILE] FILE|FOLDER...
  *
+ * A file NAME.base64 holds an input a line (corpus.py).
+ *
  * Mutation k of file f depends on the seed, on f's bytes and on its place among the names alone,
  * and the files take turns, so that a time limit cuts the number of mutations of all, not the list
  * of files. On a crash, or where one input takes over 20 s, the input is written to FILE; running
@@ -24,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* A target may have one for what is done once. */
 __attribute__((weak)) int LLVMFuzzerInitialize(int *argc, char ***argv);
 
-enum { MAX_FILES = 4096, INPUT_SECONDS = 20 };
+enum { MAX_FILES = 8192, INPUT_SECONDS = 20 };
 
 typedef struct input {
     char *name;
@@ -113,6 +115,63 @@ static void add_file(const char *path)
     all.n++;
 }
 
+/* What a character of base64 stands for; -1: it is none. */
+static int sextet(char c)
+{
+    static const char all64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const char *at = c ? strchr(all64, c) : NULL;
+
+    return at ? (int)(at - all64) : -1;
+}
+
+/* Decodes a line in place; SIZE_MAX: it is not base64. */
+static size_t decode_line(uint8_t *line, size_t n)
+{
+    uint32_t bits = 0;
+    size_t out = 0, have = 0;
+
+    while (n > 0 && line[n - 1] == '=')
+        n--;
+    for (size_t i = 0; i < n; i++) {
+        int v = sextet((char)line[i]);
+        if (v < 0)
+            return SIZE_MAX;
+        bits = bits << 6 | (uint32_t)v;
+        have += 6;
+        if (have >= 8) {
+            have -= 8;
+            line[out++] = (uint8_t)(bits >> have);
+        }
+    }
+    return out;
+}
+
+/* The last file is one of lines: an input each takes its place. */
+static void split_last(void)
+{
+    input whole = all.files[--all.n];
+    uint8_t *at = whole.data, *end = whole.data + whole.size;
+
+    while (at < end) {
+        uint8_t *stop = memchr(at, '\n', (size_t)(end - at));
+        input *in = &all.files[all.n];
+        stop = stop ? stop : end;
+        in->size = decode_line(at, (size_t)(stop - at));
+        if (in->size == SIZE_MAX || all.n == MAX_FILES - 1) {
+            fprintf(stderr, "fuzz: %s: a line that is not base64, or over %d inputs\n", whole.name,
+                    MAX_FILES - 1);
+            exit(2);
+        }
+        in->name = must(strdup(whole.name));
+        in->data = must(malloc(in->size + 1));
+        memcpy(in->data, at, in->size);
+        all.n++;
+        at = stop + 1;
+    }
+    free(whole.name);
+    free(whole.data);
+}
+
 static int is_entry(const struct dirent *d)
 {
     return d->d_name[0] != '.';
@@ -125,7 +184,10 @@ static void add(const char *path)
     char name[4096];
 
     if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode)) {
+        const char *dot = strrchr(path, '.');
         add_file(path);
+        if (dot && strcmp(dot, ".base64") == 0)
+            split_last();
         return;
     }
     int n = scandir(path, &entries, is_entry, alphasort);

@@ -21,7 +21,8 @@ Every scene is drawn once and thrown away, so there are no epochs.
 
 Seeds: training from 1,000,000; validation 500,000..; the held-out test 0..999 is never drawn here.
 
-The weights in deploy/models/scenes are one run of the command above, from nothing: 130 minutes on two
+The weights in deploy/models/scenes began as one run of the command above and were trained on by `pseg train`
+(docs/models.md). That run, from nothing: 130 minutes on two
 cores of an Intel Xeon with AMX (bf16 matrix products) that did other things besides, 130,240 scenes
 and 521,000 phrases at 5 to 27 images/s. mIoU on 64 validation scenes after 20 minutes 0.75, after 50
 minutes 0.78, and 0.84 at the end, when the rate had fallen to zero. Without the two probes shapes and

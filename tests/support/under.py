@@ -26,7 +26,7 @@ SLOWER = {"tsan": 10, "valgrind": 20}
 PROGRAMS = ("pseg", "pseg-scheduler", "pseg-worker")  # that tests in other languages start
 LEFT_OUT = {
     "both": (
-        ("style|promise|buf_lint|fetch_refcoco_m|fault_checker|soak_judge|autoscale_plot|ops_syntax",
+        ("style|promise|buf_lint|fetch_refcoco_m|fault_checker.*|fault_campaign|soak_judge|autoscale_plot|ops_syntax",
          "runs no program of ours"),
         ("install|closure|config_docs|deploy|pod_costs", "is about files, not about what programs do"),
         ("client_.*", "builds clients in other languages; api_* ask the same of the programs"),

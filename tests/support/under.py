@@ -36,7 +36,7 @@ LEFT_OUT = {
         ("image_memory|image_large", "measures memory"),
     ),
     "valgrind": (
-        ("image_memory|image_large", "measures memory"),
+        ("image_memory|image_large|batch_plan", "measures memory"),
         ("cl|ops.*|golden_.*|train.*|serve|eval_(page_)?program|broken_device|threads|api_(masks|process|features|estimate|prepare)",
          "compiles kernels, hours under memcheck"),
         ("fault_.*", "is judged by time"),

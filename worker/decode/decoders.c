@@ -259,9 +259,8 @@ static void clear(const pseg_decoders *d, slot *s)
     s->has_numbers = false;
 }
 
-/* Until a process waits that has seen nothing, or images of this owner alone. owner: NULL: the
- * former. */
-static pseg_status settle(const pseg_decoders *d, slot *s, const char *owner, pseg_err *err)
+/* Until a process waits; fresh: one that has seen nothing. */
+static pseg_status settle(const pseg_decoders *d, slot *s, bool fresh, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     int64_t until = pseg_clock_mono_ms() + START_MS;
@@ -269,7 +268,7 @@ static pseg_status settle(const pseg_decoders *d, slot *s, const char *owner, ps
 
     while (s->pid && next_event(s, &v, 0))
         take_event(s, &v);
-    if (s->has_seen && (!owner || strcmp(owner, s->owner) != 0))
+    if (s->has_seen && fresh)
         send_away(d, s);
     if (!s->pid)
         PSEG_TRY(slot_start(d, s, err));
@@ -481,10 +480,11 @@ static void stay_with(slot *s, const char *owner)
     snprintf(s->owner, sizeof s->owner, "%s", owner);
 }
 
-/* *again: the decoder was taken away, and the image is not to blame as far as is known. owner:
- * NULL: by a fresh process. */
+/* fresh: by a process that has seen nothing; else the one that waits has seen images of this owner
+ * alone. *again: the decoder was taken away, and the image is not to blame as far as is known. */
 static pseg_status prepare_once(pseg_decoders *d, slot *s, pseg_image_prepared *out, float *chw,
-                                const char *owner, pseg_image_file file, bool *again, pseg_err *err)
+                                const char *owner, bool fresh, pseg_image_file file, bool *again,
+                                pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     decode_request q;
@@ -493,7 +493,7 @@ static pseg_status prepare_once(pseg_decoders *d, slot *s, pseg_image_prepared *
     bool is_shared = false;
 
     *again = false;
-    PSEG_TRY(settle(d, s, owner, err));
+    PSEG_TRY(settle(d, s, fresh, err));
     memset(&q, 0, sizeof q);
     q.len = file.len;
     q.output_at = d->input_bytes;
@@ -542,7 +542,7 @@ static bool prepare_shared(pseg_decoders *d, slot *s, pseg_image_prepared *out, 
 
     if (!owner || suits(s, owner) != 2)
         return false;
-    return prepare_once(d, s, out, chw, owner, file, &again, NULL) == PSEG_OK && !again;
+    return prepare_once(d, s, out, chw, owner, false, file, &again, NULL) == PSEG_OK && !again;
 }
 
 pseg_status pseg_decoders_prepare(pseg_decoders *d, pseg_image_prepared *out, float *chw,
@@ -566,10 +566,7 @@ pseg_status pseg_decoders_prepare(pseg_decoders *d, pseg_image_prepared *out, fl
     for (int i = 0; i < 2 && again; i++) {
         if (i)
             count(d, &d->stats.restarts);
-        /* Whatever has been seen by the process that waits is not this image's doing. */
-        if (s->has_seen)
-            send_away(d, s);
-        PSEG_TRY(prepare_once(d, s, out, chw, owner, file, &again, err));
+        PSEG_TRY(prepare_once(d, s, out, chw, owner, true, file, &again, err));
     }
     if (again)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0,
@@ -619,7 +616,7 @@ pseg_status pseg_decoders_open(pseg_decoders **out, const pseg_decoders_options 
     for (size_t i = 0; i < o->n; i++)
         PSEG_TRY(slot_start(d, &d->slots[i], err));
     for (size_t i = 0; i < o->n; i++)
-        PSEG_TRY(settle(d, &d->slots[i], NULL, err));
+        PSEG_TRY(settle(d, &d->slots[i], true, err));
     *out = d;
     d = NULL;
 out:

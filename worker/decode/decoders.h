@@ -18,6 +18,8 @@
 #include "common/base/log.h"
 #include "common/image/image.h"
 
+enum { PSEG_DECODERS_MAX_OWNER = 127 };
+
 typedef struct pseg_decoders pseg_decoders;
 
 typedef struct pseg_decoders_options {
@@ -51,7 +53,6 @@ void pseg_decoders_close(pseg_decoders *d);
  * fresh one, which alone gives a verdict. A decoder that is killed from outside is replaced and the
  * image tried once more, before it is PSEG_R_OUT_OF_MEMORY. Any thread; waits for a free decoder.
  */
-enum { PSEG_DECODERS_MAX_OWNER = 127 };
 pseg_status pseg_decoders_prepare(pseg_decoders *d, pseg_image_prepared *out, float *chw,
                                   const char *owner, pseg_image_file file, pseg_err *err);
 

@@ -1,4 +1,4 @@
-foreach(test image image_prepare image_resize image_memory)
+foreach(test image image_loaders image_prepare image_resize image_memory)
   pseg_add_test(NAME ${test} SOURCES ${CMAKE_CURRENT_LIST_DIR}/${test}_test.c LIBS pseg_image
     Threads::Threads m LABELS unit TIMEOUT 240)
 endforeach()

@@ -804,6 +804,67 @@ static void check_prepare_and_bench(pseg_stream *s)
         fail("prepare", "a program was built later");
 }
 
+static unsigned n_built(const pseg_stream *s)
+{
+    unsigned built, cached;
+
+    pseg_cl_program_counts(pseg_stream_cl(s), &built, &cached);
+    return built;
+}
+
+/* Runs op's small cases in float32 that fix the same as its first one, or those that do not. */
+static void run_fixed(pseg_stream *s, const pseg_op *op, bool same, size_t n)
+{
+    pseg_op_args first, a;
+    pseg_op_timing t;
+    pseg_err err = PSEG_ERR_INIT;
+
+    pseg_op_case_args(&first, &op->cases[0]);
+    for (size_t c = 0; c < n; c++) {
+        const pseg_op_case *k = &op->cases[c];
+
+        pseg_op_case_args(&a, k);
+        if (!(k->flags & PSEG_CASE_BIG) && !k->bf16 && !k->bf16x2 &&
+            (op->fixed(&a) == op->fixed(&first)) == same)
+            must(pseg_ops_bench(&t, s, op, k, 0, &err), op->name, &err);
+    }
+}
+
+/* What a model fixes, as the channels of a head, is not prepared for otherwise than the model has
+ * it; for what it has, all is. */
+static void check_prepare_of_what_is_fixed(const char *id)
+{
+    for (size_t i = 0; i < pseg_n_ops; i++) {
+        const pseg_op *op = pseg_ops[i];
+        pseg_cl_options o = PSEG_CL_OPTIONS_DEFAULT;
+        pseg_err err = PSEG_ERR_INIT;
+        pseg_cl *cl = NULL;
+        pseg_stream *s = NULL;
+
+        o.device = id;
+        o.no_cache = true;
+        if (!op->fixed || !must(pseg_cl_open(&cl, &o, &err), "open", &err) ||
+            !must(pseg_stream_open(&s, cl, &err), "open", &err)) {
+            pseg_cl_close(cl);
+            continue;
+        }
+        n_checks++;
+        run_fixed(s, op, true, 1);
+        if (must(pseg_ops_prepare(s, &err), op->name, &err)) {
+            unsigned prepared = n_built(s);
+
+            run_fixed(s, op, true, op->n_cases);
+            if (n_built(s) != prepared)
+                fail(op->name, "a program was built later");
+            run_fixed(s, op, false, op->n_cases);
+            if (pseg_cl_variant_of(cl) == PSEG_CL_CPU && n_built(s) == prepared)
+                fail(op->name, "prepared for what the model does not have");
+        }
+        pseg_stream_close(s);
+        pseg_cl_close(cl);
+    }
+}
+
 /* ---- driver ------------------------------------------------------------------------------- */
 
 /* without: features to leave out; then only what could use them is run. Returns the features that
@@ -840,8 +901,10 @@ static uint32_t run_device(const char *id, pseg_cl_variant variant, const char *
                 run_variants(s, pseg_ops[i], variant_name);
             }
         if (!only && !without) {
-            if (!is_interpreted)
+            if (!is_interpreted) {
                 check_prepare_and_bench(s);
+                check_prepare_of_what_is_fixed(id);
+            }
             edge_of_act(s);
             edge_of_norms(s);
             edge_of_attention(s);

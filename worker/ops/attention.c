@@ -241,6 +241,11 @@ static size_t class_of(const pseg_op_args *a)
     return (pseg_is_bf16(a, OUT) ? N_OF(class_queries) : 0) + i;
 }
 
+static unsigned room_of(const pseg_op_args *a)
+{
+    return a->i[D] > 64;
+}
+
 static pseg_status launch(pseg_stream *s, const pseg_op_variant *v, const pseg_op_args *a,
                           pseg_err *err)
 {
@@ -277,7 +282,7 @@ static pseg_status launch(pseg_stream *s, const pseg_op_variant *v, const pseg_o
         local[0] = 64;
         global[0] *= local[0];
     }
-    return pseg_launch(s, &w->kernel[i[D] > 64], 3, global, local, args, N_OF(args), err);
+    return pseg_launch(s, &w->kernel[room_of(a)], 3, global, local, args, N_OF(args), err);
 }
 
 static double flops(const pseg_op_args *a)
@@ -470,6 +475,7 @@ const pseg_op pseg_op_row_attention = {
     .extent = extent,
     .ref = ref,
     .variants = &all,
+    .fixed = room_of,
     .backward = &pseg_op_backward_attention,
     .flops = flops,
     .bytes = bytes,

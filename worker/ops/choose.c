@@ -13,13 +13,20 @@ static size_t slot_of(const pseg_op *op, size_t class_index)
     return row * PSEG_OP_MAX_CLASSES + class_index;
 }
 
-/* Behind the choices: which operations have run on the device, by kinds of types. */
-static size_t use_slot(size_t row)
+static unsigned fixed_of(const pseg_op *op, const pseg_op_args *a)
 {
-    return PSEG_MAX_ROWS * PSEG_OP_MAX_CLASSES + row;
+    return op->fixed ? op->fixed(a) : 0;
 }
 
-static uint8_t kind_of(const pseg_op *op, const pseg_op_args *a)
+/* Behind the choices: which operations have run on the device; two of what can be fixed to a slot.
+ */
+static size_t use_slot(size_t row, unsigned fixed)
+{
+    return PSEG_MAX_ROWS * PSEG_OP_MAX_CLASSES + row * (PSEG_OP_MAX_FIXED / 2) + fixed / 2;
+}
+
+/* The bit of such a slot: of the kinds of types there are three. */
+static uint8_t use_bit(const pseg_op *op, const pseg_op_args *a)
 {
     bool is_bf16 = false, is_parts = false;
 
@@ -27,7 +34,7 @@ static uint8_t kind_of(const pseg_op *op, const pseg_op_args *a)
         is_bf16 = is_bf16 || a->t[i].type == PSEG_BF16;
         is_parts = is_parts || a->t[i].type == PSEG_BF16X2;
     }
-    return is_parts ? 4 : is_bf16 ? 2 : 1;
+    return (uint8_t)((is_parts ? 4 : is_bf16 ? 2 : 1) << 3 * (fixed_of(op, a) % 2));
 }
 
 void pseg_op_note_use(pseg_cl *cl, const pseg_op *op, const pseg_op_args *a)
@@ -36,14 +43,17 @@ void pseg_op_note_use(pseg_cl *cl, const pseg_op *op, const pseg_op_args *a)
 
     while (row < pseg_n_ops && pseg_ops[row] != op)
         row++;
-    uint8_t was = pseg_cl_choice(cl, use_slot(row)), is = was | kind_of(op, a);
+    size_t slot = use_slot(row, fixed_of(op, a));
+    uint8_t was = pseg_cl_choice(cl, slot), is = was | use_bit(op, a);
     if (is != was)
-        pseg_cl_set_choice(cl, use_slot(row), is);
+        pseg_cl_set_choice(cl, slot, is);
 }
 
 bool pseg_op_was_used(const pseg_cl *cl, size_t row, const pseg_op_args *a)
 {
-    return (pseg_cl_choice(cl, use_slot(row)) & kind_of(pseg_ops[row], a)) != 0;
+    const pseg_op *op = pseg_ops[row];
+
+    return (pseg_cl_choice(cl, use_slot(row, fixed_of(op, a))) & use_bit(op, a)) != 0;
 }
 
 const pseg_op_variant *pseg_op_choose(const pseg_cl *cl, const pseg_op *op, const pseg_op_args *a)

@@ -101,9 +101,11 @@ pseg_status pseg_op_case_memory(pseg_mem *m[PSEG_OP_MAX_SLOTS], pseg_op_args *a,
                                 const pseg_op *op, const pseg_op_case *c, pseg_err *err);
 /* Rows of the table: room for what is kept with a device. */
 #define PSEG_MAX_ROWS 60u
-_Static_assert(PSEG_MAX_ROWS *(PSEG_OP_MAX_CLASSES + 1) <= PSEG_CL_CHOICES, "room in a pseg_cl");
-/* Remembers with the device that the operation ran, and in which types. */
+_Static_assert(PSEG_MAX_ROWS *(PSEG_OP_MAX_CLASSES + PSEG_OP_MAX_FIXED / 2) <= PSEG_CL_CHOICES,
+               "room in a pseg_cl");
+/* Remembers with the device that the operation ran, in which types and with what fixed. */
 void pseg_op_note_use(pseg_cl *cl, const pseg_op *op, const pseg_op_args *a);
+/* Did it run with these types, and what these numbers fix? */
 bool pseg_op_was_used(const pseg_cl *cl, size_t row, const pseg_op_args *a);
 /* Launches the variant chosen, or the only way, and checks nothing. */
 pseg_status pseg_op_launch(pseg_stream *s, const pseg_op *op, const pseg_op_args *a, pseg_err *err);

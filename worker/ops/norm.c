@@ -244,12 +244,21 @@ static void groupnorm_ref(const pseg_op_args *a)
     }
 }
 
+enum { G_ANY, G_BY_8, G_BY_4 };
+
+/* By the channels of a group. */
+static unsigned groupnorm_fixed(const pseg_op_args *a)
+{
+    int64_t cg = a->i[G_C] / a->i[G_GROUPS];
+
+    return cg % 16 == 8 ? G_BY_8 : cg == 4 ? G_BY_4 : G_ANY;
+}
+
 static pseg_status groupnorm_launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
-    static const pseg_kernel any = {"norm.cl", "groupnorm", NULL};
-    static const pseg_kernel by8 = {"norm.cl", "groupnorm", "-DGV=8"};
-    static const pseg_kernel by4 = {"norm.cl", "groupnorm", "-DGV=4"};
-    int64_t cg = a->i[G_C] / a->i[G_GROUPS];
+    static const pseg_kernel kernels[] = {[G_ANY] = {"norm.cl", "groupnorm", NULL},
+                                          [G_BY_8] = {"norm.cl", "groupnorm", "-DGV=8"},
+                                          [G_BY_4] = {"norm.cl", "groupnorm", "-DGV=4"}};
     pseg_groupnorm_params p = {
         .out_off = a->t[OUT].off,
         .x_off = a->t[X].off,
@@ -265,7 +274,7 @@ static pseg_status groupnorm_launch(pseg_stream *s, const pseg_op_args *a, pseg_
     pseg_arg args[] = {pseg_arg_of(a, OUT), pseg_arg_of(a, X), pseg_arg_of(a, W),
                        pseg_arg_of(a, B),   PSEG_ARG_VALUE(p), PSEG_ARG_NONE};
     bool is_cpu = pseg_cl_variant_of(pseg_stream_cl(s)) == PSEG_CL_CPU;
-    const pseg_kernel *k = is_cpu && cg % 16 == 8 ? &by8 : is_cpu && cg == 4 ? &by4 : &any;
+    const pseg_kernel *k = &kernels[is_cpu ? groupnorm_fixed(a) : G_ANY];
 
     return pseg_launch_groups(s, k, (uint64_t)p.batch * p.groups, args, N_OF(args), err);
 }
@@ -316,6 +325,7 @@ const pseg_op pseg_op_row_groupnorm = {
     .may_alias = x_is_out,
     .ref = groupnorm_ref,
     .launch = groupnorm_launch,
+    .fixed = groupnorm_fixed,
     .backward = &pseg_op_backward_groupnorm,
     .flops = groupnorm_flops,
     .bytes = groupnorm_bytes,

@@ -232,9 +232,10 @@ pseg_status pseg_op_shuffle2(pseg_stream *s, pseg_view out, pseg_view x, size_t 
 pseg_status pseg_op_transpose(pseg_stream *s, pseg_view out, pseg_view x, size_t batch, size_t r,
                               size_t c, pseg_err *err);
 
-/* Of the operations that have run on this device, in the types they ran in: builds what other
- * shapes take, and runs each once on small data (some drivers compile again at the first launch),
- * so that no job waits for it. To be called when a model has run once. */
+/* Of the operations that have run on this device, in the types they ran in and for what a model
+ * fixes, as the channels of a head: builds what other shapes take, and runs each once on small data
+ * (some drivers compile again at the first launch), so that no job waits for it. To be called when
+ * a model has run once. */
 pseg_status pseg_ops_prepare(pseg_stream *s, pseg_err *err);
 
 /* Which variants of the operations are taken on this device: applies what the program brings for

@@ -13,6 +13,7 @@
 #define PSEG_OP_MAX_SLOTS 8
 #define PSEG_OP_MAX_INTS  16
 #define PSEG_OP_MAX_REALS 2
+#define PSEG_OP_MAX_FIXED 4
 
 /* For the kernel: mem and off. For the reference: host and off. Absent: both NULL. */
 typedef struct pseg_tensor {
@@ -122,6 +123,10 @@ typedef struct pseg_op {
     void (*ref)(const pseg_op_args *); /* plain loops, in double */
     pseg_status (*launch)(pseg_stream *, const pseg_op_args *, pseg_err *); /* the only way, or */
     const pseg_op_variants *variants;
+    /* Which kernels serve what a model fixes, as the channels of a head, whatever its batches are:
+     * a number below PSEG_OP_MAX_FIXED. What pseg_ops_prepare need not build is told by it. NULL:
+     * all do. */
+    unsigned (*fixed)(const pseg_op_args *);
     const pseg_op_backward *backward; /* NULL: not trainable */
     double (*flops)(const pseg_op_args *), (*bytes)(const pseg_op_args *);
     /* Range of a case's integers in an I32 slot, both ends inclusive; NULL: there are none. */

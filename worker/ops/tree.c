@@ -107,6 +107,11 @@ static const pseg_kernel kernels[2][2] = {
      {"tree.cl", "tree_attention", "-DIN_BF16 -DOUT_BF16 -DDMAX=128"}},
 };
 
+static unsigned room_of(const pseg_op_args *a)
+{
+    return a->i[D] > 64;
+}
+
 static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
 {
     const int64_t *i = a->i;
@@ -132,7 +137,7 @@ static pseg_status launch(pseg_stream *s, const pseg_op_args *a, pseg_err *err)
                        pseg_arg_of(a, V),   pseg_arg_of(a, FROM), pseg_arg_of(a, BACK),
                        PSEG_ARG_VALUE(p)};
 
-    return pseg_launch_rows(s, &kernels[pseg_is_bf16(a, OUT)][i[D] > 64],
+    return pseg_launch_rows(s, &kernels[pseg_is_bf16(a, OUT)][room_of(a)],
                             (uint64_t)i[N_Q] * (uint64_t)i[HEADS], 1, args, N_OF(args), err);
 }
 
@@ -189,6 +194,7 @@ const pseg_op pseg_op_row_tree_attention = {
     .extent = extent,
     .ref = ref,
     .launch = launch,
+    .fixed = room_of,
     .flops = flops,
     .bytes = bytes,
     .int_range = int_range,

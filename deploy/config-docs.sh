@@ -75,6 +75,7 @@ cat <<'END'
 | `XDG_CACHE_HOME`, `HOME` | those with an engine | where compiled kernels are kept if `--cache` does not say: `$XDG_CACHE_HOME/pseg`, else `$HOME/.cache/pseg` |
 | `OCL_ICD_VENDORS` | those with an engine | the ICD loader's: which OpenCL drivers are seen |
 | `POCL_CACHE_DIR` | those with an engine | PoCL's own cache |
+| `POCL_KERNEL_CACHE` | those with an engine | 0: PoCL keeps nothing, so a worker compiles everything at each start, and in one process |
 | `POCL_MAX_PTHREAD_COUNT`, `POCL_CPU_MAX_CU_COUNT`, `POCL_MAX_COMPUTE_UNITS` | those with an engine | threads of PoCL's CPU device, by the names of its versions: where none is given and no `--threads`, [as many as may run](operations.md#processors) |
 | `CL_CONFIG_CPU_TBB_NUM_WORKERS`, `DPCPP_CPU_NUM_CUS` | those with an engine | the same for Intel's CPU device |
 | `POCL_AFFINITY` | those with an engine | PoCL's own way of placing threads, in place of PSEG's |

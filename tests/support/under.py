@@ -37,7 +37,7 @@ LEFT_OUT = {
     ),
     "valgrind": (
         ("image_memory|image_large|batch_plan", "measures memory"),
-        ("cl|ops.*|golden_.*|train.*|serve|eval_(page_)?program|broken_device|threads|api_(masks|process|features|estimate|prepare)",
+        ("cl|cl_rehearsal|cold_start|ops.*|golden_.*|train.*|serve|eval_(page_)?program|broken_device|threads|api_(masks|process|features|estimate|prepare)",
          "compiles kernels, hours under memcheck"),
         ("fault_.*", "is judged by time"),
     ),

@@ -6,6 +6,7 @@
 #include "common/base/hash.h"
 #include "common/base/version.h"
 #include "common/rpc/rpc.h"
+#include "worker/apps/compiler.h"
 #include "worker/apps/engine_options.h"
 #include "worker/apps/worker_metrics.h"
 #include "worker/apps/worker_trace.h"
@@ -272,6 +273,21 @@ out:
     return rc;
 }
 
+/* In the second process. */
+static pseg_status compile(void *ud, const char *device, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    const config *c = ud;
+    pseg_engine_options eo;
+    char *folder = NULL;
+
+    PSEG_TRY(engine_options_of(&eo, &folder, &c->engine, NULL, err));
+    PSEG_TRY(pseg_engine_compile(&eo, device, err));
+out:
+    pseg_free(folder);
+    return rc;
+}
+
 static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log *log,
                        pseg_err *err)
 {
@@ -281,6 +297,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     pseg_worker_options wo = {.queue = PSEG_QUEUE_OPTIONS_DEFAULT, .log = log};
     pseg_engine *engine = NULL;
     pseg_worker *worker = NULL;
+    compiler second = COMPILER_NONE;
     listeners who = {0};
     char *folder = NULL, id[80];
     int64_t begin = pseg_clock_mono_ms();
@@ -294,6 +311,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
         if (status >= 0)
             _exit(status); /* the parent, whose last child has ended */
     }
+    compiler_begin(&second, compile, (void *)(uintptr_t)c, log);
     make_id(id, c->id);
     PSEG_TRY(pseg_image_init(err));
     if (c->metrics_listen) {
@@ -320,7 +338,10 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     eo.decode_images = (size_t)c->decode_images;
     eo.decode_s = c->decode_seconds;
     eo.decode_memory_bytes = (uint64_t)c->decode_memory;
+    eo.cl.on_compile = compiler_go;
+    eo.cl.on_compile_ud = &second;
     PSEG_TRY(open_engine(&engine, &eo, signals, log, err));
+    compiler_end(&second);
     for (size_t i = 0; i < pseg_engine_n_devices(engine); i++)
         PSEG_INFO(log, "worker", "model=%s digest=%.12s device=\"%s\" opened in %lld ms",
                   pseg_engine_name(engine), pseg_engine_digest(engine),
@@ -352,6 +373,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     pseg_worker_stop(worker);
     PSEG_INFO(log, "worker", "stopped");
 out:
+    compiler_end(&second);
     pseg_trace_close(who.trace);
     pseg_worker_metrics_free(who.metrics);
     pseg_engine_close(engine);

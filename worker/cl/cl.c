@@ -113,6 +113,8 @@ pseg_status pseg_cl_open(pseg_cl **out, const pseg_cl_options *o, pseg_err *err)
     pseg_cond_init(&cl->keeper_cv);
     cl->log = o->log;
     cl->profile = o->profile;
+    cl->on_compile = o->on_compile;
+    cl->on_compile_ud = o->on_compile_ud;
     PSEG_TRY(choose_dir(&cl->kernel_dir, o->kernel_dir, "PSEG_KERNEL_DIR", err));
     PSEG_TRY(choose_cache_dir(cl, o, err));
     PSEG_TRY(pseg_device_open(&cl->device, &cl->info, o->device, err));

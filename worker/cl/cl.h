@@ -46,11 +46,16 @@ typedef struct pseg_cl_options {
     pseg_cl_variant variant;
     uint32_t without;    /* bits of pseg_cl_feature to leave unused */
     const pseg_log *log; /* borrowed until pseg_cl_close; NULL: silent */
+    /* Called with the device's id, once at most and before the first program is compiled, where a
+     * second process would halve the time: see pseg_stream_rehearse. From the thread that needs the
+     * program, holding a lock: it returns soon and calls nothing of this header. NULL: nobody. */
+    void (*on_compile)(void *ud, const char *device);
+    void *on_compile_ud;
 } pseg_cl_options;
 
-#define PSEG_CL_OPTIONS_DEFAULT                                \
-    {                                                          \
-        NULL, NULL, NULL, false, false, PSEG_CL_AUTO, 0, NULL, \
+#define PSEG_CL_OPTIONS_DEFAULT                                            \
+    {                                                                      \
+        NULL, NULL, NULL, false, false, PSEG_CL_AUTO, 0, NULL, NULL, NULL, \
     }
 
 /* Strings in o are borrowed during the call only. PoCL's threads get a CPU each where they are as
@@ -156,6 +161,18 @@ pseg_status pseg_launch(pseg_stream *s, const pseg_kernel *k, unsigned n_dims, c
                         const size_t *local, const pseg_arg *args, size_t n_args, pseg_err *err);
 /* Builds without launching, so that a first job does not wait for the compiler. */
 pseg_status pseg_kernel_prepare(pseg_stream *s, const pseg_kernel *k, pseg_err *err);
+
+/* PoCL compiles one kernel at a time in a process, whatever the number of cores, and keeps what it
+ * compiled in a folder that processes share. So a second process can take half of the work:
+ *
+ *     pseg_stream_rehearse(s, &err);          // from now on launches are noted, and do not run
+ *     ... everything that the first process does, in its order; what is read back is undefined ...
+ *     pseg_stream_compile_rehearsed(s, &err); // each kernel, from the last program to the first
+ *
+ * Of each kernel the smallest launch runs, with the memory that it had: kernels must bear any
+ * contents. Errors: those of pseg_launch; after either the stream runs launches again. */
+pseg_status pseg_stream_rehearse(pseg_stream *s, pseg_err *err);
+pseg_status pseg_stream_compile_rehearsed(pseg_stream *s, pseg_err *err);
 
 /* ---- profile ------------------------------------------------------------------------------ */
 

@@ -29,8 +29,10 @@ struct pseg_cl {
     cl_mem none; /* stands for absent buffers: NULL arguments are not safe with every driver */
     bool profile;
     const pseg_log *log;
-    char *cache_dir;  /* NULL: no cache */
-    char *kernel_dir; /* NULL: embedded sources */
+    char *cache_dir;                                  /* NULL: no cache */
+    char *kernel_dir;                                 /* NULL: embedded sources */
+    void (*on_compile)(void *ud, const char *device); /* NULL: nobody asks, or it was told */
+    void *on_compile_ud;
     pthread_mutex_t programs_lock;
     pseg_program *programs;
     pthread_t keeper; /* of compiled programs, on disk */
@@ -93,6 +95,16 @@ void pseg_programs_free(pseg_cl *cl);
  * there is a file. Only with a cache. */
 cl_program pseg_program_load_kept(bool *is_damaged, pseg_cl *cl, const char *path,
                                   const char *options);
+/* Launches that a stream noted. NULL: no memory. */
+typedef struct pseg_rehearsal pseg_rehearsal;
+pseg_rehearsal *pseg_rehearsal_new(void);
+void pseg_rehearsal_free(pseg_rehearsal *r); /* NULL: nothing happens */
+/* As of pseg_launch, none of the sizes 0; buffers are retained. */
+pseg_status pseg_rehearsal_note(pseg_rehearsal *r, const pseg_kernel *k, unsigned n_dims,
+                                const size_t *global, const size_t *local, const pseg_arg *args,
+                                size_t n_args, pseg_err *err);
+/* On a stream that does not rehearse. */
+pseg_status pseg_rehearsal_run(pseg_rehearsal *r, pseg_stream *s, pseg_err *err);
 /* The thread that keeps programs ends; without one, all that are not kept yet are. */
 void pseg_programs_end_keeping(pseg_cl *cl);
 

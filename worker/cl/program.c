@@ -3,6 +3,7 @@
 
 #include "common/base/alloc.h"
 #include "common/base/clock.h"
+#include "common/base/conf.h"
 #include "common/base/file.h"
 #include "common/base/hash.h"
 #include "kernels/embedded.h"
@@ -180,6 +181,19 @@ static bool is_same(const char *a, const char *b)
     return a == b || (a && b && strcmp(a, b) == 0);
 }
 
+/* Would a second process halve the time? PoCL has one lock around its compiler, and what it has
+ * compiled is found by other processes. Once, if so, tells whoever asked for it. */
+static void tell_of_compiling(pseg_cl *cl)
+{
+    const char *cache = pseg_conf_env("POCL_KERNEL_CACHE");
+
+    if (cl->on_compile && cl->info.type == PSEG_DEVICE_CPU && cl->info.compute_units > 1 &&
+        strcmp(cl->info.platform_name, "Portable Computing Language") == 0 &&
+        !(cache && strcmp(cache, "0") == 0))
+        cl->on_compile(cl->on_compile_ud, cl->info.id);
+    cl->on_compile = NULL;
+}
+
 pseg_status pseg_program_get(cl_program *out, pseg_cl *cl, const pseg_kernel *k, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
@@ -211,6 +225,7 @@ pseg_status pseg_program_get(cl_program *out, pseg_cl *cl, const pseg_kernel *k,
         pseg_free(p->keep_at);
         p->keep_at = NULL;
     } else {
+        tell_of_compiling(cl);
         PSEG_TRY(build_source(&p->program, cl, &s, k->file, err));
         pthread_cond_broadcast(&cl->keeper_cv);
     }

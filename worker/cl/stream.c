@@ -29,6 +29,7 @@ struct pseg_stream {
     size_t n_pending;
     size_t last; /* kernel of the last launch */
     pseg_mem *scratch;
+    pseg_rehearsal *rehearsal; /* NULL: launches run */
     pseg_trace_fn *trace;
     void *trace_ud;
 };
@@ -98,6 +99,7 @@ void pseg_stream_close(pseg_stream *s)
         clReleaseKernel(s->kernels[i].kernel);
     if (s->queue)
         clReleaseCommandQueue(s->queue);
+    pseg_rehearsal_free(s->rehearsal);
     pseg_mem_free(s->scratch);
     pseg_free(s->pending);
     pseg_free(s->kernels);
@@ -273,6 +275,10 @@ pseg_status pseg_launch(pseg_stream *s, const pseg_kernel *k, unsigned n_dims, c
         PSEG_REQUIRE(unit > 0 && global[d] <= SIZE_MAX - unit, "local size");
         rounded[d] = (global[d] + unit - 1) / unit * unit;
     }
+    if (s->rehearsal) {
+        rc = pseg_rehearsal_note(s->rehearsal, k, n_dims, global, local, args, n_args, err);
+        goto out;
+    }
     PSEG_TRY(find_kernel(&index, s, k, err));
     cl_kernel kernel = s->kernels[index].kernel;
     for (size_t i = 0; i < n_args; i++) {
@@ -297,6 +303,32 @@ pseg_status pseg_launch(pseg_stream *s, const pseg_kernel *k, unsigned n_dims, c
         s->pending[s->n_pending++] = (pending_event){event, index};
     s->last = index;
 out:
+    return rc;
+}
+
+pseg_status pseg_stream_rehearse(pseg_stream *s, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+
+    PSEG_REQUIRE(!s->rehearsal, "one rehearsal at a time");
+    s->rehearsal = pseg_rehearsal_new();
+    if (!s->rehearsal)
+        PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "out of memory");
+out:
+    return rc;
+}
+
+pseg_status pseg_stream_compile_rehearsed(pseg_stream *s, pseg_err *err)
+{
+    pseg_status rc = PSEG_OK;
+    pseg_rehearsal *r = s->rehearsal;
+
+    s->rehearsal = NULL;
+    PSEG_REQUIRE(r, "a rehearsal before");
+    PSEG_TRY(pseg_stream_finish(s, err)); /* what was written is there */
+    rc = pseg_rehearsal_run(r, s, err);
+out:
+    pseg_rehearsal_free(r);
     return rc;
 }
 

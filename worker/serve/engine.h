@@ -57,6 +57,10 @@ typedef struct pseg_engine_options {
  * pseg_model_open, pseg_cl_open and pseg_device_expand; one device that cannot be opened is enough.
  */
 pseg_status pseg_engine_open(pseg_engine **out, const pseg_engine_options *o, pseg_err *err);
+/* Compiles for `device` what pseg_engine_open does, the other way round: for a second process,
+ * whose work the first one then finds in the driver's cache. What it opened stays open: the process
+ * is to end by _exit. Errors: those of pseg_engine_open. */
+pseg_status pseg_engine_compile(const pseg_engine_options *o, const char *device, pseg_err *err);
 /* Waits for the writing of at most one compiled program if keep_programs was called, else for all.
  */
 void pseg_engine_close(pseg_engine *e);

@@ -310,7 +310,9 @@ typedef struct pseg_queue_tenant {
 } pseg_queue_tenant;
 
 typedef struct pseg_queue_submit_args {
-    const char *tenant, *id; /* id: 32 hexadecimal digits, see pseg_job_new_id */
+    /* id: 32 hexadecimal digits, see pseg_job_new_id; of an item of a batch the last two are the
+     * queue's to choose. */
+    const char *tenant, *id;
     const char *request_id;  /* or "" */
     const char *fingerprint; /* of the request's content, to tell a repeat from a reuse */
     const char *model;

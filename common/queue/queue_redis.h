@@ -60,8 +60,9 @@ struct batch_kind {
     const char *function;
     int index;       /* KIND_*, in loop.gathering */
     bool is_promise; /* its answer promises what the queue's durability says */
+    int most; /* in one call: Redis does nothing else meanwhile, so a few milliseconds' worth */
 };
-enum { N_BATCH_KINDS = 3, BATCHES_UNDER_WAY = 2, BATCH_ITEMS = 64, BATCH_BYTES = 1 << 20 };
+enum { N_BATCH_KINDS = 3, BATCHES_UNDER_WAY = 2, BATCH_BYTES = 1 << 20 };
 
 /* What waits of one kind. */
 typedef struct gathering {
@@ -251,10 +252,9 @@ void redis_put_features(pseg_queue *q, const char *key, pseg_bytes data, int64_t
 
 /* ---- queue_redis_ops.c ---- */
 
-/* The arguments of a job, as the function submit takes them. `c` has none yet. False: a name of it
- * would not arrive as it is; to be answered by the next function. */
-struct call;
-bool queue_add_submit(struct call *c, const pseg_queue_submit_args *a);
+/* What many jobs of a call have in common, as one text, which the library takes apart once. False:
+ * a name of it would not arrive as it is; to be answered by the next function. */
+bool queue_terms(char *out, size_t size, const pseg_queue_submit_args *a);
 void queue_answer_bad_name(const pseg_queue_submit_args *a, pseg_queue_done done, void *ud);
 
 extern const queue_ops queue_redis_ops;

@@ -1,10 +1,11 @@
 /* Batches: what each request says to Redis, and what the answer means. */
 #include "common/queue/queue_redis_call.h"
+#include "common/base/alloc.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static const batch_kind item_kind = {"pseg1_submit_items", KIND_ITEM, true};
+static const batch_kind item_kind = {"pseg1_submit_items", KIND_ITEM, true, 120};
 
 /* ---- requests ---- */
 
@@ -70,22 +71,74 @@ void redis_batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t
     call_send(&c, q, false, queue_parse_ends, limit, done, ud);
 }
 
+static void put_text(uint8_t **to, const char *a, const char *b, const char *between)
+{
+    size_t n = strlen(a) + strlen(between) + strlen(b);
+
+    (*to)[0] = (uint8_t)(n & 255);
+    (*to)[1] = (uint8_t)(n >> 8);
+    memcpy(*to + 2, a, strlen(a));
+    memcpy(*to + 2 + strlen(a), between, strlen(between));
+    memcpy(*to + 2 + strlen(a) + strlen(between), b, strlen(b));
+    *to += 2 + n;
+}
+
+/* What a pack keeps of an item (packs.ITEM in lua/pack.lua): two texts with their lengths, the
+ * spec, and a byte of checksum, by which Redis' Lua tells them apart: of a text this long it hashes
+ * the last byte and only every few before it, where items of a batch are often all the same. NULL:
+ * no memory. Caller frees. */
+static uint8_t *kept_of(const pseg_queue_submit_args *job, int64_t seq, const char *custom_id,
+                        size_t *len)
+{
+    char number[24];
+    size_t room =
+        32 + strlen(job->tenant) + strlen(job->image_sha256) + strlen(custom_id) + job->spec.len;
+    uint8_t *kept = pseg_calloc(1, room), *end = kept;
+
+    if (!kept)
+        return NULL;
+    snprintf(number, sizeof number, "%lld", (long long)seq);
+    put_text(&end, job->tenant, job->image_sha256, ":");
+    put_text(&end, number, custom_id, " ");
+    if (job->spec.len)
+        memcpy(end, job->spec.data, job->spec.len);
+    *len = (size_t)(end - kept) + job->spec.len;
+    uint32_t sum = 2166136261u; /* FNV-1a */
+    for (size_t i = 0; i < *len; i++)
+        sum = (sum ^ kept[i]) * 16777619u;
+    kept[(*len)++] = (uint8_t)(sum ^ sum >> 8 ^ sum >> 16 ^ sum >> 24);
+    return kept;
+}
+
 static void send_item(pseg_queue *q, const pseg_queue_submit_args *job, const char *batch,
                       int64_t seq, const char *custom_id, const char *refusal, pseg_queue_done done,
                       void *ud)
 {
+    char head[sizeof((call *)NULL)->terms + 100];
+    size_t len = 0;
     call c;
 
     item_begin(&c);
-    if (!queue_add_submit(&c, job)) {
+    if (!queue_terms(c.terms, sizeof c.terms, job) || strpbrk(batch, " \t\n\v\f\r") ||
+        snprintf(head, sizeof head, "%s %s %lld", c.terms, batch,
+                 (long long)job->deadline_unix_us) >= (int)sizeof head) {
         queue_answer_bad_name(job, done, ud);
         return;
     }
-    call_add(&c, batch);
+    uint8_t *kept = kept_of(job, seq, custom_id, &len);
+    if (!kept) {
+        queue_answer_no_memory(done, ud);
+        return;
+    }
+    call_add(&c, head);
+    call_add(&c, job->id);
+    call_add(&c, job->image_sha256);
+    call_add_bytes(&c, (pseg_bytes){kept, len});
+    call_add_bytes(&c, job->content);
     call_add_number(&c, seq);
-    call_add(&c, custom_id);
     call_add(&c, refusal);
     item_send(&c, q, &item_kind, queue_parse_item, NULL, done, ud);
+    pseg_free(kept);
 }
 
 static const pseg_queue_submit_args no_job = {

@@ -4,6 +4,28 @@
 
 #include <string.h>
 
+/* One event, or of items of a pack one for each. -> how many */
+static uint32_t tell(const pseg_queue_options *o, pseg_queue_event e)
+{
+    char id[PSEG_JOB_ID_LEN + 1];
+    uint32_t before = e.place.n;
+    queue_token t;
+
+    if (!e.id || !queue_token_parse(&t, e.id)) {
+        e.place.n++;
+        if (e.id)
+            o->on_event(o->ud, &e);
+        return 1;
+    }
+    e.id = id;
+    for (unsigned i = 0; i < t.n; i++) {
+        queue_token_id(id, &t, i);
+        e.place.n++;
+        o->on_event(o->ud, &e);
+    }
+    return e.place.n - before;
+}
+
 /* An entry of the stream tells of one job or of many. Tenant and batch hold for all that follow;
  * `state` ends what is told of a job. */
 void queue_tell_events(const pseg_queue_options *o, const char *entry, const redisReply *fields)
@@ -28,10 +50,8 @@ void queue_tell_events(const pseg_queue_options *o, const char *entry, const red
         } else if (strcmp(name, "worker") == 0) {
             e.worker = value;
         } else if (strcmp(name, "state") == 0) {
-            e.place.n++;
             e.state = pseg_job_state_parse(value);
-            if (e.id)
-                o->on_event(o->ud, &e);
+            e.place.n += tell(o, e);
             e.id = NULL;
         }
     }

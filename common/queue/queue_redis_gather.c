@@ -26,7 +26,7 @@ static command *gathered_call(loop *lp, gathering *g)
     size_t bytes = 0, len;
     command *last = NULL;
 
-    for (command *c = g->head; c && n < BATCH_ITEMS && (!n || bytes + c->len <= BATCH_BYTES);
+    for (command *c = g->head; c && n < c->kind->most && (!n || bytes + c->len <= BATCH_BYTES);
          c = c->next_item, n++) {
         n_args += c->n_args;
         bytes += c->len;

@@ -6,8 +6,8 @@
 
 /* ---- requests ---- */
 
-static const batch_kind submit_kind = {"pseg1_submit", KIND_SUBMIT, true},
-                        publish_kind = {"pseg1_publish", KIND_PUBLISH, false};
+static const batch_kind submit_kind = {"pseg1_submit", KIND_SUBMIT, true, 64},
+                        publish_kind = {"pseg1_publish", KIND_PUBLISH, false, 120};
 
 int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][24])
 {
@@ -21,17 +21,24 @@ int queue_batch_head(const redis_queue *q, const batch_kind *kind, char head[6][
     return 4;
 }
 
-bool queue_add_submit(call *c, const pseg_queue_submit_args *a)
+bool queue_terms(char *out, size_t size, const pseg_queue_submit_args *a)
 {
     static const pseg_queue_tenant none;
     const pseg_queue_tenant *t = a->limits ? a->limits : &none;
 
-    /* What many jobs have in common goes as one text, which the function takes apart once. */
-    int n = snprintf(c->terms, sizeof c->terms, "%s %s %d %lld %lld %lld %lld %lld %lld %lld",
-                     a->tenant, a->model, a->model_is_default, (long long)a->ttl_ms,
-                     (long long)a->priority, (long long)(t->weight > 0 ? t->weight : 1),
-                     (long long)t->max_jobs, (long long)t->max_bytes, (long long)t->rate,
+    int n = snprintf(out, size, "%s %s %d %lld %lld %lld %lld %lld %lld %lld", a->tenant, a->model,
+                     a->model_is_default, (long long)a->ttl_ms, (long long)a->priority,
+                     (long long)(t->weight > 0 ? t->weight : 1), (long long)t->max_jobs,
+                     (long long)t->max_bytes, (long long)t->rate,
                      (long long)(t->burst > 0 ? t->burst : 1));
+    return n < (int)size && !strpbrk(a->tenant, " \t\n\v\f\r") && !strpbrk(a->model, " \t\n\v\f\r");
+}
+
+/* False: see queue_terms. */
+static bool add_submit(call *c, const pseg_queue_submit_args *a)
+{
+    bool good = queue_terms(c->terms, sizeof c->terms, a);
+
     call_add(c, c->terms);
     call_add(c, a->id);
     call_add(c, a->request_id);
@@ -40,8 +47,7 @@ bool queue_add_submit(call *c, const pseg_queue_submit_args *a)
     call_add_bytes(c, a->spec);
     call_add_bytes(c, a->content);
     call_add_number(c, a->deadline_unix_us);
-    return n < (int)sizeof c->terms && !strpbrk(a->tenant, " \t\n\v\f\r") &&
-           !strpbrk(a->model, " \t\n\v\f\r");
+    return good;
 }
 
 void queue_answer_bad_name(const pseg_queue_submit_args *a, pseg_queue_done done, void *ud)
@@ -88,7 +94,7 @@ static void redis_submit(pseg_queue *q, const pseg_queue_submit_args *a, pseg_qu
     call c;
 
     item_begin(&c);
-    if (!queue_add_submit(&c, a)) {
+    if (!add_submit(&c, a)) {
         queue_answer_bad_name(a, done, ud);
         return;
     }

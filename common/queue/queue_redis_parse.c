@@ -55,6 +55,28 @@ int64_t queue_number_at(const redisReply *from, size_t i)
     return e->type == REDIS_REPLY_INTEGER ? e->integer : e->str ? strtoll(e->str, NULL, 10) : 0;
 }
 
+bool queue_token_parse(queue_token *t, const char *text)
+{
+    char form[6] = "";
+    unsigned n = 0;
+
+    if (strlen(text) != PSEG_JOB_ID_LEN + 3)
+        return false;
+    memcpy(form, text + sizeof t->prefix, sizeof form - 1);
+    if (strspn(form, "0123456789abcdef") != 2 || form[2] != '+' ||
+        strspn(form + 3, "0123456789abcdef") != 2 || sscanf(form, "%2x+%2x", &t->from, &n) != 2)
+        return false;
+    memcpy(t->prefix, text, sizeof t->prefix);
+    t->n = n;
+    return t->from + n <= 256;
+}
+
+void queue_token_id(char out[PSEG_JOB_ID_LEN + 1], const queue_token *t, unsigned i)
+{
+    memcpy(out, t->prefix, sizeof t->prefix);
+    snprintf(out + sizeof t->prefix, 3, "%02x", (t->from + i) & 255);
+}
+
 /* Milliseconds there, microseconds here. */
 static int64_t us_at(const redisReply *from, size_t i)
 {
@@ -235,6 +257,64 @@ void queue_parse_workers(pseg_queue_reply *r, const redisReply *from, const comm
     }
 }
 
+/* Items of a pack: {token, tenant, deadline, created, what is kept of each}. */
+static bool is_packed(const redisReply *v)
+{
+    return queue_is_array(v, 5) && v->element[4]->type == REDIS_REPLY_ARRAY;
+}
+
+/* Takes a text of known length off the front; NULL: there is none. */
+static const char *text_of(pseg_queue_reply *r, pseg_bytes *from)
+{
+    size_t n = from->len >= 2 ? from->data[0] | (size_t)from->data[1] << 8 : SIZE_MAX - 2;
+
+    if (from->len < 2 + n)
+        return NULL;
+    char *text = pseg_arena_calloc(r->arena, n + 1, 1);
+    if (!text) {
+        queue_no_room(r);
+        return NULL;
+    }
+    memcpy(text, from->data + 2, n);
+    from->data += 2 + n;
+    from->len -= 2 + n;
+    return text;
+}
+
+static void claims_of_pack(pseg_queue_reply *r, const redisReply *v)
+{
+    const char *token = queue_text_at(r, v, 0), *tenant = queue_text_at(r, v, 1);
+    int64_t deadline = queue_number_at(v, 2), created = queue_number_at(v, 3);
+    queue_token t;
+
+    if (!queue_token_parse(&t, token) || t.n != v->element[4]->elements) {
+        queue_bad_shape(r);
+        return;
+    }
+    char(*ids)[PSEG_JOB_ID_LEN + 1] = pseg_arena_calloc(r->arena, t.n, sizeof *ids);
+    for (unsigned i = 0; i < t.n; i++) {
+        pseg_bytes kept = queue_bytes_at(r, v->element[4], i);
+        const char *image = ids ? text_of(r, &kept) : NULL,
+                   *item = image ? text_of(r, &kept) : NULL;
+        if (!item || !kept.len) {
+            if (!ids)
+                queue_no_room(r);
+            if (r->err.code == PSEG_OK)
+                queue_bad_shape(r);
+            return;
+        }
+        queue_token_id(ids[i], &t, i);
+        r->claims[r->n_claims++] = (pseg_queue_claim){.id = ids[i],
+                                                      .fence = 1,
+                                                      .attempt = 1,
+                                                      .tenant = tenant,
+                                                      .spec = {kept.data, kept.len - 1},
+                                                      .image = image,
+                                                      .deadline_unix_us = deadline,
+                                                      .created_unix_us = created};
+    }
+}
+
 void queue_parse_claims(pseg_queue_reply *r, const redisReply *from, const command *c)
 {
     (void)c;
@@ -242,7 +322,10 @@ void queue_parse_claims(pseg_queue_reply *r, const redisReply *from, const comma
         queue_bad_shape(r);
         return;
     }
-    r->claims = pseg_arena_calloc(r->arena, from->elements, sizeof *r->claims);
+    size_t n = 0;
+    for (size_t i = 0; i < from->elements; i++)
+        n += is_packed(from->element[i]) ? from->element[i]->element[4]->elements : 1;
+    r->claims = pseg_arena_calloc(r->arena, n, sizeof *r->claims);
     if (!r->claims) {
         queue_no_room(r);
         return;
@@ -252,6 +335,10 @@ void queue_parse_claims(pseg_queue_reply *r, const redisReply *from, const comma
         if (v->type == REDIS_REPLY_INTEGER && i + 1 == from->elements) {
             r->again_ms = v->integer;
             break;
+        }
+        if (is_packed(v)) {
+            claims_of_pack(r, v);
+            continue;
         }
         if (!queue_is_array(v, 9)) {
             queue_bad_shape(r);

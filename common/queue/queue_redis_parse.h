@@ -13,4 +13,14 @@ pseg_bytes queue_bytes_at(pseg_queue_reply *r, const redisReply *from, size_t i)
 const char *queue_text_at(pseg_queue_reply *r, const redisReply *from, size_t i);
 int64_t queue_number_at(const redisReply *from, size_t i);
 
+/* Items of a pack that follow one another, as lua/pack.lua tells of them: "PREFIXff+nn". */
+typedef struct queue_token {
+    char prefix[PSEG_JOB_ID_LEN - 2];
+    unsigned from, n;
+} queue_token;
+
+/* False: it is none. */
+bool queue_token_parse(queue_token *t, const char *text);
+void queue_token_id(char out[PSEG_JOB_ID_LEN + 1], const queue_token *t, unsigned i);
+
 #endif

@@ -2,6 +2,7 @@
 #include "tests/support/queue_own.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 static void the_dead_leave_no_places_behind(void **state)
 {
@@ -116,6 +117,7 @@ static void a_torn_log_leaves_batches_whole(void **state)
     /* A job whose batch never got so far. */
     id = put_item(q, 2, 60000);
     count("HSET", "batch:default:b next 2");
+    count("HDEL", "batch:default:b j2");
     lose("line:m:default");
     lose("fair:m");
     SWEEP_UNTIL(q, queue_state_of(q, id.s) == PSEG_JOB_UNKNOWN);
@@ -143,6 +145,7 @@ static void a_torn_log_makes_no_item_two_jobs(void **state)
         lose("batch_live:default:b");
         snprintf(next, sizeof next, "batch:default:b next %d", seq);
         count("HSET", next);
+        count("HDEL", "batch:default:b j1 j2");
         id_text again = put_item(q, seq, 60000);
         if (is_done)
             case_publish(q, "w", case_claim(q, "w"), NULL);
@@ -171,6 +174,7 @@ static void torn_behind_the_line(bool has_ended, bool by_claim)
     id_text torn = put_item(q, 1, 60000);
     snprintf(line, sizeof line, "line:m:default 1 %s", torn.s);
     count("HSET", "batch:default:b next 1");
+    count("HDEL", "batch:default:b j1");
     if (has_ended)
         lose("line:m:default");
     id_text again = put_item(q, 1, 60000);
@@ -358,10 +362,25 @@ static void an_image_counted_too_often_goes(void **state)
     }
 }
 
-static void every_key_has_an_end(void **state)
+/* When all has ended, and its time has passed. */
+static void only_what_stays(pseg_queue *q)
 {
     static const char *const stay[] = {"bytes", "count", "events", "layout", "models", "wake:m"};
     enum { N_STAY = sizeof stay / sizeof *stay };
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_unregister, q, "w");
+    case_keep(r);
+    SWEEP_UNTIL(q, test_redis_number(&server, "DBSIZE") <= N_STAY);
+    for (int i = 0; i < N_STAY; i++)
+        assert_int_equal(test_redis_number(&server, "EXISTS pseg:{%s}:%s", queue_name, stay[i]), 1);
+    assert_int_equal(test_redis_number(&server, "GET pseg:{%s}:bytes", queue_name), 0);
+    assert_int_equal(test_redis_number(&server, "LLEN pseg:{%s}:ready:m", queue_name), 0);
+    assert_int_equal(test_redis_number(&server, "HGET pseg:{%s}:count more", queue_name), 0);
+}
+
+static void every_key_has_an_end(void **state)
+{
     pseg_queue_reply *r;
     id_text id;
 
@@ -401,13 +420,211 @@ static void every_key_has_an_end(void **state)
         SWEEP_UNTIL(q, test_redis_number(&server, "ZCARD pseg:{%s}:leases", queue_name) == 0);
     while (case_stats(q).live)
         case_publish(q, "w", case_claim(q, "w"), NULL);
-    CALL(r, pseg_queue_unregister, q, "w");
+    only_what_stays(q);
+}
+
+/* Items that are sent together, which lie in packs. */
+static void put_items(pseg_queue *q, int from, int n, int64_t ttl_ms)
+{
+    static pseg_queue_sync waits[100];
+    id_text id;
+
+    for (int i = 0; i < n; i++) {
+        pseg_queue_item_args a = {
+            .job = case_args(&id), .batch = "b", .seq = from + i, .custom_id = "c"};
+        a.job.ttl_ms = ttl_ms;
+        pseg_queue_sync_init(&waits[i]);
+        pseg_queue_submit_item(q, &a, pseg_queue_sync_done, &waits[i]);
+    }
+    for (int i = 0; i < n; i++) {
+        pseg_queue_reply *r = pseg_queue_sync_take(&waits[i]);
+        assert_int_equal(r->err.code, PSEG_OK);
+        pseg_queue_reply_free(r);
+    }
+}
+
+static const pseg_queue_reply *claim_items(pseg_queue *q, size_t most)
+{
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_claim_jobs, q, "w", "m", most, 0, 0);
     case_keep(r);
-    SWEEP_UNTIL(q, test_redis_number(&server, "DBSIZE") <= N_STAY);
-    for (int i = 0; i < N_STAY; i++)
-        assert_int_equal(test_redis_number(&server, "EXISTS pseg:{%s}:%s", queue_name, stay[i]), 1);
-    assert_int_equal(test_redis_number(&server, "GET pseg:{%s}:bytes", queue_name), 0);
-    assert_int_equal(test_redis_number(&server, "LLEN pseg:{%s}:ready:m", queue_name), 0);
+    return r;
+}
+
+static void publish_items(pseg_queue *q, const pseg_queue_reply *r, size_t from, size_t n)
+{
+    for (size_t i = from; i < from + n; i++)
+        assert_int_equal(case_publish(q, "w", &r->claims[i], NULL), PSEG_JOB_SUCCEEDED);
+}
+
+/* A number that a script finds out of all packs of the queue: it is called with each one's key. */
+static long long of_packs(const char *script)
+{
+    char said[64], whole[400], pattern[80];
+
+    snprintf(whole, sizeof whole,
+             "local n = 0 for _, key in ipairs(redis.call('KEYS', ARGV[1])) do n = n + (%s) end "
+             "return n",
+             script);
+    snprintf(pattern, sizeof pattern, "pseg:{%s}:pack:*", queue_name);
+    assert_true(test_redis_ask_words(&server, said, sizeof said, 4,
+                                     (const char *const[]){"EVAL", whole, "0", pattern}));
+    assert_int_equal(said[0], ':');
+    return atoll(said + 1);
+}
+
+static void every_key_of_packs_has_an_end(void **state)
+{
+    enum { N = 40 };
+    pseg_queue_reply *r;
+
+    (void)state;
+    start(NULL);
+    pseg_queue_options o = options_of(server.socket_url);
+    o.image_ttl_ms = 50;
+    pseg_queue *q = case_open(&o);
+    case_register(q, "w");
+    make_batch(q, 50);
+    put_items(q, 1, N, 50);
+    assert_true(of_packs("1") > 0);
+    const pseg_queue_reply *a = claim_items(q, 20);
+    publish_items(q, a, 0, 10);
+    assert_int_equal(case_release(q, "w", &a->claims[10], NULL), PSEG_JOB_QUEUED);
+    assert_int_equal(case_fail(q, "w", &a->claims[11], PSEG_R_IMAGE_UNDECODABLE, 0, NULL),
+                     PSEG_JOB_FAILED);
+    CALL(r, pseg_queue_cancel, q, T, a->claims[12].id);
+    case_keep(r);
+    publish_items(q, a, 13, 7);
+    SWEEP_UNTIL(q, case_stats(q).leased == 0); /* the cancelled one's lease ends */
+    /* Those that are left while others' records have gone already. */
+    for (const pseg_queue_reply *some; (some = claim_items(q, 5))->n_claims;) {
+        publish_items(q, some, 0, some->n_claims);
+        queue_pause_ms(20);
+        case_sweep(q);
+    }
+    assert_int_equal(case_stats(q).live, 0);
+    only_what_stays(q);
+}
+
+/* As what_a_torn_log_left_is_mended and its like, for packs. */
+static void a_torn_log_leaves_packs_whole(void **state)
+{
+    enum { N = 30 };
+    static const char *const all[] = {"line:m:default", "fair:m", "index:default", "live"};
+
+    (void)state;
+    for (int n_lost = 2; n_lost <= 4; n_lost++) {
+        start(NULL);
+        pseg_queue *q = open_queue();
+        case_register(q, "w");
+        make_batch(q, 60000);
+        put_items(q, 1, N, 60000);
+        for (int k = 0; k < n_lost; k++)
+            if (n_lost == 4 || k != 2)
+                lose(all[k]);
+        if (n_lost == 4)
+            count("HDEL", "count more"), lose("ready:m"), lose("tenant_jobs");
+        SWEEP_UNTIL(q, count("ZCARD", "line:m:default") > 0 && case_stats(q).live == N);
+        for (int k = 0; k < 20; k++)
+            case_sweep(q);
+        /* A claim whose lease was not written. */
+        const pseg_queue_reply *a = claim_items(q, 10);
+        assert_int_equal(a->n_claims, 10);
+        publish_items(q, a, 0, 4);
+        lose("leases");
+        int n = 4;
+        for (int k = 0; k < 150 && n < N; k++) {
+            case_sweep(q);
+            a = claim_items(q, N);
+            publish_items(q, a, 0, a->n_claims);
+            n += (int)a->n_claims;
+            queue_pause_ms(a->n_claims ? 0 : 50);
+        }
+        assert_int_equal(n, N);
+        assert_int_equal(count("LLEN", "batch_done:default:b"), N);
+        assert_int_equal(count("HLEN", "batch_live:default:b"), 0);
+        assert_int_equal(count("LLEN", "ready:m"), 0);
+        assert_int_equal(case_stats(q).live, 0);
+        assert_int_equal(count("HGET", "count more"), 0);
+    }
+}
+
+/* Ends of which the pack's part was written, and not the batch's. */
+static void torn_ends_of_packs_are_told(void **state)
+{
+    enum { N = 30 };
+
+    (void)state;
+    start(NULL);
+    pseg_queue_options o = options_of(server.socket_url);
+    o.lease_ms = 60000;
+    pseg_queue *q = case_open(&o);
+    case_register(q, "w");
+    make_batch(q, 60000);
+    put_items(q, 1, N, 60000);
+    const pseg_queue_reply *a = claim_items(q, N - 1);
+    publish_items(q, a, 0, N - 5);
+    lose("batch_done:default:b");
+    assert_true(of_packs("redis.call('HSET', key, 'open', '1')") > 0);
+    /* Of a pack all of whose items have ended no end is missing, but its own may be. */
+    of_packs("redis.call('PERSIST', key)");
+    /* An item that was sent alone lies in none. */
+    long long n = of_packs("select(2, string.gsub(redis.call('HGET', key, 'map'), 'S', 'S'))");
+    assert_in_range(n, 1, N - 5);
+    SWEEP_UNTIL(q, count("LLEN", "batch_done:default:b") == n);
+    for (int k = 0; k < 20; k++)
+        case_sweep(q);
+    assert_int_equal(count("LLEN", "batch_done:default:b"), n);
+    publish_items(q, a, N - 5, 4);
+    publish_items(q, claim_items(q, 1), 0, 1);
+    assert_int_equal(count("LLEN", "batch_done:default:b"), n + 5);
+}
+
+/* Packs that were never promised, and whose items were sent again, in other groups. by_claim:
+ * before the sweep has come by. */
+static void unpromised_packs(bool by_claim)
+{
+    enum { N = 30 };
+    static const char forget[] =
+        "(function() local b = string.gsub(key, 'pack:.*', 'batch:default:b') "
+        "for _, f in ipairs(redis.call('HKEYS', b)) do "
+        "if string.match(f, '^[pj]%d') then redis.call('HDEL', b, f) end end return 1 end)()";
+    int n = 0;
+
+    start(NULL);
+    pseg_queue *q = open_queue();
+    case_register(q, "w");
+    make_batch(q, 60000);
+    put_items(q, 1, N, 60000);
+    assert_true(of_packs(forget) > 0);
+    count("HSET", "batch:default:b next 1");
+    put_items(q, 1, 3, 60000);
+    put_items(q, 4, N - 3, 60000);
+    assert_true(case_stats(q).live > N);
+    if (!by_claim)
+        SWEEP_UNTIL(q, case_stats(q).live == N);
+    for (const pseg_queue_reply *a; (a = claim_items(q, 7))->n_claims; n += (int)a->n_claims)
+        publish_items(q, a, 0, a->n_claims);
+    assert_int_equal(n, N);
+    assert_int_equal(count("LLEN", "batch_done:default:b"), N);
+    SWEEP_UNTIL(q, case_stats(q).live == 0);
+    assert_int_equal(claim_items(q, N)->n_claims, 0);
+    assert_int_equal(count("LLEN", "ready:m"), 0);
+    assert_int_equal(count("EXISTS", "tenant_jobs"), 0);
+    assert_int_equal(count("HGET", "count more"), 0);
+}
+
+static void a_pack_that_was_not_promised_is_not_claimed(void **state)
+{
+    (void)state;
+    unpromised_packs(true);
+}
+
+static void a_pack_that_was_not_promised_is_swept(void **state)
+{
+    (void)state;
+    unpromised_packs(false);
 }
 
 /* Who has an image at hand is forgotten by itself; the job's own mark goes with the job. */
@@ -451,6 +668,11 @@ int main(int argc, char **argv)
         OWN(a_pass_begins_anew_in_another_redis),
         OWN(an_image_counted_too_often_goes),
         OWN(every_key_has_an_end),
+        OWN(every_key_of_packs_has_an_end),
+        OWN(a_torn_log_leaves_packs_whole),
+        OWN(torn_ends_of_packs_are_told),
+        OWN(a_pack_that_was_not_promised_is_not_claimed),
+        OWN(a_pack_that_was_not_promised_is_swept),
         OWN(holders_are_forgotten_in_time),
     };
     test_redis r = {0};

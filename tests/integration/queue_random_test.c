@@ -24,7 +24,7 @@ typedef struct model_job {
 
 static uint64_t random_state;
 static model_job jobs[MAX_JOBS];
-static int n_jobs;
+static int n_jobs, n_batches, n_packed, n_ends;
 static int n_said[64];
 
 static unsigned rnd(unsigned n)
@@ -106,6 +106,13 @@ static void same_reply(const pseg_queue_reply *a, const pseg_queue_reply *b)
         assert_int_equal(a->leases[i], b->leases[i]);
     assert_memory_equal(&a->stats, &b->stats, sizeof a->stats);
     assert_int_equal(a->n_workers, b->n_workers);
+    assert_int_equal(a->n_batches, b->n_batches);
+    for (size_t i = 0; i < a->n_batches; i++) {
+        assert_int_equal(a->batches[i].next_seq, b->batches[i].next_seq);
+        assert_int_equal(a->batches[i].n_ended, b->batches[i].n_ended);
+        assert_int_equal(a->batches[i].refused, b->batches[i].refused);
+        assert_memory_equal(a->batches[i].ended, b->batches[i].ended, sizeof a->batches[i].ended);
+    }
 }
 
 /* BOTH(fn, q, arguments...): both answers to one request, compared; the first is kept until the
@@ -132,7 +139,7 @@ static void submit_one(void)
     char request_id[16], text[32];
 
     /* Ids of one millisecond have no order; here they count. */
-    snprintf(job->id.s, sizeof job->id.s, "%032x", n_jobs + 1);
+    snprintf(job->id.s, sizeof job->id.s, "%028x0000", n_jobs + 1);
     a.id = job->id.s;
     a.tenant = tenants[rnd(N_TENANTS)];
     a.model = models[rnd(N_MODELS)];
@@ -152,6 +159,119 @@ static void submit_one(void)
     BOTH(pseg_queue_submit, q, &a);
     if (said->created)
         n_jobs++;
+}
+
+/* The ids of a tenant's newest jobs, newest first. */
+static size_t newest(const char *tenant, id_text *out, size_t most)
+{
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_list, redis, tenant, "", most);
+    size_t n = r->n_jobs;
+    for (size_t i = 0; i < n; i++)
+        snprintf(out[i].s, sizeof out[i].s, "%s", r->jobs[i].id);
+    pseg_queue_reply_free(r);
+    return n;
+}
+
+static bool is_known(const char *id)
+{
+    for (int i = 0; i < n_jobs; i++)
+        if (strcmp(jobs[i].id.s, id) == 0)
+            return true;
+    return false;
+}
+
+/* Items of a batch, sent at once: Redis packs them (lua/pack.lua), and gives those that follow one
+ * another ids of its own; memory gets the same ones after it. */
+static void submit_items(void)
+{
+    enum { MOST = 8 };
+    static int64_t next_seq[N_TENANTS];
+    pseg_queue_item_args items[MOST];
+    pseg_queue_sync waits[MOST];
+    pseg_queue_reply *theirs[MOST];
+    id_text ids[MOST], found[MOST];
+    char spec[MOST][24];
+    unsigned t = rnd(N_TENANTS), n = 1 + rnd(MOST);
+    const char *model = models[rnd(N_MODELS)], *sha = shas[rnd(3)];
+
+    if (!n_batches++)
+        memset(next_seq, 0, sizeof next_seq);
+    if (!next_seq[t]) {
+        BOTH(pseg_queue_create_batch, q, tenants[t], "b", 3600000, case_bytes(""));
+        next_seq[t] = 1;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        items[i] = (pseg_queue_item_args){
+            .job = case_args(&ids[i]), .batch = "b", .seq = next_seq[t] + i, .custom_id = "c"};
+        /* In their order, as those of jobs. */
+        snprintf(ids[i].s, sizeof ids[i].s, "%028x%02x00", n_jobs + 1, i);
+        snprintf(spec[i], sizeof spec[i], "item %lld", (long long)items[i].seq);
+        if (rnd(6) == 0)
+            sha = shas[rnd(3)];
+        items[i].job.tenant = tenants[t];
+        items[i].job.model = model;
+        items[i].job.image_sha256 = sha;
+        items[i].job.content = rnd(5) ? case_bytes(sha) : (pseg_bytes){NULL, 0};
+        items[i].job.spec = case_bytes(spec[i]);
+        items[i].job.ttl_ms = 3600000;
+        items[i].job.priority = rnd(10) == 0;
+        pseg_queue_sync_init(&waits[i]);
+        pseg_queue_submit_item(redis, &items[i], pseg_queue_sync_done, &waits[i]);
+    }
+    for (unsigned i = 0; i < n; i++)
+        theirs[i] = pseg_queue_sync_take(&waits[i]);
+    size_t n_found = newest(tenants[t], found, n);
+    for (unsigned i = 0; i < n; i++) {
+        pseg_queue_reply *r, *job;
+        for (size_t k = n_found; k-- > 0;) {
+            const char *one = found[k].s;
+            if (is_known(one))
+                continue;
+            CALL(job, pseg_queue_get, redis, tenants[t], &one, 1);
+            bool is_this = job->n_jobs == 1 && job->jobs[0].id &&
+                           job->jobs[0].spec.len == strlen(spec[i]) &&
+                           memcmp(job->jobs[0].spec.data, spec[i], strlen(spec[i])) == 0;
+            pseg_queue_reply_free(job);
+            if (is_this) {
+                jobs[n_jobs] = (model_job){.id = found[k]};
+                items[i].job.id = jobs[n_jobs++].id.s;
+                n_packed++;
+            }
+        }
+        CALL(r, pseg_queue_submit_item, mem, &items[i]);
+        assert_string_equal(pseg_reason_name(theirs[i]->err.reason),
+                            pseg_reason_name(r->err.reason));
+        if (r->err.code == PSEG_OK)
+            assert_int_equal(theirs[i]->next_seq, r->next_seq);
+        next_seq[t] = r->next_seq;
+        pseg_queue_reply_free(r);
+        pseg_queue_reply_free(theirs[i]);
+    }
+    BOTH(pseg_queue_get_batch, q, tenants[t], "b");
+}
+
+/* All ends of all batches. */
+static void same_ends(void)
+{
+    for (int t = 0; t < N_TENANTS; t++) {
+        pseg_queue_reply *a, *b;
+        CALL(a, pseg_queue_batch_ends, redis, tenants[t], "b", 0, 1000, true);
+        CALL(b, pseg_queue_batch_ends, mem, tenants[t], "b", 0, 1000, true);
+        same_reply(a, b);
+        assert_int_equal(a->n_items, b->n_items);
+        for (size_t i = 0; i < a->n_items; i++) {
+            assert_int_equal(a->items[i].seq, b->items[i].seq);
+            assert_int_equal(a->items[i].state, b->items[i].state);
+            assert_int_equal(a->items[i].refusal, b->items[i].refusal);
+            assert_string_equal(a->items[i].job_id, b->items[i].job_id);
+            assert_string_equal(a->items[i].custom_id, b->items[i].custom_id);
+            n_ends++;
+        }
+        pseg_queue_reply_free(a);
+        pseg_queue_reply_free(b);
+    }
 }
 
 static const char *some_id(void)
@@ -224,7 +344,9 @@ static void step(void)
     case 0:
     case 1:
     case 2:
-        if (n_jobs < MAX_JOBS)
+        if (n_jobs < MAX_JOBS - 8 && rnd(3) == 0)
+            submit_items();
+        else if (n_jobs < MAX_JOBS)
             submit_one();
         break;
     case 3:
@@ -296,10 +418,11 @@ static void both_forms_agree(void **state)
         o.url = "mem:";
         mem = case_open(&o);
         random_state = seed * 0x9E3779B97F4A7C15u;
-        n_jobs = 0;
+        n_jobs = n_batches = 0;
         memset(jobs, 0, sizeof jobs);
         for (int i = 0; i < STEPS; i++)
             step();
+        same_ends();
         BOTH(pseg_queue_get_stats, q);
         pseg_queue_stats s = said->stats;
         print_message("seed %d: %lld submitted, %lld succeeded, %lld failed, %lld cancelled\n",
@@ -310,6 +433,8 @@ static void both_forms_agree(void **state)
         said = NULL;
         case_teardown(NULL);
     }
+    print_message("%d items, %d of their ends\n", n_packed, n_ends);
+    assert_true(n_packed > 100 && n_ends > 100);
     /* The walk reached every refusal that it could. */
     const pseg_reason all[] = {PSEG_R_QUEUE_FULL, PSEG_R_LEASE_LOST, PSEG_R_REQUEST_ID_REUSED,
                                PSEG_R_MODEL_UNKNOWN, PSEG_R_IMAGE_NOT_HELD};

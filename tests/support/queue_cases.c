@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_HANDLES = 8, MAX_KEPT = 1024, MAX_CASES = 100 };
+enum { MAX_HANDLES = 8, MAX_KEPT = 1024, MAX_CASES = 120 };
 
 static const char *case_url;
 static int n_cases;
@@ -282,7 +282,7 @@ int queue_cases_run(const char *group, const char *url)
                  {event_cases, n_event_cases},   {estimate_cases, n_estimate_cases},
 
                  {batch_cases, n_batch_cases},   {feature_cases, n_feature_cases},
-                 {near_cases, n_near_cases}};
+                 {near_cases, n_near_cases},     {pack_cases, n_pack_cases}};
     struct CMUnitTest all[MAX_CASES];
     size_t n = 0, n_left_out = 0;
 

@@ -60,9 +60,9 @@ void assert_bytes(pseg_bytes b, const char *s);
     } while (0)
 
 extern const struct CMUnitTest client_cases[], worker_cases[], order_cases[], backlog_cases[],
-    event_cases[], batch_cases[], estimate_cases[], feature_cases[], near_cases[];
+    event_cases[], batch_cases[], estimate_cases[], feature_cases[], near_cases[], pack_cases[];
 extern const size_t n_client_cases, n_worker_cases, n_order_cases, n_backlog_cases, n_event_cases,
-    n_batch_cases, n_estimate_cases, n_feature_cases, n_near_cases;
+    n_batch_cases, n_estimate_cases, n_feature_cases, n_near_cases, n_pack_cases;
 int case_setup(void **state);
 int case_teardown(void **state);
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, case_setup, case_teardown)

@@ -10,5 +10,6 @@ foreach(test queue queue_replies)
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_estimate.c
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_batch.c
             ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_features.c
-            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_near.c)
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_near.c
+            ${PROJECT_SOURCE_DIR}/tests/support/queue_cases_pack.c)
 endforeach()

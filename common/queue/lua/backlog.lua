@@ -16,8 +16,9 @@ local function backlog(keys, a)
     end
     local due = redis.call('ZRANGE', p .. 'live', 0, limit - 1, 'WITHSCORES')
     for i = 1, #due, 2 do
-        local j = job_of(p, due[i])
-        if j and j.model == model then add(n + 1, due[i + 1]) end
+        local is_pack = packs.is_token(due[i])
+        local j = is_pack and packs.read(p, packs.prefix_of(due[i])) or not is_pack and job_of(p, due[i])
+        if j and j.model == model then add(n + (is_pack and packs.left(j) or 1), due[i + 1]) end
     end
     local all, rank = redis.call('ZCARD', p .. 'live'), limit
     while rank < all do

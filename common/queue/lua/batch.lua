@@ -2,7 +2,7 @@
 
 local function batch(p)
     return { p = p, add = {}, rem = {}, incr = {}, entries = {}, ready = {}, wake = {}, memo = {}, bytes = 0, uses = {},
-        ends = {}, sets = {}, unused = {} }
+        ends = {}, sets = {}, unused = {}, packs = {}, open = {} }
 end
 
 -- One more job of a model, or one fewer, waits or runs.
@@ -62,12 +62,24 @@ local function later_end(b, name, field, entry, number)
     e.counts[field] = (e.counts[field] or 0) + 1
 end
 
+-- The same of many that were jobs and of which batch_live has nothing by number.
+local function later_ends(b, name, field, entries)
+    later_end(b, name, field, entries[1])
+    local e = b.ends[name]
+    for i = 2, #entries do e.entries[#e.entries + 1] = entries[i] end
+    e.counts[field] = e.counts[field] + #entries - 1
+end
+
 -- Nothing for a batch whose record is gone: nothing would end it.
 local function write_ends(p, name, e)
     if redis.call('HEXISTS', p .. 'batch:' .. name, 'created') == 0 then return end
     redis.call('RPUSH', p .. 'batch_done:' .. name, unpack(e.entries))
     for field, n in pairs(e.counts) do redis.call('HINCRBY', p .. 'batch:' .. name, field, n) end
-    if #e.numbers > 0 then redis.call('HDEL', p .. 'batch_live:' .. name, unpack(e.numbers)) end
+    if #e.numbers > 0 then
+        redis.call('HDEL', p .. 'batch_live:' .. name, unpack(e.numbers))
+        for i, number in ipairs(e.numbers) do e.numbers[i] = 'j' .. number end
+        redis.call('HDEL', p .. 'batch:' .. name, unpack(e.numbers))
+    end
 end
 
 -- What many have in common is told once: tenant and batch hold for all that follow in the entry. `state` ends what is
@@ -142,6 +154,7 @@ end
 -- Writes it all; what comes after is gathered anew.
 local function write(b)
     local p = b.p
+    packs.write(b)
     if #b.sets > 0 then redis.call('MSET', unpack(b.sets)) end
     if b.bytes > 0 then redis.call('INCRBY', p .. 'bytes', text(b.bytes)) end
     local uses = {}
@@ -178,6 +191,11 @@ local function write(b)
     for _, e in ipairs(b.entries) do
         redis.call('XADD', p .. 'events', 'MAXLEN', '~', EVENTS_MAX, '*', unpack(e))
     end
+    for _, k in ipairs(b.open) do
+        redis.call('HDEL', k.key, 'open')
+        k.is_open = false
+    end
+    b.open = {}
     b.add, b.rem, b.incr, b.entries, b.ready, b.wake, b.bytes, b.uses, b.ends, b.sets, b.unused = {}, {}, {}, {}, {}, {}, 0, {}, {}, {}, {}
     b.held = nil
 end

@@ -11,12 +11,21 @@ local function cost_with(p, model, phrases)
     return mean, math.max(1, mean + slope * (phrases - n))
 end
 
+-- How many jobs of a line lie before a place. A member may be many: of so many they are counted, and of the rest taken
+-- to be as many in the mean.
+function packs.count_line(line, place)
+    local COUNTED = 200
+    local all = redis.call('ZCOUNT', line, '-inf', place)
+    local n = packs.jobs_among(redis.call('ZRANGEBYSCORE', line, '-inf', place, 'LIMIT', 0, COUNTED))
+    return all <= COUNTED and n or math.floor(n * all / COUNTED)
+end
+
 -- How many of the model's waiting jobs are begun before one that comes now, and how many wait in all: that of the
 -- tenant's own line which stand before it, and of each other tenant as many as its virtual time lets it begin until
 -- the tenant's own has come so far (see lines.lua). Of tenants beyond the first hundred nothing is counted.
 local function ahead_of(p, tenant, model, place, weight, cost)
     local line = p .. 'line:' .. model .. ':'
-    local own = redis.call('ZCOUNT', line .. tenant, '-inf', '(' .. text(place))
+    local own = packs.count_line(line .. tenant, '(' .. text(place))
     local since = redis.call('ZSCORE', p .. 'fair:' .. model, tenant)
     local turn = tonumber(since or '0')
     if not since then
@@ -27,11 +36,11 @@ local function ahead_of(p, tenant, model, place, weight, cost)
     local ahead, waiting = own, 0
     local fair = redis.call('ZRANGE', p .. 'fair:' .. model, 0, 99, 'WITHSCORES')
     for i = 1, #fair, 2 do
-        local other, time, length = fair[i], tonumber(fair[i + 1]), redis.call('ZCARD', line .. fair[i])
+        local other, time, length = fair[i], tonumber(fair[i + 1]), packs.count_line(line .. fair[i], '+inf')
         waiting = waiting + length
         if other ~= tenant and time <= turn and length > 0 then
             local first = redis.call('ZRANGE', line .. other, 0, 0)
-            local j = job_of(p, first[1])
+            local j = packs.is_token(first[1]) and packs.read(p, packs.prefix_of(first[1])) or job_of(p, first[1])
             local price = cost / (j and j.weight or 1)
             local steps = (turn - time) / price
             local begun = math.ceil(steps)

@@ -20,7 +20,7 @@ end
 -- is full, and tells where to go on.
 local EVENT_PARTS = 5
 local function tell(out, entry, seen, tenant, of_batch, limit)
-    local f, n, whose, which, id, worker = entry[2], 0, '', '', '', ''
+    local f, n, whose, which, id, worker, _ = entry[2], 0, '', '', '', '', nil
     for k = 1, #f, 2 do
         local name, value = f[k], f[k + 1]
         if name == 'tenant' then whose = value
@@ -28,13 +28,20 @@ local function tell(out, entry, seen, tenant, of_batch, limit)
         elseif name == 'worker' then worker = value
         elseif name == 'id' then id, worker = value, ''
         elseif name == 'state' then
-            n = n + 1
-            if n > seen and whose == tenant and (of_batch == '' or which == of_batch) then
-                if #out >= 3 + EVENT_PARTS * limit then return true end
-                local at = #out
-                out[1] = entry[1] .. '.' .. n
-                out[at + 1], out[at + 2], out[at + 3], out[at + 4], out[at + 5] = out[1], id, value, worker, which
+            local from, count = 0, 1
+            if packs.is_token(id) then
+                _, from, count = packs.parts(id)
             end
+            local is_asked = whose == tenant and (of_batch == '' or which == of_batch)
+            for m = 1, is_asked and count or 0 do
+                if n + m > seen then
+                    if #out >= 3 + EVENT_PARTS * limit then return true end
+                    local at, job = #out, count > 1 and packs.prefix_of(id) .. HEX[from + m - 1] or id
+                    out[1] = entry[1] .. '.' .. (n + m)
+                    out[at + 1], out[at + 2], out[at + 3], out[at + 4], out[at + 5] = out[1], job, value, worker, which
+                end
+            end
+            n = n + count
         end
     end
     return false
@@ -73,9 +80,9 @@ end
 
 -- tenant id...  ->  {the place where the stream ends, and per job {id, state, worker, batch, since} or an empty list}
 local function states(keys, a)
-    local p, out = keys[1], { last_event(keys[1]) }
+    local p, out, seen = keys[1], { last_event(keys[1]) }, {}
     for i = 2, #a do
-        local j, job = job_of(p, a[i]), {}
+        local j, job = look_job(p, a[i], seen), {}
         if j and j.tenant == a[1] then
             local runs = j.state == 'RUNNING'
             local since = TERMINAL[j.state] and j.finished or runs and j.started or j.created

@@ -1,11 +1,16 @@
 ---- counts; the names of all functions ----
+function packs.leased(p)
+    local n = 0
+    for _, id in ipairs(redis.call('ZRANGE', p .. 'leases', 0, -1)) do n = n + (packs.is_token(id) and packs.running_in(p, id) or 1) end
+    return n
+end
 
 -- ->  {live jobs, leased jobs, delayed jobs, image bytes held, submitted, succeeded, failed, cancelled, expired,
 -- jobs in quarantine}
 local function stats(keys)
     local p = keys[1]
     local c = redis.call('HMGET', p .. 'count', 'submitted', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'EXPIRED')
-    local out = { redis.call('ZCARD', p .. 'live'), redis.call('ZCARD', p .. 'leases'),
+    local out = { packs.live_jobs(p), packs.leased(p),
         redis.call('ZCARD', p .. 'delayed'), tonumber(redis.call('GET', p .. 'bytes') or '0') }
     for i = 1, 5 do out[#out + 1] = tonumber(c[i] or '0') end
     out[#out + 1] = redis.call('ZCARD', p .. 'quarantine')

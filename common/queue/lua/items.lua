@@ -57,76 +57,136 @@ local function batch_done(keys, a)
     local out, from = { v }, tonumber(a[3])
     local list = redis.call('LRANGE', p .. 'batch_done:' .. a[1] .. ':' .. a[2], text(from),
         text(from + tonumber(a[4]) - 1))
+    local seen = {}
     for _, entry in ipairs(list) do
         local id = a[5] == '1' and string.match(entry, '^%u+ %d+ (%x+) ')
-        local job = id and view(p, id) or {}
+        local job = id and view(p, id, seen) or {}
         out[#out + 1] = { entry, job[2] == a[1] and job or {} }
     end
     return out
 end
 
--- What no later attempt would change is the item's end.
-local FINAL = { MODEL_UNKNOWN = true, IMAGE_NOT_HELD = true }
-local function submit_item(b, s, k, a, i, refusal)
-    local why, item = refusal, a[i + SUBMIT_ARGS + 1] .. ' ' .. a[i + SUBMIT_ARGS + 2]
-    if why == '' then
-        local full = submit_one(b, s, a, i, a[i + SUBMIT_ARGS], item)
-        local reason = full and string.match(full.err, '^PSEG ([%u_]+) ')
-        local own_max, size = full and s.terms[a[i]].max_bytes or 0, #a[i + 6]
-        local is_final = FINAL[reason] or size > s.max_bytes or own_max > 0 and size > own_max
-        if full and not is_final then return full end
-        why = full and string.sub(full.err, 6) or ''
+-- What many items of a call have in common comes as one text: the terms of a submit, the batch and the deadline.
+local ITEM_ARGS = 7
+function taking.item_head(b, s, said)
+    local h = s.heads[said]
+    if h then return h end
+    local terms, of_batch, deadline = string.match(said, '^(.*) (%S+) (%d+)$')
+    local t = terms_of(b, s, terms)
+    local name = t.tenant .. ':' .. of_batch
+    h = { t = t, name = name, batch = of_batch, k = s.batches[name] }
+    h.deadline, h.live_until = taking.deadline(s, tonumber(deadline))
+    if not h.k then
+        local v = redis.call('HMGET', b.p .. 'batch:' .. name, 'next', 'sealed')
+        h.k = { name = name, next = tonumber(v[1] or '0'), sealed = v[2] == '1', live = {}, promise = {} }
+        h.k.first = h.k.next
+        s.batches[name] = h.k
     end
-    if why ~= '' then
-        local reason, message = string.match(why, '^([%u_]+) (.*)$')
-        later_end(b, k.name, 'FAILED', 'REFUSED ' .. s.now_ms .. ' ' .. reason .. ' ' .. #a[i + SUBMIT_ARGS + 2] .. ' ' ..
-            item .. ' ' .. message)
-        later_incr(b, 'batch:' .. k.name, 'refused', 1)
+    s.heads[said] = h
+    return h
+end
+
+-- nil if item a[i] is stored, else an error reply.
+function taking.take_item(b, s, h, a, i)
+    local t, k, sha, kept = h.t, h.k, a[i + 2], a[i + 3]
+    local place
+    if sha == s.sha and h == s.sha_of and t.rate == 0 and t.max_jobs == 0 and s.live < s.max_jobs then
+        -- As the last one, of which all was looked at.
+        use_image(b, s.image)
+        s.live, s.place, t.n = s.live + 1, s.place + 1, t.n + 1
+        place = s.place - t.ahead_us
     else
+        local refused
+        s.sha = nil
+        s.image = t.images .. sha
+        refused, place = taking.admit(b, s, t, s.image, sha, a[i + 4])
+        if refused then return refused end
+        s.sha, s.sha_of = sha, h
+    end
+    -- Into a pack with what comes next, if that has all this in common.
+    local is_like_next = a[i + ITEM_ARGS] == a[i] and a[i + ITEM_ARGS + 6] == ''
+    if s.pack and s.pack.h ~= h then packs.close(b, s) end
+    if s.pack or is_like_next then
+        if not s.pack then packs.begin(s, h, a[i + 1], k.next, place) end
+        packs.add(s, kept)
+        if s.pack.n == packs.MAX or not is_like_next then packs.close(b, s) end
+    else
+        local _, item, at = struct.unpack(packs.ITEM, kept)
+        taking.store(b, s, t, a[i + 1], place, s.image, '', string.sub(kept, at, -2), h.deadline, h.live_until, h.batch, item)
         k.live[#k.live + 1] = text(k.next)
         k.live[#k.live + 1] = a[i + 1]
+        k.promise[#k.promise + 1] = packs.promise_of(item)
+        k.promise[#k.promise + 1] = a[i + 1]
     end
-    k.next = k.next + 1
     return nil
 end
 
--- As submit, and per job further: batch seq custom_id refusal. refusal: "REASON message" of an item that is no job, or
--- empty; or "SEAL": this is no item, and none comes any more (a promise like the items', which must not be lost where
--- they are not).  ->  per item the number that its batch's next item must have, or an error
-local ITEM_ARGS = SUBMIT_ARGS + 4
-local function submit_items(keys, a)
-    local p, b, s, out, batches = keys[1], batch(keys[1]), submit_begin(keys[1], a), {}, {}
-    s.now_ms = ms(s.now)
-    look_ahead(b, s, a, ITEM_ARGS)
-    for i = 5, #a, ITEM_ARGS do
-        local of_batch, seq, refusal, why = a[i + SUBMIT_ARGS], tonumber(a[i + SUBMIT_ARGS + 1]), a[i + SUBMIT_ARGS + 3], nil
-        local name = terms_of(b, s, a[i]).tenant .. ':' .. of_batch
-        local k = batches[name]
-        if not k then
-            local v = redis.call('HMGET', p .. 'batch:' .. name, 'next', 'sealed')
-            k = { name = name, next = tonumber(v[1] or '0'), sealed = v[2] == '1', live = {} }
-            k.first = k.next
-            batches[name] = k
+-- What no later attempt would change is the item's end.
+local FINAL = { MODEL_UNKNOWN = true, IMAGE_NOT_HELD = true }
+local function submit_item(b, s, h, a, i, refusal)
+    local why = refusal
+    if why == '' then
+        local full = taking.take_item(b, s, h, a, i)
+        if full then
+            local own_max, size = h.t.max_bytes, #a[i + 4]
+            local is_final = FINAL[string.match(full.err, '^PSEG ([%u_]+) ')] or size > s.max_bytes or
+                own_max > 0 and size > own_max
+            if not is_final then return full end
+            why = string.sub(full.err, 6)
         end
+    end
+    if why ~= '' then
+        local reason, message = string.match(why, '^([%u_]+) (.*)$')
+        local _, item = struct.unpack(packs.ITEM, a[i + 3])
+        local n = #item - #number_of(item) - 1
+        later_end(b, h.name, 'FAILED', 'REFUSED ' .. s.now_ms .. ' ' .. reason .. ' ' .. n .. ' ' .. item .. ' ' .. message)
+        later_incr(b, 'batch:' .. h.name, 'refused', 1)
+    end
+    h.k.next = h.k.next + 1
+    return nil
+end
+
+-- max_age_ms max_jobs max_bytes image_ttl_ms {head id sha256 kept content seq refusal}...  ->  per item the number that
+-- its batch's next item must have, or an error. kept: image (TENANT:SHA256) and item ("NUMBER CUSTOM_ID") as packs.ITEM,
+-- the spec, a byte that nobody reads (see kept_of in queue_redis_bulk.c). refusal: "REASON message" of an item that is no job, or empty; or "SEAL": this is no item, and none comes
+-- any more (a promise like the items', which must not be lost where they are not). Of items that follow one another
+-- all but the first get an id of this call's own (see pack.lua).
+local function submit_items(keys, a)
+    local p, b, s, out = keys[1], batch(keys[1]), submit_begin(keys[1], a), {}
+    s.now_ms, s.heads, s.batches = ms(s.now), {}, {}
+    local images, seen = {}, {}
+    for i = 5, #a, ITEM_ARGS do
+        local sha = a[i + 2]
+        if sha ~= '' and sha ~= seen.last then
+            local image = p .. 'image:' .. taking.item_head(b, s, a[i]).t.images .. sha
+            if not seen[image] then images[#images + 1] = image end
+            seen[image], seen.last = true, sha
+        end
+    end
+    taking.look_for_images(s, images)
+    for i = 5, #a, ITEM_ARGS do
+        local h, seq, refusal, why = taking.item_head(b, s, a[i]), tonumber(a[i + 5]), a[i + 6], nil
+        local k = h.k
         if k.next == 0 then
-            why = fail('BATCH_NOT_FOUND', 'no batch ' .. of_batch ..
+            why = fail('BATCH_NOT_FOUND', 'no batch ' .. h.batch ..
                 ': it never was, it is another tenant\'s, or its time to live is over')
         elseif refusal == 'SEAL' then
             k.sealed = true
-            redis.call('HSET', p .. 'batch:' .. name, 'sealed', '1')
+            redis.call('HSET', p .. 'batch:' .. h.name, 'sealed', '1')
         elseif seq >= k.next and k.sealed then
-            why = fail('BATCH_SEALED', 'batch ' .. of_batch .. ' takes no more items, and item ' .. text(seq) .. ' is new')
+            why = fail('BATCH_SEALED', 'batch ' .. h.batch .. ' takes no more items, and item ' .. text(seq) .. ' is new')
         elseif seq > k.next then
             why = fail('BATCH_OUT_OF_ORDER', 'item ' .. text(seq) .. ' came where item ' .. text(k.next) .. ' was due')
         elseif seq == k.next then
-            why = submit_item(b, s, k, a, i, refusal)
+            why = submit_item(b, s, h, a, i, refusal)
         end
         out[#out + 1] = why or k.next
     end
-    for name, k in pairs(batches) do
+    packs.close(b, s)
+    for name, k in pairs(s.batches) do
         -- First the jobs: a torn log that has the next number has them, too (see is_promised).
         if #k.live > 0 then redis.call('HSET', p .. 'batch_live:' .. name, unpack(k.live)) end
-        if k.next > k.first then redis.call('HSET', p .. 'batch:' .. name, 'next', text(k.next)) end
+        if k.next > k.first then redis.call('HSET', p .. 'batch:' .. name, 'next', text(k.next), unpack(k.promise)) end
     end
     submit_end(b, s)
     return out

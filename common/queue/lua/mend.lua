@@ -4,8 +4,8 @@
 -- may count a user that is not there, and a record may lie where nothing leads to it.
 
 -- A job that has ended, but not all of its end was written.
-local function mend_end(p, id, now)
-    local j = job_of(p, id)
+local function mend_end(b, id, now)
+    local p, j = b.p, job_of(b.p, id)
     if not j then
         redis.call('UNLINK', p .. 'job:' .. id)
         return
@@ -23,15 +23,13 @@ end
 local seen_since_start = { live = false, keys = false }
 local function may_be_unpromised() return not (seen_since_start.live and seen_since_start.keys) end
 
--- Is this the job of its item? batch_live has one for each number that was taken and has not ended, and gets it before
--- the number counts. Of a job that it does not have the number was never promised: its client sends the item again, or
--- has: the torn half is run at the start after next, and then another job has the number, or has ended. A batch that
--- has gone has nothing that could be told twice.
-local function is_promised(p, id, tenant, batch, item)
-    local name, number = tenant .. ':' .. batch, number_of(item or '') or '0'
-    local next = tonumber(redis.call('HGET', p .. 'batch:' .. name, 'next') or '0')
-    if next == 0 then return true end
-    return tonumber(number) < next and redis.call('HGET', p .. 'batch_live:' .. name, number) == id
+-- Is this the job of its item, or the pack of its items? By the command that makes numbers count the batch's record
+-- also gets whose they are (of a pack its first number is there, and its token). Of one that is not named there nothing
+-- was promised: its client sends the items again, or has: the torn half is run at the start after next, and then other
+-- jobs have the numbers, or have ended. A batch that has gone has nothing that could be told twice.
+local function is_promised(p, id, tenant, batch, field)
+    local v = redis.call('HMGET', p .. 'batch:' .. tenant .. ':' .. batch, 'next', field)
+    return not v[1] or v[2] == id
 end
 
 -- is_counted: it was in a line, which comes before it is counted or shortly after; a count too low is right again when
@@ -49,6 +47,42 @@ local function drop_unpromised(b, id, j, is_counted)
     end
 end
 
+local function mend_live(b, id, j)
+    if redis.call('ZADD', b.p .. 'live', 'NX', ms_up(j.deadline), id) == 1 then
+        later_ready(b, j.model, 1)
+        later_incr(b, 'tenant_jobs', j.tenant, 1)
+    end
+end
+
+-- drop_unpromised for a pack.
+local function drop_pack(b, k, is_counted)
+    local p, live, n = b.p, b.p .. 'batch_live:' .. k.tenant .. ':' .. k.batch, packs.left(k)
+    redis.call('UNLINK', k.key)
+    if redis.call('ZREM', p .. 'live', k.token) == 1 then later_incr(b, 'count', 'more', 1 - n) end
+    redis.call('ZREM', p .. 'index:' .. k.tenant, k.token)
+    local field = 'p' .. text(k.number)
+    if redis.call('HGET', live, field) == k.token then redis.call('HDEL', live, field) end
+    leave_line(p, k.model, k.tenant, packs.waiting(k))
+    if is_counted then
+        later_ready(b, k.model, -n)
+        later_incr(b, 'tenant_jobs', k.tenant, -n)
+    end
+end
+
+-- A pack, to be changed. false: there is none. was_in_line: it was, and its token has been taken off.
+function packs.of(b, prefix, was_in_line)
+    local k = b.packs[prefix]
+    if k == nil then
+        k = packs.read(b.p, prefix) or false
+        if k and may_be_unpromised() and k.next == 0 and not is_promised(b.p, k.token, k.tenant, k.batch, 'p' .. text(k.number)) then
+            drop_pack(b, k, was_in_line or redis.call('ZSCORE', b.p .. 'line:' .. k.model .. ':' .. k.tenant, k.token))
+            k = false
+        end
+        b.packs[prefix] = k
+    end
+    return k
+end
+
 -- A job that waits gets every place that it must have; whether it is one of the live ones is known to
 -- be so, or looked at. False: it is no such job, or its record is not whole.
 local function mend(b, id, is_live)
@@ -56,21 +90,18 @@ local function mend(b, id, is_live)
     local j = job_of(p, id)
     if not j then return false end
     if TERMINAL[j.state] then
-        if redis.call('ZREM', p .. 'live', id) == 1 then mend_end(p, id, now_us()) end
+        if redis.call('ZREM', p .. 'live', id) == 1 then mend_end(b, id, now_us()) end
         return false
     end
     if j.state ~= 'QUEUED' then return false end
     local waits = is_waiting(p, id, j)
-    if j.batch and not is_promised(p, id, j.tenant, j.batch, j.item) then
+    if j.batch and not is_promised(p, id, j.tenant, j.batch, packs.promise_of(j.item)) then
         drop_unpromised(b, id, j, waits)
         return true
     end
-    if not is_live and redis.call('ZADD', p .. 'live', 'NX', ms_up(j.deadline), id) == 1 then
-        later_ready(b, j.model, 1)
-        later_incr(b, 'tenant_jobs', j.tenant, 1)
-    end
+    if not is_live then mend_live(b, id, j) end
     if not waits then
-        redis.call('ZADD', p .. 'index:' .. j.tenant, 0, id)
+        if not j.batch or not packs.of(b, packs.prefix_of(id)) then redis.call('ZADD', p .. 'index:' .. j.tenant, 0, id) end
         enter_line(b, j.model, j.tenant, j.place, id)
     end
     return true
@@ -103,24 +134,60 @@ local function check_images(p, pass, now)
     end
 end
 
+-- Items that have ended in the pack, but not all of their ends may have been written.
+function packs.mend_ends(b, k)
+    if redis.call('HEXISTS', k.key, 'open') == 0 then return end
+    for i = 0, k.n - 1 do
+        if k.map[i + 1] == DONE then mend_batch_end(b.p, k.prefix .. HEX[i], (packs.job(k, i))) end
+    end
+    redis.call('HDEL', k.key, 'open')
+end
+
+-- As mend: the items that wait have their token in line, those that run a lease, and one of which all have ended gets
+-- its end.
+function packs.mend(b, k, is_live)
+    local p, n, waits = b.p, packs.left(k), packs.waiting(k)
+    local in_line = redis.call('ZSCORE', p .. 'line:' .. k.model .. ':' .. k.tenant, waits)
+    packs.mend_ends(b, k)
+    if n == 0 then
+        k.is_changed, k.is_less = true, true
+        return
+    end
+    if not is_live and redis.call('ZADD', p .. 'live', 'NX', ms_up(k.deadline), k.token) == 1 then
+        later_ready(b, k.model, n)
+        later_incr(b, 'tenant_jobs', k.tenant, n)
+        later_incr(b, 'count', 'more', n - 1)
+        redis.call('ZADD', p .. 'index:' .. k.tenant, 0, k.token)
+    end
+    if k.next < k.n and not in_line then enter_line(b, k.model, k.tenant, k.place + k.next, waits) end
+    local seen = {}
+    for i = 0, k.n - 1 do
+        local run = k.map[i + 1] == RUNS and packs.run_of(k, i)
+        if run and not seen[run] then redis.call('ZADD', p .. 'leases', 'NX', ms(now_us()), run.token) end
+        if run then seen[run] = true end
+    end
+end
+
 -- A few of all keys at each sweep, in turn: records without an end that are not among the live jobs.
 local is_scan_ours = false -- see mend_some
 local function mend_lost(b, limit, now)
     local p, key = b.p, b.p .. 'count'
     local from = is_scan_ours and redis.call('HGET', key, 'scanned') or '0'
-    local got = redis.call('SCAN', from, 'MATCH', p .. 'job:*', 'COUNT', limit)
+    local got = redis.call('SCAN', from, 'MATCH', p .. '[jp]*:*', 'COUNT', limit)
     is_scan_ours = true
-    for _, job in ipairs(got[2]) do
-        local id = string.sub(job, #p + 5)
-        if redis.call('PTTL', job) == -1 and not redis.call('ZSCORE', p .. 'live', id) then
+    for _, record in ipairs(got[2]) do
+        local kind, id = string.match(record, '(%l+):(%x+)$')
+        if kind == 'pack' and redis.call('PTTL', record) == -1 then
+            local k = packs.of(b, id)
+            if not k then redis.call('UNLINK', record) end
+            if k and not redis.call('ZSCORE', p .. 'live', k.token) then packs.mend(b, k, false) end
+        elseif kind == 'job' and redis.call('PTTL', record) == -1 and not redis.call('ZSCORE', p .. 'live', id) then
             local j = job_of(p, id)
             if j and j.state == 'RUNNING' then
-                redis.call('ZADD', p .. 'live', ms_up(j.deadline), id)
                 redis.call('ZADD', p .. 'leases', 'NX', ms(now), id)
-                later_ready(b, j.model, 1)
-                later_incr(b, 'tenant_jobs', j.tenant, 1)
+                mend_live(b, id, j)
             elseif not mend(b, id) then
-                mend_end(p, id, now)
+                mend_end(b, id, now)
             end
         end
     end
@@ -139,12 +206,20 @@ local function mend_some(b, limit, now)
     if not is_pass_ours then cursor = '0' end
     is_pass_ours = true
     if cursor == '0' then pass = pass + 1 end
-    local got = redis.call('ZSCAN', p .. 'live', cursor, 'COUNT', limit)
+    local got, seen = redis.call('ZSCAN', p .. 'live', cursor, 'COUNT', limit), {}
     for i = 1, #got[2], 2 do
-        mend(b, got[2][i], true)
+        local member = got[2][i]
+        if packs.is_token(member) then
+            local k = packs.of(b, packs.prefix_of(member))
+            if k then packs.mend(b, k, true) else packs.check_over(b, member) end
+        else
+            mend(b, member, true)
+        end
         if has_marks then
-            local j = job_of(p, got[2][i])
-            if j then redis.call('HDEL', p .. 'image_check', j.image) end
+            packs.each(member, function(id)
+                local j = look_job(p, id, seen)
+                if j then redis.call('HDEL', p .. 'image_check', j.image) end
+            end)
         end
     end
     if got[1] == '0' then seen_since_start.live = true end

@@ -10,7 +10,7 @@ local function claim_one(b, c, id, known)
     local created, _, weight, tenant, _, deadline, _, image, _, of_batch, item = struct.unpack(FIXED, v[1])
     local state, _, group, fence, attempts, _, _, _, _, _, by = struct.unpack(STATE, v[2])
     if state ~= STATE_NUMBER.QUEUED then return true end
-    if of_batch ~= '' and may_be_unpromised() and not is_promised(b.p, id, tenant, of_batch, item) then
+    if of_batch ~= '' and may_be_unpromised() and not is_promised(b.p, id, tenant, of_batch, packs.promise_of(item)) then
         drop_unpromised(b, id, unpack_job(v[1], v[2]), true)
         return true
     end
@@ -31,7 +31,47 @@ local function claim_one(b, c, id, known)
     return true, c.cost / weight
 end
 
--- What the tenant is charged when its job is begun.
+-- Begins up to `most` of the items behind a token that is off its line. -> how many were begun, the weight
+function packs.claim(b, c, line, of, most)
+    local prefix, from = packs.parts(of)
+    local k, n = packs.of(b, prefix), 0
+    if not k then return 0 end
+    if k.deadline <= c.now then
+        packs.unpack_waiting(b, of)
+        return 0
+    end
+    local which, fields = {}, {}
+    local i = from
+    while i < k.n and n < most do
+        if k.map[i + 1] == WAITS then
+            n = n + 1
+            which[n], fields[n] = i, packs.KEPT[i]
+            k.map[i + 1], k.map[k.n + i + 1] = RUNS, from
+        end
+        i = i + 1
+    end
+    k.next, k.is_changed = i, true
+    if i < k.n then redis.call('ZADD', line, k.place + i, packs.token(prefix, i, k.n - i)) end
+    if n == 0 then return 0 end
+    local run = { n = i - from, token = packs.token(prefix, from, i - from) }
+    k.run[from] = run
+    k.set[#k.set + 1] = 'r' .. HEX[from]
+    k.set[#k.set + 1] = struct.pack(packs.RUN, run.n, c.now, c.cost, #c.worker, c.worker)
+    later_zadd(b, 'leases', c.lease, run.token)
+    packs.tell(b, k, which, 'RUNNING', c.worker)
+    local m = 1
+    while m <= n do -- those that follow one another at once
+        local r = 1
+        while which[m + r] == which[m] + r do r = r + 1 end
+        c.out[#c.out + 1] = { packs.token(prefix, which[m], r), k.tenant, k.deadline, k.created,
+            redis.call('HMGET', k.key, unpack(fields, m, m + r - 1)) }
+        m = m + r
+    end
+    c.held = c.held + n
+    return n, k.weight
+end
+
+-- What the tenant is charged when its jobs are begun.
 local function pay_ahead(c, tenant, price)
     c.clock = math.max(c.clock, tenant.time)
     tenant.time = tenant.time + price
@@ -63,6 +103,15 @@ end
 local function look(b, c, line, n)
     local view, holders, marks = { n = 0, last = 0 }, {}, {}
     local found = redis.call('ZRANGE', line, 0, n - 1, 'WITHSCORES')
+    local were_packs = false
+    for i = 1, #found, 2 do
+        if packs.is_token(found[i]) then
+            redis.call('ZREM', line, found[i])
+            packs.unpack_waiting(b, found[i])
+            were_packs = true
+        end
+    end
+    if were_packs then found = redis.call('ZRANGE', line, 0, n - 1, 'WITHSCORES') end
     for i = 1, #found, 2 do
         local v = redis.call('HMGET', b.p .. 'job:' .. found[i], 'fixed', 'state', 'spec', 'left')
         local image = v[1] and select(8, struct.unpack(FIXED, v[1])) or ''
@@ -91,14 +140,14 @@ local function next_of(view)
 end
 
 -- As claim_from, one job.
-local function claim_near(b, c, tenant, alone)
+local function claim_near(b, c, tenant, rival)
     local line = b.p .. 'line:' .. c.model .. ':' .. tenant.name
     if not tenant.view or tenant.view.n == 0 then
         if c.looks <= 0 then
             tenant.is_passed, c.again_ms = true, 1
             return true
         end
-        tenant.view = look(b, c, line, alone and c.most - c.held + LOOK_AHEAD or LOOK_SHARED)
+        tenant.view = look(b, c, line, rival and LOOK_SHARED or c.most - c.held + LOOK_AHEAD)
     end
     local view = tenant.view
     local i, e = next_of(view)

@@ -27,13 +27,69 @@ local function learn_cost(p, costs)
     end
 end
 
-local function publish_one(b, costs, now, worker, id, fence, cost, result, masks)
-    local v = redis.call('HMGET', b.p .. 'job:' .. id, 'fixed', 'state', 'reason')
-    local j, me, phrases = unpack_job(v[1], v[2]), worker .. ' ' .. fence, #masks / 2
+-- Of the jobs at a[i] and after it (see publish) those that run in pack k, and end well there. -> where the next one is
+function packs.publish(b, k, a, i, last, out, costs, now)
+    local worker, prefix, map, set, unused = a[i], k.prefix, k.map, k.set, b.unused
+    if k.deadline <= now then return i end
+    local of = costs[k.model] or { sum = 0, n = 0, tenants = {}, phrases = 0, squares = 0, products = 0 }
+    local finished, head = struct.pack('<d', now), 'SUCCEEDED ' .. ms(now) .. ' ' .. prefix
+    local done, entries, over, n = k.done or {}, {}, 0, 0
+    while i <= last and a[i] == worker and a[i + 2] == '1' do
+        local id = a[i + 1]
+        local at = packs.INDEX[string.sub(id, 31)]
+        if not at or string.sub(id, 1, 30) ~= prefix or map[at + 1] ~= RUNS then break end
+        local run = packs.run_of(k, at)
+        if run.worker ~= worker or #set > 4000 then break end -- a call takes only so many arguments
+        local m, cost, masks = #set, tonumber(a[i + 3]), tonumber(a[i + 4])
+        set[m + 1] = packs.RESULT[at]
+        set[m + 2] = finished .. a[i + 5]
+        for x = 1, masks do
+            set[m + 1 + 2 * x] = packs.MASK[at] .. (x - 1)
+            set[m + 2 + 2 * x] = a[i + 5 + x]
+        end
+        local image, item = struct.unpack(packs.ITEM, packs.item_of(k, at))
+        map[at + 1], run.is_less, n = DONE, true, n + 1
+        unused[image] = (unused[image] or 0) + 1
+        entries[n] = head .. HEX[at] .. ' ' .. item
+        done[#done + 1] = at
+        out[#out + 1] = 'SUCCEEDED'
+        if cost > 0 then
+            of.sum, of.n = of.sum + cost, of.n + 1
+            of.phrases, of.squares, of.products = of.phrases + masks, of.squares + masks * masks, of.products + masks * cost
+            over = over + cost - run.charge
+        end
+        i = i + 6 + masks
+    end
+    if n == 0 then return i end
+    if not k.is_open then -- until all that belongs to these ends is written
+        k.is_open = true
+        set[#set + 1] = 'open'
+        set[#set + 1] = '1'
+    end
+    if of.n > 0 then
+        costs[k.model] = of
+        of.tenants[k.tenant] = (of.tenants[k.tenant] or 0) + over / k.weight
+    end
+    k.done, k.is_changed, k.is_less = done, true, true
+    later_incr(b, 'count', 'more', -n)
+    later_incr(b, 'count', 'SUCCEEDED', n)
+    later_incr(b, 'tenant_jobs', k.tenant, -n)
+    later_ready(b, k.model, -n)
+    later_ends(b, k.tenant .. ':' .. k.batch, 'SUCCEEDED', entries)
+    if #set > 4000 then packs.write_one(b, k) end
+    return i
+end
+
+-- The job at a[i]; v: what is known of its record.
+local function publish_one(b, costs, now, a, i, v)
+    local worker, id, fence, cost, phrases = a[i], a[i + 1], a[i + 2], tonumber(a[i + 3]), tonumber(a[i + 4])
+    local k, me = not v[1] and packs.of(b, packs.prefix_of(id)), worker .. ' ' .. fence
+    local j = k and packs.job(k, packs.index_of(id)) or unpack_job(v[1], v[2])
     if not j or not holds(j, worker, fence) then
         if j and j.by == me and TERMINAL[j.state] then return j.state end
         return lost(id, worker)
     end
+    if k then j = own_job(b, id) end
     j.by = me
     if j.cancel then
         finish_job(b, id, 'CANCELLED', now, j)
@@ -42,13 +98,18 @@ local function publish_one(b, costs, now, worker, id, fence, cost, result, masks
         finish_job(b, id, 'EXPIRED', now, j)
         return 'EXPIRED'
     end
+    local masks = {}
+    for k = 1, phrases do
+        masks[2 * k - 1] = 'mask' .. (k - 1)
+        masks[2 * k] = a[i + 5 + k]
+    end
     if v[3] and v[3] ~= '' then
         masks[#masks + 1] = 'reason'
         masks[#masks + 1] = ''
         masks[#masks + 1] = 'message'
         masks[#masks + 1] = ''
     end
-    finish_job(b, id, 'SUCCEEDED', now, j, 'result', result, unpack(masks))
+    finish_job(b, id, 'SUCCEEDED', now, j, 'result', a[i + 5], unpack(masks))
     if cost > 0 then
         local of = costs[j.model] or { sum = 0, n = 0, tenants = {}, phrases = 0, squares = 0, products = 0 }
         costs[j.model] = of
@@ -63,15 +124,20 @@ end
 -- {worker id fence cost_us n_masks result mask...}...  ->  per job the state it ended in, or an error
 local function publish(keys, a)
     local p, b, out, costs, now = keys[1], batch(keys[1]), {}, {}, now_us()
-    local i = 1
-    while i <= #a do
-        local n, masks = tonumber(a[i + 4]), {}
-        for k = 1, n do
-            masks[2 * k - 1] = 'mask' .. (k - 1)
-            masks[2 * k] = a[i + 5 + k]
+    local i, last = 1, #a
+    while i <= last do
+        local id, v, from = a[i + 1], {}, i
+        local k = b.packs[packs.prefix_of(id)]
+        if not k then
+            v = redis.call('HMGET', p .. 'job:' .. id, 'fixed', 'state', 'reason')
+            k = not v[1] and packs.of(b, packs.prefix_of(id))
         end
-        out[#out + 1] = publish_one(b, costs, now, a[i], a[i + 1], a[i + 2], tonumber(a[i + 3]), a[i + 5], masks)
-        i = i + 6 + n
+        if k then i = packs.publish(b, k, a, i, last, out, costs, now) end
+        if i == from then
+            if not v[1] then v = redis.call('HMGET', p .. 'job:' .. id, 'fixed', 'state', 'reason') end
+            out[#out + 1] = publish_one(b, costs, now, a, i, v)
+            i = i + 6 + tonumber(a[i + 4])
+        end
     end
     write(b)
     learn_cost(p, costs)
@@ -82,12 +148,13 @@ local function publish(keys, a)
 end
 
 -- Common to what else ends a lease: the job, or nil and the answer.
-local function end_lease(p, worker, id, fence)
-    local j, me = job_of(p, id), worker .. ' ' .. fence
+local function end_lease(b, worker, id, fence)
+    local j, me = look_job(b.p, id, {}), worker .. ' ' .. fence
     if not j or not holds(j, worker, fence) then
         if j and j.by == me then return nil, j.state end
         return nil, lost(id, worker)
     end
+    j = own_job(b, id)
     j.by = me
     return j
 end
@@ -101,7 +168,7 @@ end
 -- worker id fence reason message retryable delay_ms max_attempts  ->  the state it is in now
 local function fail_job(keys, a)
     local p, b, id, now = keys[1], batch(keys[1]), a[2], now_us()
-    local j, answer = end_lease(p, a[1], id, a[3])
+    local j, answer = end_lease(b, a[1], id, a[3])
     if not j then return answer end
     local state
     if j.cancel or a[4] == 'CANCELLED' then
@@ -132,7 +199,7 @@ end
 -- worker id fence  ->  QUEUED, or its end. A job handed back, as by a worker that stops: no attempt burnt.
 local function release(keys, a)
     local p, b, id, now = keys[1], batch(keys[1]), a[2], now_us()
-    local j, answer = end_lease(p, a[1], id, a[3])
+    local j, answer = end_lease(b, a[1], id, a[3])
     if not j then return answer end
     local state = 'QUEUED'
     if j.cancel then

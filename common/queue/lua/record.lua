@@ -55,13 +55,3 @@ end
 local function save(p, id, j, ...)
     redis.call('HSET', p .. 'job:' .. id, 'state', pack_state(j), ...)
 end
-
--- What a reader of a job gets, in this order (queue_redis_parse.c reads it by place). Of a job that is not there the
--- tenant is ''.
-local function view(p, id)
-    local v = redis.call('HMGET', p .. 'job:' .. id, 'fixed', 'state', 'spec', 'result', 'reason', 'message')
-    local j = unpack_job(v[1], v[2])
-    if not j then return { id, '', '', '', '', '', '', '', 0, 0, 0, 0, 0, 0, 0, 0, '', '', '' } end
-    return { id, j.tenant, j.request_id, j.state, v[3] or '', v[4] or '', v[5] or '', v[6] or '', j.attempts,
-        j.cancel and 1 or 0, j.created, j.started, j.finished, j.deadline, j.expire, j.ttl, j.model, j.image, j.worker }
-end

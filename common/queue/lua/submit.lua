@@ -1,10 +1,12 @@
 ---- submit ----
 
+local taking = {} -- functions of a submit; see packs
+
 local SUBMIT_ARGS = 8
 
 -- At most `rate` jobs a second and `burst` at once, by the generic cell rate algorithm (ATM Forum TM 4.0):
 -- one number, the time at which a steady stream would be due next. nil if good, else an error reply.
-local function check_rate(p, tenant, rate, burst, now)
+function taking.check_rate(p, tenant, rate, burst, now)
     local interval = 1000000 / rate
     local due = math.max(tonumber(redis.call('ZSCORE', p .. 'tenant_rate', tenant) or '0'), now)
     if due > now + burst * interval then -- the clock has been set back
@@ -91,7 +93,7 @@ local function added(s, tenant)
 end
 
 -- All images of a call are looked for at once (look_ahead); but a purge may have taken one since.
-local function is_image_held(b, s, image)
+function taking.is_image_held(b, s, image)
     if s.images[image] then return true end
     if s.n_held == 0 then return false end
     if s.n_held == s.n_images and not b.has_purged then return true end
@@ -99,7 +101,7 @@ local function is_image_held(b, s, image)
 end
 
 -- May one more be taken? nil, or an error reply.
-local function check_room(b, s, t)
+function taking.check_room(b, s, t)
     if not s.models[t.model] then
         local unknown = check_model(b.p, t)
         if unknown then return unknown end
@@ -121,7 +123,7 @@ local function check_room(b, s, t)
 end
 
 -- The image is there, or stored with this; nil if good, else an error reply.
-local function take_image(b, s, t, image, content, is_held)
+function taking.take_image(b, s, t, image, content, is_held)
     if not is_held then
         local full = store_image(b, t.tenant, image, content, s.max_bytes, t.max_bytes, s.image_ttl_ms, s.now)
         if full then return full end
@@ -134,50 +136,62 @@ local function take_image(b, s, t, image, content, is_held)
     return nil
 end
 
--- The job at a[i] (see submit), of a batch or of none. nil and the answer if it is new and stored; else what is there
--- already, or an error reply. s: of this call: now, place (the last one given), live, and the bounds.
-local function submit_one(b, s, a, i, of_batch, item)
-    if s.repeats then settle(b, s) end
-    local t, id, request_id, content = terms_of(b, s, a[i]), a[i + 1], a[i + 2], a[i + 6]
-    local known = s.repeats and repeated(b, t, id, request_id, a[i + 3])
-    if known then return known end
-    local image = t.images .. a[i + 4]
-    local is_held = is_image_held(b, s, image)
-    local refused = check_room(b, s, t)
+-- May a job be taken, and its image? nil and its place, or an error reply.
+function taking.admit(b, s, t, image, sha, content)
+    local is_held = taking.is_image_held(b, s, image)
+    local refused = taking.check_room(b, s, t)
     if refused then return refused end
     if not is_held and content == '' then
-        return fail('IMAGE_NOT_HELD', 'image ' .. a[i + 4] .. ' is not held; upload it and repeat')
+        return fail('IMAGE_NOT_HELD', 'image ' .. sha .. ' is not held; upload it and repeat')
     end
-    if t.rate > 0 then refused = check_rate(b.p, t.tenant, t.rate, t.burst, s.now) end
-    refused = refused or take_image(b, s, t, image, content, is_held)
+    if t.rate > 0 then refused = taking.check_rate(b.p, t.tenant, t.rate, t.burst, s.now) end
+    refused = refused or taking.take_image(b, s, t, image, content, is_held)
     if refused then return refused end
-    local deadline, live_until, answer = tonumber(a[i + 7]), s.latest_ms, s.answer
-    if deadline <= 0 or deadline >= s.latest then
-        deadline = s.latest
-    else
-        live_until, answer = ms_up(deadline), s.created .. ' ' .. text(deadline)
-    end
     s.place = math.max(s.place + 1, s.now)
     s.live = s.live + 1
-    local place = s.place - t.ahead_us
+    t.n = t.n + 1
+    return nil, s.place - t.ahead_us
+end
+
+-- Stores a job with a record of its own. live_until: its deadline, as a score.
+function taking.store(b, s, t, id, place, image, request_id, spec, deadline, live_until, of_batch, item)
     redis.call('HSET', b.p .. 'job:' .. id, 'fixed', t.fixed .. pack_own(deadline, place, image, request_id, of_batch, item),
-        'state', s.fresh, 'spec', a[i + 5])
+        'state', s.fresh, 'spec', spec)
     later_zadd(b, 'live', live_until, id)
     local line, index = t.line, t.index
     line[#line + 1] = place
     line[#line + 1] = id
     index[#index + 1] = 0
     index[#index + 1] = id
+end
+
+-- A deadline within the bound, and as a score.
+function taking.deadline(s, asked)
+    if asked <= 0 or asked >= s.latest then return s.latest, s.latest_ms end
+    return asked, ms_up(asked)
+end
+
+-- The job at a[i] (see submit). nil and the answer if it is new and stored; else what is there already, or an error
+-- reply. s: of this call: now, place (the last one given), live, and the bounds.
+local function submit_one(b, s, a, i)
+    if s.repeats then settle(b, s) end
+    local t, id, request_id = terms_of(b, s, a[i]), a[i + 1], a[i + 2]
+    local known = s.repeats and repeated(b, t, id, request_id, a[i + 3])
+    if known then return known end
+    local image = t.images .. a[i + 4]
+    local refused, place = taking.admit(b, s, t, image, a[i + 4], a[i + 6])
+    if refused then return refused end
+    local deadline, live_until = taking.deadline(s, tonumber(a[i + 7]))
+    taking.store(b, s, t, id, place, image, request_id, a[i + 5], deadline, live_until)
     if request_id ~= '' then later_set(b, t.requests .. request_id, id .. ' ' .. a[i + 3]) end
-    t.n = t.n + 1
-    return nil, answer
+    return nil, deadline == s.latest and s.answer or s.created .. ' ' .. text(deadline)
 end
 
 -- What a call of many jobs has in common.
 local function submit_begin(p, a)
     local s = { now = now_us(), max_age_ms = tonumber(a[1]), max_jobs = tonumber(a[2]), max_bytes = tonumber(a[3]),
         image_ttl_ms = tonumber(a[4]), has_marks = redis.call('EXISTS', p .. 'image_check') == 1,
-        live = redis.call('ZCARD', p .. 'live'), models = {}, terms = {}, images = {}, fresh = fresh_state(),
+        live = packs.live_jobs(p), models = {}, terms = {}, images = {}, fresh = fresh_state(),
         place = tonumber(redis.call('HGET', p .. 'count', 'place') or '0') }
     s.latest = s.now + s.max_age_ms * 1000
     s.created, s.latest_ms = text(s.now), ms_up(s.latest)
@@ -186,25 +200,28 @@ local function submit_begin(p, a)
     return s
 end
 
--- Looks at once for all that the jobs of a call, `step` arguments each, may find: their images, and whether any of
--- them is there already or comes twice in the call, in which case each is looked for on its own.
-local function look_ahead(b, s, a, step)
+-- Looks at once for all images that the jobs of a call may find.
+function taking.look_for_images(s, images)
+    s.n_images, s.n_held = #images, #images > 0 and redis.call('EXISTS', unpack(images)) or 0
+end
+
+-- Looks at once for all that the jobs of a call may find: their images, and whether any of them is there already or
+-- comes twice in the call, in which case each is looked for on its own.
+local function look_ahead(b, s, a)
     local p, images, seen, jobs, requests = b.p, {}, {}, {}, {}
-    for i = 5, #a, step do
+    for i = 5, #a, SUBMIT_ARGS do
         local t, id, request_id, sha = terms_of(b, s, a[i]), a[i + 1], a[i + 2], a[i + 4]
         local image, request = 'image:' .. t.images .. sha, t.requests .. request_id
         if sha ~= '' and not seen[image] then
             seen[image] = true
             images[#images + 1] = p .. image
         end
-        if step == SUBMIT_ARGS then -- whether an item is there tells its number
-            if seen[id] or request_id ~= '' and seen[request] then s.repeats = true end
-            seen[id], seen[request] = true, true
-            jobs[#jobs + 1] = p .. 'job:' .. id
-            if request_id ~= '' then requests[#requests + 1] = request end
-        end
+        if seen[id] or request_id ~= '' and seen[request] then s.repeats = true end
+        seen[id], seen[request] = true, true
+        jobs[#jobs + 1] = p .. 'job:' .. id
+        if request_id ~= '' then requests[#requests + 1] = request end
     end
-    s.n_images, s.n_held = #images, #images > 0 and redis.call('EXISTS', unpack(images)) or 0
+    taking.look_for_images(s, images)
     s.repeats = s.repeats or #jobs > 0 and redis.call('EXISTS', unpack(jobs)) > 0 or
         #requests > 0 and redis.call('EXISTS', unpack(requests)) > 0
 end
@@ -219,7 +236,7 @@ end
 -- ->  per job "CREATED DEADLINE" if it is new, {0, job view...} if it was there, or an error
 local function submit(keys, a)
     local b, s, out = batch(keys[1]), submit_begin(keys[1], a), {}
-    look_ahead(b, s, a, SUBMIT_ARGS)
+    look_ahead(b, s, a)
     for i = 5, #a, SUBMIT_ARGS do
         local known, answer = submit_one(b, s, a, i)
         out[#out + 1] = known or answer

@@ -28,11 +28,18 @@ end
 
 -- Leases that have ended, by worker; and with them those that the same worker has not renewed for as long as half
 -- a lease: a living one renews all it holds three times in a lease.
-local function dead_leases(p, now, limit, lease_ms)
-    local stale = redis.call('ZRANGEBYSCORE', p .. 'leases', '-inf', ms(now), 'LIMIT', 0, limit)
-    local groups, order = {}, {}
+local function dead_leases(b, now, limit, lease_ms)
+    local p, groups, order = b.p, {}, {}
+    local function until_us(us, n)
+        return redis.call('ZRANGEBYSCORE', p .. 'leases', '-inf', ms(us), 'LIMIT', 0, n)
+    end
+    local stale = until_us(now, limit)
     if #stale == 0 then return groups, order end
-    local all = redis.call('ZRANGEBYSCORE', p .. 'leases', '-inf', ms(now + lease_ms * 500), 'LIMIT', 0, 10 * limit)
+    for _, id in ipairs(until_us(now + lease_ms * 500, 10 * limit)) do
+        if packs.is_token(id) then packs.unpack_run(b, id) end
+    end
+    stale = until_us(now, limit)
+    local all = until_us(now + lease_ms * 500, 10 * limit)
     for i, id in ipairs(all) do
         local j = job_of(p, id)
         local worker = j and j.worker or ''
@@ -82,7 +89,7 @@ end
 local function sweep_leases(b, now, limit, max_attempts, lease_ms)
     local p, n = b.p, 0
     set_back(p, 'leases', now, lease_ms, limit)
-    local groups, order = dead_leases(p, now, limit, lease_ms)
+    local groups, order = dead_leases(b, now, limit, lease_ms)
     for _, worker in ipairs(order) do
         local g = groups[worker]
         local seen = tonumber(redis.call('HGET', p .. 'worker:' .. worker, 'seen') or '0')
@@ -101,9 +108,14 @@ local function sweep_ended(p, now, limit)
     local b = batch(p)
     for _, member in ipairs(gone) do
         local tenant, id, request_id = string.match(member, '^([^:]*):([^:]*):(.*)$')
-        later_remove(b, 'ZREM', 'index:' .. tenant, id)
         later_remove(b, 'ZREM', 'ended', member)
-        later_remove(b, 'UNLINK', 'job:' .. id, nil)
+        if packs.is_token(id) then
+            packs.forget(b, tenant, id, request_id)
+            request_id = ''
+        else
+            later_remove(b, 'ZREM', 'index:' .. tenant, id)
+            later_remove(b, 'UNLINK', 'job:' .. id, nil)
+        end
         if request_id ~= '' then
             local key = p .. 'request:' .. tenant .. ':' .. request_id
             if string.sub(redis.call('GET', key) or '', 1, 32) == id then redis.call('UNLINK', key) end
@@ -124,23 +136,27 @@ end
 -- What is left of batches that are to be cancelled, of one at a time: a job that waits is taken out, and one that runs
 -- is marked, and left to its worker.
 local CANCELS = 500 -- a sweep
+local function cancel_live(b, id, now)
+    local j = own_job(b, id)
+    if j and j.state == 'QUEUED' then
+        finish_job(b, id, 'CANCELLED', now, j)
+    elseif j and j.state == 'RUNNING' then
+        j.cancel = true
+        save(b.p, id, j)
+    end
+end
+
 local function sweep_cancels(p, now)
     local b = batch(p)
     for _, name in ipairs(redis.call('ZRANGE', p .. 'batch_cancels', 0, 0)) do
-        local live, done = redis.call('HRANDFIELD', p .. 'batch_live:' .. name, CANCELS, 'WITHVALUES'), {}
+        local live, done, n = redis.call('HRANDFIELD', p .. 'batch_live:' .. name, CANCELS, 'WITHVALUES'), {}, 0
         for i = 1, #live, 2 do
-            local id = live[i + 1]
-            local j = job_of(p, id)
+            if n >= CANCELS then break end
             done[#done + 1] = live[i]
-            if j and j.state == 'QUEUED' then
-                finish_job(b, id, 'CANCELLED', now, j)
-            elseif j and j.state == 'RUNNING' then
-                j.cancel = true
-                save(p, id, j)
-            end
+            n = n + packs.each(live[i + 1], function(id) cancel_live(b, id, now) end)
         end
         if #done > 0 then redis.call('HDEL', p .. 'batch_live:' .. name, unpack(done)) end
-        if #done < CANCELS then redis.call('ZREM', p .. 'batch_cancels', name) end
+        if n < CANCELS then redis.call('ZREM', p .. 'batch_cancels', name) end
     end
     write(b)
 end
@@ -170,6 +186,17 @@ local function is_used(p)
     return false
 end
 
+local function expire_late(b, id, now)
+    local j = own_job(b, id)
+    if not j then
+        redis.call('ZREM', b.p .. 'live', id)
+    elseif not TERMINAL[j.state] then
+        finish_job(b, id, 'EXPIRED', now, j)
+    elseif redis.call('ZREM', b.p .. 'live', id) == 1 then
+        mend_end(b, id, now)
+    end
+end
+
 -- max_attempts limit lease_ms image_ttl_ms  ->  {due retries, ended leases, expired jobs, purged images}
 local function sweep(keys, a)
     local p, b, now, limit = keys[1], batch(keys[1]), now_us(), tonumber(a[2])
@@ -185,17 +212,15 @@ local function sweep(keys, a)
     write(b)
     b = batch(p)
     local late = redis.call('ZRANGEBYSCORE', p .. 'live', '-inf', ms(now), 'LIMIT', 0, limit)
-    for _, id in ipairs(late) do
-        local j = job_of(p, id)
-        if not j or TERMINAL[j.state] then
-            redis.call('ZREM', p .. 'live', id)
-            if j then mend_end(p, id, now) end
-        else
-            finish_job(b, id, 'EXPIRED', now, j)
-        end
+    local n_late = 0
+    for _, member in ipairs(late) do
+        if n_late >= limit then break end
+        n_late = n_late + packs.each(member, function(id) expire_late(b, id, now) end)
+        if packs.is_token(member) then packs.check_over(b, member) end
     end
     write(b)
     b = batch(p)
+    if redis.call('EXISTS', p .. 'live') == 0 then redis.call('HDEL', p .. 'count', 'more') end
     mend_some(b, 50, now)
     mend_lost(b, math.max(10, math.floor(limit / 10)), now)
     write(b)
@@ -207,5 +232,5 @@ local function sweep(keys, a)
     end
     tidy(p, now, limit, lease_ms)
     redis.call('PEXPIRE', p .. 'layout', is_used(p) and LAYOUT_KEPT_MS.used or LAYOUT_KEPT_MS.empty)
-    return { #due, stale, #late, purge_images(p, now, limit, tonumber(a[4] or '3600000')) }
+    return { #due, stale, n_late, purge_images(p, now, limit, tonumber(a[4] or '3600000')) }
 end

@@ -507,6 +507,40 @@ static void every_key_of_packs_has_an_end(void **state)
     only_what_stays(q);
 }
 
+/* Whoever looks for its images takes packs apart, but no more than it must: Redis waits meanwhile.
+ */
+static void a_look_takes_one_pack_apart(void **state)
+{
+    enum { N = 90 };
+    static const char waiting[] =
+        "string.find(redis.call('HGET', key, 'map'), 'Q', 1, true) and 1 or 0";
+    pseg_queue_reply *r;
+    int n = 0;
+
+    (void)state;
+    start(NULL);
+    pseg_queue *q = open_queue();
+    case_register(q, "w");
+    make_batch(q, 60000);
+    for (int k = 0; k < 3; k++)
+        put_items(q, 1 + k * N / 3, N / 3, 60000);
+    long long before = of_packs(waiting);
+    assert_true(before >= 3);
+    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 4, 0, 1000000000);
+    case_keep(r);
+    assert_int_equal(r->n_claims, 4);
+    assert_in_range(of_packs(waiting), 1, before - 1);
+    publish_items(q, r, 0, 4);
+    for (n = 4; n < N; n += (int)r->n_claims) {
+        CALL(r, pseg_queue_claim_jobs, q, "w", "m", 10, 0, 1000000000);
+        case_keep(r);
+        assert_true(r->n_claims > 0);
+        publish_items(q, r, 0, r->n_claims);
+    }
+    assert_int_equal(count("LLEN", "batch_done:default:b"), N);
+    assert_int_equal(case_stats(q).live, 0);
+}
+
 /* As what_a_torn_log_left_is_mended and its like, for packs. */
 static void a_torn_log_leaves_packs_whole(void **state)
 {
@@ -669,6 +703,7 @@ int main(int argc, char **argv)
         OWN(an_image_counted_too_often_goes),
         OWN(every_key_has_an_end),
         OWN(every_key_of_packs_has_an_end),
+        OWN(a_look_takes_one_pack_apart),
         OWN(a_torn_log_leaves_packs_whole),
         OWN(torn_ends_of_packs_are_told),
         OWN(a_pack_that_was_not_promised_is_not_claimed),

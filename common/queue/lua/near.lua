@@ -99,19 +99,25 @@ local function is_heard(b, c, worker)
     return c.heard[worker]
 end
 
+-- The first n members of a line, and their places. Each must be a job of its own, so packs that stand there are taken
+-- apart, one at a time: after one the n are likely to be complete.
+local function first_jobs(b, line, n)
+    local found, pack = nil, nil
+    repeat
+        found, pack = redis.call('ZRANGE', line, 0, n - 1, 'WITHSCORES'), nil
+        for i = #found - 1, 1, -2 do if packs.is_token(found[i]) then pack = found[i] end end
+        if pack then
+            redis.call('ZREM', line, pack)
+            packs.unpack_waiting(b, pack)
+        end
+    until not pack
+    return found
+end
+
 -- The first n of a line, as this worker sees them. is_first: in its turn here; is_open: for anybody.
 local function look(b, c, line, n)
     local view, holders, marks = { n = 0, last = 0 }, {}, {}
-    local found = redis.call('ZRANGE', line, 0, n - 1, 'WITHSCORES')
-    local were_packs = false
-    for i = 1, #found, 2 do
-        if packs.is_token(found[i]) then
-            redis.call('ZREM', line, found[i])
-            packs.unpack_waiting(b, found[i])
-            were_packs = true
-        end
-    end
-    if were_packs then found = redis.call('ZRANGE', line, 0, n - 1, 'WITHSCORES') end
+    local found = first_jobs(b, line, n)
     for i = 1, #found, 2 do
         local v = redis.call('HMGET', b.p .. 'job:' .. found[i], 'fixed', 'state', 'spec', 'left')
         local image = v[1] and select(8, struct.unpack(FIXED, v[1])) or ''
@@ -153,6 +159,7 @@ local function claim_near(b, c, tenant, rival)
     local i, e = next_of(view)
     if not i then
         tenant.is_passed = true
+        if #view == 0 then end_of_line(b, c, tenant, line) end
         return true
     end
     redis.call('ZREM', line, e.id)

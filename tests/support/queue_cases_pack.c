@@ -570,7 +570,45 @@ static void a_worker_that_keeps_images_gets_them(void **state)
     assert_int_equal(check_ends(q, N), N);
 }
 
+/* Of the same bytes, sent by two tenants at once, each has to hold its own. */
+static void an_image_of_another_tenant_is_not_held(void **state)
+{
+    enum { N = 24 };
+    pseg_queue *q = case_open(NULL);
+    static const char *const tenants[2] = {T, "other"};
+    static pseg_queue_sync waits[N];
+    pseg_queue_reply *r;
+    id_text id;
+
+    (void)state;
+    create(q);
+    CALL(r, pseg_queue_create_batch, q, "other", "b", 60000, case_bytes(""));
+    case_keep(r);
+    CALL(r, pseg_queue_put_image, q, T, SHA, case_bytes("image"), 0);
+    case_keep(r);
+    for (int i = 0; i < N; i++) {
+        pseg_queue_item_args a = {
+            .job = case_args(&id), .batch = "b", .seq = 1 + i / 2, .custom_id = ""};
+        a.job.tenant = tenants[i % 2];
+        a.job.content = (pseg_bytes){NULL, 0};
+        pseg_queue_sync_init(&waits[i]);
+        pseg_queue_submit_item(q, &a, pseg_queue_sync_done, &waits[i]);
+    }
+    for (int i = 0; i < N; i++) {
+        r = pseg_queue_sync_take(&waits[i]);
+        assert_int_equal(r->err.code, PSEG_OK);
+        pseg_queue_reply_free(r);
+    }
+    for (int i = 0; i < 2; i++) {
+        CALL(r, pseg_queue_get_batch, q, tenants[i], "b");
+        case_keep(r);
+        assert_int_equal(r->batches[0].next_seq, N / 2 + 1);
+        assert_int_equal(r->batches[0].refused, i ? N / 2 : 0);
+    }
+}
+
 const struct CMUnitTest pack_cases[] = {
+    CASE(an_image_of_another_tenant_is_not_held),
     CASE(workers_share_what_was_sent_together),
     CASE(what_is_kept_of_them_can_be_read),
     CASE(their_events_are_told_one_by_one),

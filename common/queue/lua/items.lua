@@ -148,19 +148,19 @@ end
 
 -- max_age_ms max_jobs max_bytes image_ttl_ms {head id sha256 kept content seq refusal}...  ->  per item the number that
 -- its batch's next item must have, or an error. kept: image (TENANT:SHA256) and item ("NUMBER CUSTOM_ID") as packs.ITEM,
--- the spec, a byte that nobody reads (see kept_of in queue_redis_bulk.c). refusal: "REASON message" of an item that is no job, or empty; or "SEAL": this is no item, and none comes
--- any more (a promise like the items', which must not be lost where they are not). Of items that follow one another
--- all but the first get an id of this call's own (see pack.lua).
+-- the spec, a byte that nobody reads (see kept_of in queue_redis_bulk.c). refusal: "REASON message" of an item that is
+-- no job, or empty; or "SEAL": this is no item, and none comes any more (a promise like the items', which must not be
+-- lost where they are not). Of items that follow one another all but the first get an id of this call's own, see pack.lua.
 local function submit_items(keys, a)
     local p, b, s, out = keys[1], batch(keys[1]), submit_begin(keys[1], a), {}
     s.now_ms, s.heads, s.batches = ms(s.now), {}, {}
-    local images, seen = {}, {}
+    local images, seen, last_head, last_sha = {}, {}, nil, nil
     for i = 5, #a, ITEM_ARGS do
-        local sha = a[i + 2]
-        if sha ~= '' and sha ~= seen.last then
-            local image = p .. 'image:' .. taking.item_head(b, s, a[i]).t.images .. sha
+        local head, sha = a[i], a[i + 2]
+        if sha ~= '' and (sha ~= last_sha or head ~= last_head) then
+            local image = p .. 'image:' .. taking.item_head(b, s, head).t.images .. sha
             if not seen[image] then images[#images + 1] = image end
-            seen[image], seen.last = true, sha
+            seen[image], last_head, last_sha = true, head, sha
         end
     end
     taking.look_for_images(s, images)

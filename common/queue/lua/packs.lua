@@ -81,16 +81,18 @@ function packs.check_over(b, of)
     end
 end
 
--- All that run in a pack by this token.
+-- All that run in a pack by this token. -> how many
 function packs.unpack_run(b, of)
     local prefix, from = packs.parts(of)
-    local k = packs.of(b, prefix)
-    if k then
-        for i = from, k.n - 1 do
-            if k.map[i + 1] == RUNS and k.map[k.n + i + 1] == from then packs.unpack(b, k, i) end
+    local k, n = packs.of(b, prefix), 0
+    for i = from, k and k.n - 1 or -1 do
+        if k.map[i + 1] == RUNS and k.map[k.n + i + 1] == from then
+            packs.unpack(b, k, i)
+            n = n + 1
         end
     end
     redis.call('ZREM', b.p .. 'leases', of)
+    return n
 end
 
 -- How many run by this token.

@@ -35,8 +35,10 @@ local function dead_leases(b, now, limit, lease_ms)
     end
     local stale = until_us(now, limit)
     if #stale == 0 then return groups, order end
+    local n = 0
     for _, id in ipairs(until_us(now + lease_ms * 500, 10 * limit)) do
-        if packs.is_token(id) then packs.unpack_run(b, id) end
+        if n >= 5 * limit then break end -- the rest the next time
+        if packs.is_token(id) then n = n + packs.unpack_run(b, id) end
     end
     stale = until_us(now, limit)
     local all = until_us(now + lease_ms * 500, 10 * limit)
@@ -44,12 +46,12 @@ local function dead_leases(b, now, limit, lease_ms)
         local j = job_of(p, id)
         local worker = j and j.worker or ''
         local g = groups[worker]
-        if not g and i <= #stale then
+        if not g and i <= #stale and not packs.is_token(id) then
             g = {}
             groups[worker] = g
             order[#order + 1] = worker
         end
-        if g then g[#g + 1] = { id = id, j = j, is_stale = i <= #stale } end
+        if g and not packs.is_token(id) then g[#g + 1] = { id = id, j = j, is_stale = i <= #stale } end
     end
     return groups, order
 end

@@ -75,11 +75,7 @@ local function write_ends(p, name, e)
     if redis.call('HEXISTS', p .. 'batch:' .. name, 'created') == 0 then return end
     redis.call('RPUSH', p .. 'batch_done:' .. name, unpack(e.entries))
     for field, n in pairs(e.counts) do redis.call('HINCRBY', p .. 'batch:' .. name, field, n) end
-    if #e.numbers > 0 then
-        redis.call('HDEL', p .. 'batch_live:' .. name, unpack(e.numbers))
-        for i, number in ipairs(e.numbers) do e.numbers[i] = 'j' .. number end
-        redis.call('HDEL', p .. 'batch:' .. name, unpack(e.numbers))
-    end
+    if #e.numbers > 0 then redis.call('HDEL', p .. 'batch_live:' .. name, unpack(e.numbers)) end
 end
 
 -- What many have in common is told once: tenant and batch hold for all that follow in the entry. `state` ends what is

@@ -54,5 +54,4 @@ local function mend_batch_end(p, id, v)
     redis.call('RPUSH', list, entry)
     redis.call('HINCRBY', p .. 'batch:' .. name, v.state, 1)
     redis.call('HDEL', p .. 'batch_live:' .. name, number_of(v.item))
-    redis.call('HDEL', p .. 'batch:' .. name, packs.promise_of(v.item))
 end

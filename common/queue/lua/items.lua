@@ -78,7 +78,7 @@ function taking.item_head(b, s, said)
     h.deadline, h.live_until = taking.deadline(s, tonumber(deadline))
     if not h.k then
         local v = redis.call('HMGET', b.p .. 'batch:' .. name, 'next', 'sealed')
-        h.k = { name = name, next = tonumber(v[1] or '0'), sealed = v[2] == '1', live = {}, promise = {} }
+        h.k = { name = name, next = tonumber(v[1] or '0'), sealed = v[2] == '1', live = {} }
         h.k.first = h.k.next
         s.batches[name] = h.k
     end
@@ -103,6 +103,10 @@ function taking.take_item(b, s, h, a, i)
         if refused then return refused end
         s.sha, s.sha_of = sha, h
     end
+    if not k.nonce then
+        k.nonce = string.sub(a[i + 1], 17) -- random
+        k.call = text(k.first) .. ' ' .. k.nonce
+    end
     -- Into a pack with what comes next, if that has all this in common.
     local is_like_next = a[i + ITEM_ARGS] == a[i] and a[i + ITEM_ARGS + 6] == ''
     if s.pack and s.pack.h ~= h then packs.close(b, s) end
@@ -112,11 +116,10 @@ function taking.take_item(b, s, h, a, i)
         if s.pack.n == packs.MAX or not is_like_next then packs.close(b, s) end
     else
         local _, item, at = struct.unpack(packs.ITEM, kept)
-        taking.store(b, s, t, a[i + 1], place, s.image, '', string.sub(kept, at, -2), h.deadline, h.live_until, h.batch, item)
+        taking.store(b, s, t, a[i + 1], place, s.image, '', string.sub(kept, at, -2), h.deadline, h.live_until, h.batch, item,
+            'call', k.call)
         k.live[#k.live + 1] = text(k.next)
         k.live[#k.live + 1] = a[i + 1]
-        k.promise[#k.promise + 1] = packs.promise_of(item)
-        k.promise[#k.promise + 1] = a[i + 1]
     end
     return nil
 end
@@ -186,7 +189,9 @@ local function submit_items(keys, a)
     for name, k in pairs(s.batches) do
         -- First the jobs: a torn log that has the next number has them, too (see is_promised).
         if #k.live > 0 then redis.call('HSET', p .. 'batch_live:' .. name, unpack(k.live)) end
-        if k.next > k.first then redis.call('HSET', p .. 'batch:' .. name, 'next', text(k.next), unpack(k.promise)) end
+        if k.next > k.first then
+            redis.call('HSET', p .. 'batch:' .. name, 'next', text(k.next), 'c' .. text(k.first), k.nonce or '-')
+        end
     end
     submit_end(b, s)
     return out

@@ -23,13 +23,26 @@ end
 local seen_since_start = { live = false, keys = false }
 local function may_be_unpromised() return not (seen_since_start.live and seen_since_start.keys) end
 
--- Is this the job of its item, or the pack of its items? By the command that makes numbers count the batch's record
--- also gets whose they are (of a pack its first number is there, and its token). Of one that is not named there nothing
--- was promised: its client sends the items again, or has: the torn half is run at the start after next, and then other
--- jobs have the numbers, or have ended. A batch that has gone has nothing that could be told twice.
-local function is_promised(p, id, tenant, batch, field)
-    local v = redis.call('HMGET', p .. 'batch:' .. tenant .. ':' .. batch, 'next', field)
-    return not v[1] or v[2] == id
+-- The command that makes numbers count also notes in the batch's record, under the first number of the call, what that
+-- call is known by. A call whose half was torn off made no number count, so the next one has the same first number and
+-- takes its place there, whatever of the half has been written, and however the items are grouped then. What does not
+-- have the name that stands there was never promised: its client sends the items again, or has: the torn half is run at
+-- the start after next, and then other jobs have the numbers, or have ended. A batch that has gone has nothing that
+-- could be told twice.
+local function is_promised(p, call, tenant, batch)
+    local first, nonce = string.match(call, '^(%d+) (.*)$')
+    local v = redis.call('HMGET', p .. 'batch:' .. tenant .. ':' .. batch, 'next', 'c' .. (first or ''))
+    return not v[1] or v[2] == nonce
+end
+
+-- Is this the job of its item? One that came out of a pack is unless the pack still has it: then that was torn, and the
+-- pack knows what has become of it. -> and whether it is counted as a job if it waits in line
+local function is_job_promised(b, id, tenant, batch)
+    local p, call = b.p, redis.call('HGET', b.p .. 'job:' .. id, 'call')
+    if call then return is_promised(p, call, tenant, batch), true end
+    local prefix, i = packs.prefix_of(id), packs.index_of(id)
+    local k = b.packs[prefix] or packs.read(p, prefix) -- as this call may have changed it
+    return not k or i >= k.n or k.map[i + 1] == OUT, false
 end
 
 -- is_counted: it was in a line, which comes before it is counted or shortly after; a count too low is right again when
@@ -74,7 +87,7 @@ function packs.of(b, prefix, was_in_line)
     local k = b.packs[prefix]
     if k == nil then
         k = packs.read(b.p, prefix) or false
-        if k and may_be_unpromised() and k.next == 0 and not is_promised(b.p, k.token, k.tenant, k.batch, 'p' .. text(k.number)) then
+        if k and may_be_unpromised() and k.next == 0 and not is_promised(b.p, k.call, k.tenant, k.batch) then
             drop_pack(b, k, was_in_line or redis.call('ZSCORE', b.p .. 'line:' .. k.model .. ':' .. k.tenant, k.token))
             k = false
         end
@@ -95,9 +108,12 @@ local function mend(b, id, is_live)
     end
     if j.state ~= 'QUEUED' then return false end
     local waits = is_waiting(p, id, j)
-    if j.batch and not is_promised(p, id, j.tenant, j.batch, packs.promise_of(j.item)) then
-        drop_unpromised(b, id, j, waits)
-        return true
+    if j.batch then
+        local is_so, is_counted = is_job_promised(b, id, j.tenant, j.batch)
+        if not is_so then
+            drop_unpromised(b, id, j, is_counted and waits)
+            return true
+        end
     end
     if not is_live then mend_live(b, id, j) end
     if not waits then

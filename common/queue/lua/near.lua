@@ -7,12 +7,15 @@ local function claim_one(b, c, id, known)
     local v = known or redis.call('HMGET', job, 'fixed', 'state', 'spec')
     if not v[1] or not v[2] then return true end
     -- As unpack_job, without a table: this is done for every job.
-    local created, _, weight, tenant, _, deadline, _, image, _, of_batch, item = struct.unpack(FIXED, v[1])
+    local created, _, weight, tenant, _, deadline, _, image, _, of_batch = struct.unpack(FIXED, v[1])
     local state, _, group, fence, attempts, _, _, _, _, _, by = struct.unpack(STATE, v[2])
     if state ~= STATE_NUMBER.QUEUED then return true end
-    if of_batch ~= '' and may_be_unpromised() and not is_promised(b.p, id, tenant, of_batch, packs.promise_of(item)) then
-        drop_unpromised(b, id, unpack_job(v[1], v[2]), true)
-        return true
+    if of_batch ~= '' and may_be_unpromised() then
+        local is_so, is_counted = is_job_promised(b, id, tenant, of_batch)
+        if not is_so then
+            drop_unpromised(b, id, unpack_job(v[1], v[2]), is_counted)
+            return true
+        end
     end
     if deadline <= c.now then
         finish_job(b, id, 'EXPIRED', c.now, unpack_job(v[1], v[2]))

@@ -7,7 +7,7 @@
 -- line as one member, a token. Those that one claim took are a run: one lease, also by a token.
 
 local packs = { MAX = 120 } -- functions too many to be locals, of which a chunk has 200 at most
-packs.FIXED, packs.RUN, packs.ITEM = '<dddHc0Hc0ddHc0d', '<BddHc0', '<Hc0Hc0'
+packs.FIXED, packs.RUN, packs.ITEM = '<dddHc0Hc0ddHc0dHc0', '<BddHc0', '<Hc0Hc0'
 local WAITS, RUNS, DONE, OUT = 81, 82, 83, 88 -- an item in the map: Q, R, S; X: it has a record of its own
 
 local HEX = {}
@@ -19,9 +19,6 @@ packs.KEPT, packs.RESULT, packs.MASK, packs.INDEX = {}, {}, {}, {} -- fields by 
 for i = 0, 255 do
     packs.KEPT[i], packs.RESULT[i], packs.MASK[i], packs.INDEX[HEX[i]] = 'i' .. HEX[i], 'o' .. HEX[i], 'm' .. HEX[i] .. '.', i
 end
-
--- The field of the batch's record that names the job of an item.
-function packs.promise_of(item) return 'j' .. number_of(item) end
 
 -- n items of a pack from index `from` on: PREFIX, from, '+', n.
 function packs.token(prefix, from, n) return prefix .. HEX[from] .. '+' .. HEX[n] end
@@ -36,7 +33,7 @@ function packs.read(p, prefix)
     local v = redis.call('HMGET', key, 'fixed', 'map')
     if not v[1] or not v[2] then return nil end
     local k = { prefix = prefix, key = key, map = { string.byte(v[2], 1, -1) }, run = {}, set = {} }
-    k.created, k.ttl, k.weight, k.tenant, k.model, k.deadline, k.place, k.batch, k.number =
+    k.created, k.ttl, k.weight, k.tenant, k.model, k.deadline, k.place, k.batch, k.number, k.call =
         struct.unpack(packs.FIXED, v[1])
     k.n = (#k.map - 1) / 2
     k.next = k.map[#k.map]

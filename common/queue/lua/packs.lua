@@ -19,8 +19,8 @@ function packs.close(b, s)
     if not k then return end
     s.pack = nil
     local t, name, live = k.h.t, packs.token(k.prefix, 0, k.n), k.h.k.live
-    redis.call('HSET', b.p .. 'pack:' .. k.prefix, 'fixed', t.fixed .. struct.pack('<ddHc0d', k.h.deadline, k.place,
-        #k.h.batch, k.h.batch, k.number), 'map', string.rep('Q', k.n) .. string.rep('\0', k.n + 1), unpack(k.items))
+    redis.call('HSET', b.p .. 'pack:' .. k.prefix, 'fixed', t.fixed .. struct.pack('<ddHc0dHc0', k.h.deadline, k.place,
+        #k.h.batch, k.h.batch, k.number, #k.h.k.call, k.h.k.call), 'map', string.rep('Q', k.n) .. string.rep('\0', k.n + 1), unpack(k.items))
     local line, index = t.line, t.index
     line[#line + 1] = k.place
     line[#line + 1] = name
@@ -28,11 +28,8 @@ function packs.close(b, s)
     index[#index + 1] = name
     later_zadd(b, 'live', k.h.live_until, name)
     later_incr(b, 'count', 'more', k.n - 1)
-    local promise = k.h.k.promise
-    for _, l in ipairs { live, promise } do
-        l[#l + 1] = 'p' .. text(k.number)
-        l[#l + 1] = name
-    end
+    live[#live + 1] = 'p' .. text(k.number)
+    live[#live + 1] = name
 end
 
 -- One that waited or ran in a pack does so no more.
@@ -46,14 +43,15 @@ function packs.unpack(b, k, i)
     local j, spec = packs.job(k, i)
     if not j or TERMINAL[j.state] then return j end
     local p, id = b.p, k.prefix .. HEX[i]
+    local known = job_of(p, id)
+    if known then -- a torn log has it already
+        packs.leave(b, k, i, OUT)
+        return known
+    end
     redis.call('HSET', p .. 'job:' .. id, 'fixed', pack_terms(k.created, k.ttl, k.weight, k.tenant, k.model) ..
         pack_own(k.deadline, j.place, j.image, '', k.batch, j.item), 'state', pack_state(j), 'spec', spec)
     redis.call('ZADD', p .. 'live', ms_up(k.deadline), id)
-    local name = k.tenant .. ':' .. k.batch
-    redis.call('HSET', p .. 'batch_live:' .. name, number_of(j.item), id)
-    if redis.call('HEXISTS', p .. 'batch:' .. name, 'next') == 1 then
-        redis.call('HSET', p .. 'batch:' .. name, packs.promise_of(j.item), id)
-    end
+    redis.call('HSET', p .. 'batch_live:' .. k.tenant .. ':' .. k.batch, number_of(j.item), id)
     if j.state == 'RUNNING' then
         local run = packs.run_of(k, i)
         redis.call('ZADD', p .. 'leases', redis.call('ZSCORE', p .. 'leases', run.token) or ms(now_us()), id)
@@ -138,9 +136,7 @@ function packs.settle(b, k)
         later_remove(b, 'ZREM', 'live', k.token)
         later_incr(b, 'count', 'more', 1)
     end
-    for _, key in ipairs { 'batch_live:', 'batch:' } do
-        later_remove(b, 'HDEL', key .. k.tenant .. ':' .. k.batch, 'p' .. text(k.number))
-    end
+    later_remove(b, 'HDEL', 'batch_live:' .. k.tenant .. ':' .. k.batch, 'p' .. text(k.number))
     if #out == k.n then
         packs.forget(b, k.tenant, k.token, table.concat(out))
     else

@@ -153,10 +153,10 @@ function taking.admit(b, s, t, image, sha, content)
     return nil, s.place - t.ahead_us
 end
 
--- Stores a job with a record of its own. live_until: its deadline, as a score.
-function taking.store(b, s, t, id, place, image, request_id, spec, deadline, live_until, of_batch, item)
+-- Stores a job with a record of its own. live_until: its deadline, as a score. `...`: further fields.
+function taking.store(b, s, t, id, place, image, request_id, spec, deadline, live_until, of_batch, item, ...)
     redis.call('HSET', b.p .. 'job:' .. id, 'fixed', t.fixed .. pack_own(deadline, place, image, request_id, of_batch, item),
-        'state', s.fresh, 'spec', spec)
+        'state', s.fresh, 'spec', spec, ...)
     later_zadd(b, 'live', live_until, id)
     local line, index = t.line, t.index
     line[#line + 1] = place

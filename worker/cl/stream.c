@@ -2,7 +2,9 @@
 #include "worker/cl/internal.h"
 
 #include "common/base/alloc.h"
+#include "common/base/clock.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -87,6 +89,19 @@ static void collect_profile(pseg_stream *s)
     s->n_pending = 0;
 }
 
+/* PoCL tells that a command is over before its thread has let go of it, and with it of the queue.
+ * Whoever closes everything at once would take both from under that thread. */
+static void wait_for_driver(cl_command_queue queue)
+{
+    int64_t end = pseg_clock_mono_ms() + 1000;
+    cl_uint n = 0;
+
+    while (clGetCommandQueueInfo(queue, CL_QUEUE_REFERENCE_COUNT, sizeof n, &n, NULL) ==
+               CL_SUCCESS &&
+           n > 1 && pseg_clock_mono_ms() < end)
+        sched_yield();
+}
+
 void pseg_stream_close(pseg_stream *s)
 {
     if (!s)
@@ -94,6 +109,7 @@ void pseg_stream_close(pseg_stream *s)
     if (s->queue) {
         clFinish(s->queue);
         collect_profile(s);
+        wait_for_driver(s->queue);
     }
     for (size_t i = 0; i < s->n_kernels; i++)
         clReleaseKernel(s->kernels[i].kernel);

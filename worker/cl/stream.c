@@ -90,10 +90,11 @@ static void collect_profile(pseg_stream *s)
 }
 
 /* PoCL tells that a command is over before its thread has let go of it, and with it of the queue.
- * Whoever closes everything at once would take both from under that thread. */
+ * Whoever closes everything at once would take both from under that thread. A queue may keep its
+ * last command, and so itself: then this waits for nothing, but not for long. */
 static void wait_for_driver(cl_command_queue queue)
 {
-    int64_t end = pseg_clock_mono_ms() + 1000;
+    int64_t end = pseg_clock_mono_ms() + 20;
     cl_uint n = 0;
 
     while (clGetCommandQueueInfo(queue, CL_QUEUE_REFERENCE_COUNT, sizeof n, &n, NULL) ==

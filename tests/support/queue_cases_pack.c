@@ -8,6 +8,13 @@
 
 enum { MAX_ITEMS = 200 };
 
+static const pseg_queue_estimate_args one_more = {.tenant = T,
+                                                  .model = "m",
+                                                  .model_is_default = true,
+                                                  .request_id = "",
+                                                  .phrases = 1,
+                                                  .weight = 1};
+
 static void create(pseg_queue *q)
 {
     pseg_queue_reply *r;
@@ -411,18 +418,12 @@ static void their_deadline_bites(void **state)
     pseg_queue_options o = case_options();
     o.lease_ms = 60000;
     pseg_queue *q = case_open(&o);
-    const pseg_queue_estimate_args args = {.tenant = T,
-                                           .model = "m",
-                                           .model_is_default = true,
-                                           .request_id = "",
-                                           .phrases = 1,
-                                           .weight = 1};
     pseg_queue_reply *r;
 
     (void)state;
     create(q);
     case_register(q, "w");
-    CALL(r, pseg_queue_get_estimate, q, &args);
+    CALL(r, pseg_queue_get_estimate, q, &one_more);
     case_keep(r);
     put_with(q, 1, N, r->estimate.now_unix_us + 300000, 0);
     const pseg_queue_reply *a = claim(q, "w", 6);
@@ -436,18 +437,26 @@ static void their_deadline_bites(void **state)
     assert_int_equal(look(q).ended[PSEG_JOB_EXPIRED], N - 2);
 }
 
+/* As of a job: what is no time names none. */
+static void a_deadline_below_zero_is_none(void **state)
+{
+    pseg_queue *q = case_open(NULL);
+
+    (void)state;
+    create(q);
+    case_register(q, "w");
+    put_with(q, 1, 10, -5, 0);
+    publish_all(q, "w", claim(q, "w", 10));
+    assert_int_equal(check_ends(q, 10), 10);
+    assert_int_equal(look(q).ended[PSEG_JOB_SUCCEEDED], 10);
+}
+
 static void they_count_one_by_one(void **state)
 {
     enum { N = 50 };
     pseg_queue_options o = case_options();
     o.lease_ms = 60000;
     pseg_queue *q = case_open(&o);
-    const pseg_queue_estimate_args args = {.tenant = T,
-                                           .model = "m",
-                                           .model_is_default = true,
-                                           .request_id = "",
-                                           .phrases = 1,
-                                           .weight = 1};
     pseg_queue_reply *r;
 
     (void)state;
@@ -455,7 +464,7 @@ static void they_count_one_by_one(void **state)
     case_register(q, "w");
     put(q, 1, N);
     for (int claimed = 0; claimed < 20; claimed += 10) {
-        CALL(r, pseg_queue_get_estimate, q, &args);
+        CALL(r, pseg_queue_get_estimate, q, &one_more);
         case_keep(r);
         assert_int_equal(r->estimate.ahead, N - claimed);
         assert_int_equal(r->estimate.waiting, N - claimed);
@@ -618,6 +627,7 @@ const struct CMUnitTest pack_cases[] = {
     CASE(the_batch_can_be_cancelled),
     CASE(one_that_fails_is_tried_again_at_its_place),
     CASE(their_deadline_bites),
+    CASE(a_deadline_below_zero_is_none),
     CASE(they_count_one_by_one),
     CASE(the_queue_has_room_for_so_many),
     CASE(tenants_take_turns),

@@ -71,7 +71,7 @@ local ITEM_ARGS = 7
 function taking.item_head(b, s, said)
     local h = s.heads[said]
     if h then return h end
-    local terms, of_batch, deadline = string.match(said, '^(.*) (%S+) (%d+)$')
+    local terms, of_batch, deadline = string.match(said, '^(.*) (%S+) (%-?%d+)$')
     local t = terms_of(b, s, terms)
     local name = t.tenant .. ':' .. of_batch
     h = { t = t, name = name, batch = of_batch, k = s.batches[name] }

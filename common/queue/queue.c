@@ -399,10 +399,11 @@ void pseg_queue_cancel_batch(pseg_queue *q, const char *tenant, const char *id,
 }
 
 void pseg_queue_batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t from,
-                           size_t limit, bool with_jobs, pseg_queue_done done, void *ud)
+                           size_t limit, bool with_jobs, int64_t masks_from, pseg_queue_done done,
+                           void *ud)
 {
     q = queue_part(q, tenant);
-    q->ops->batch_ends(q, tenant, id, from, limit, with_jobs, done, ud);
+    q->ops->batch_ends(q, tenant, id, from, limit, with_jobs, masks_from, done, ud);
 }
 
 void pseg_queue_submit_item(pseg_queue *q, const pseg_queue_item_args *a, pseg_queue_done done,

@@ -240,6 +240,9 @@ typedef struct pseg_queue_item {
     const char *job_id;  /* "": it was refused, for: */
     pseg_reason refusal; /* PSEG_R_NONE: it was a job */
     const char *message;
+    const pseg_bytes *masks; /* if they came with it: all of them, by prompt */
+    size_t n_masks;
+    bool has_masks; /* they came, be it that there are none any more */
 } pseg_queue_item;
 
 /* Everything in it is borrowed until pseg_queue_reply_free; what a request does not fill is 0. */
@@ -354,9 +357,14 @@ void pseg_queue_seal_batch(pseg_queue *q, const char *tenant, const char *id, ps
 void pseg_queue_cancel_batch(pseg_queue *q, const char *tenant, const char *id,
                              pseg_queue_done done, void *ud);
 /* -> batches[0] (n_batches 0 if there is none), and its ends from number `from` on (0: the first),
- * in their order, as items; with_jobs: jobs, too. */
+ * in their order, as items; with_jobs: jobs, too. masks_from: with the masks of those that
+ * SUCCEEDED from that number on, until they are more than PSEG_ENDS_MASK_BYTES (the first is whole
+ * in any case); PSEG_NO_MASKS: none. */
+#define PSEG_ENDS_MASK_BYTES ((size_t)256 << 10)
+#define PSEG_NO_MASKS        INT64_MAX
 void pseg_queue_batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t from,
-                           size_t limit, bool with_jobs, pseg_queue_done done, void *ud);
+                           size_t limit, bool with_jobs, int64_t masks_from, pseg_queue_done done,
+                           void *ud);
 
 typedef struct pseg_queue_item_args {
     pseg_queue_submit_args job; /* request_id is not used. Of a refused item only the tenant is */

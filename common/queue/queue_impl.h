@@ -71,7 +71,8 @@ typedef struct queue_ops {
     void (*cancel_batch)(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                          void *ud);
     void (*batch_ends)(pseg_queue *q, const char *tenant, const char *id, int64_t from,
-                       size_t limit, bool with_jobs, pseg_queue_done done, void *ud);
+                       size_t limit, bool with_jobs, int64_t masks_from, pseg_queue_done done,
+                       void *ud);
     void (*submit_item)(pseg_queue *q, const pseg_queue_item_args *a, pseg_queue_done done,
                         void *ud);
 } queue_ops;

@@ -386,9 +386,10 @@ static void cancel_batch(pseg_queue *q, const char *tenant, const char *id, pseg
 }
 
 static void batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t from,
-                       size_t limit, bool with_jobs, pseg_queue_done done, void *ud)
+                       size_t limit, bool with_jobs, int64_t masks_from, pseg_queue_done done,
+                       void *ud)
 {
-    ACT(mem_batch_ends(s, tenant, id, from, limit, with_jobs, r));
+    ACT(mem_batch_ends(s, tenant, id, from, limit, with_jobs, masks_from, r));
 }
 
 static void submit_item(pseg_queue *q, const pseg_queue_item_args *a, pseg_queue_done done,

@@ -202,10 +202,27 @@ void mem_cancel_batch(mem_store *s, const char *tenant, const char *id, pseg_que
         reply_batch(s, r, b);
 }
 
+static bool masks_in(pseg_queue_reply *r, pseg_queue_item *it, const mem_job *job, size_t *bytes)
+{
+    pseg_bytes *all = pseg_arena_calloc(r->arena, job->n_masks + 1, sizeof *all);
+
+    if (!all)
+        return false;
+    for (size_t i = 0; i < job->n_masks; i++) {
+        all[i] = mem_bytes_in(r->arena, job->masks[i]);
+        *bytes += all[i].len;
+    }
+    it->masks = all;
+    it->n_masks = job->n_masks;
+    it->has_masks = true;
+    return true;
+}
+
 void mem_batch_ends(mem_store *s, const char *tenant, const char *id, int64_t from, size_t limit,
-                    bool with_jobs, pseg_queue_reply *r)
+                    bool with_jobs, int64_t masks_from, pseg_queue_reply *r)
 {
     const mem_batch *b = batch_of(s, tenant, id);
+    size_t bytes = 0;
 
     if (!b || !reply_room(r, 1))
         return;
@@ -222,13 +239,17 @@ void mem_batch_ends(mem_store *s, const char *tenant, const char *id, int64_t fr
             with_jobs && *e->job_id ? mem_job_of_tenant(s, tenant, e->job_id) : NULL;
         if (job)
             mem_job_in(r->arena, &r->jobs[r->n_items], &job->j);
-        r->items[r->n_items++] = (pseg_queue_item){.seq = e->seq,
-                                                   .at_unix_us = e->at_us,
-                                                   .custom_id = mem_text_in(r->arena, e->custom_id),
-                                                   .state = e->state,
-                                                   .job_id = mem_text_in(r->arena, e->job_id),
-                                                   .refusal = e->refusal,
-                                                   .message = mem_text_in(r->arena, e->message)};
+        pseg_queue_item *it = &r->items[r->n_items++];
+        *it = (pseg_queue_item){.seq = e->seq,
+                                .at_unix_us = e->at_us,
+                                .custom_id = mem_text_in(r->arena, e->custom_id),
+                                .state = e->state,
+                                .job_id = mem_text_in(r->arena, e->job_id),
+                                .refusal = e->refusal,
+                                .message = mem_text_in(r->arena, e->message)};
+        if (job && job->j.state == PSEG_JOB_SUCCEEDED && (int64_t)i >= masks_from &&
+            bytes <= PSEG_ENDS_MASK_BYTES && !masks_in(r, it, job, &bytes))
+            mem_no_memory(r);
     }
     r->n_jobs = r->n_items;
 }

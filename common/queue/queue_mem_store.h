@@ -93,7 +93,7 @@ void mem_list_batches(mem_store *s, const char *tenant, const char *token, size_
 void mem_seal_batch(mem_store *s, const char *tenant, const char *id, pseg_queue_reply *r);
 void mem_cancel_batch(mem_store *s, const char *tenant, const char *id, pseg_queue_reply *r);
 void mem_batch_ends(mem_store *s, const char *tenant, const char *id, int64_t from, size_t limit,
-                    bool with_jobs, pseg_queue_reply *r);
+                    bool with_jobs, int64_t masks_from, pseg_queue_reply *r);
 void mem_submit_item(mem_store *s, const pseg_queue_options *o, const pseg_queue_item_args *a,
                      pseg_queue_reply *r);
 void mem_release(mem_store *s, const char *worker, pseg_queue_lease l, pseg_queue_reply *r);

@@ -234,7 +234,7 @@ void redis_seal_batch(pseg_queue *q, const char *tenant, const char *id, pseg_qu
 void redis_cancel_batch(pseg_queue *q, const char *tenant, const char *id, pseg_queue_done done,
                         void *ud);
 void redis_batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t from, size_t limit,
-                      bool with_jobs, pseg_queue_done done, void *ud);
+                      bool with_jobs, int64_t masks_from, pseg_queue_done done, void *ud);
 void redis_submit_item(pseg_queue *q, const pseg_queue_item_args *a, pseg_queue_done done,
                        void *ud);
 void queue_parse_item(pseg_queue_reply *r, const redisReply *from, const command *c);

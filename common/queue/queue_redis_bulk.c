@@ -58,7 +58,7 @@ void redis_list_batches(pseg_queue *q, const char *tenant, const char *token, si
 }
 
 void redis_batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t from, size_t limit,
-                      bool with_jobs, pseg_queue_done done, void *ud)
+                      bool with_jobs, int64_t masks_from, pseg_queue_done done, void *ud)
 {
     call c;
 
@@ -68,6 +68,10 @@ void redis_batch_ends(pseg_queue *q, const char *tenant, const char *id, int64_t
     call_add_number(&c, from);
     call_add_number(&c, (int64_t)limit);
     call_add(&c, with_jobs ? "1" : "0");
+    if (masks_from != PSEG_NO_MASKS) {
+        call_add_number(&c, masks_from);
+        call_add_number(&c, (int64_t)PSEG_ENDS_MASK_BYTES);
+    }
     call_send(&c, q, false, queue_parse_ends, limit, done, ud);
 }
 
@@ -290,6 +294,20 @@ static bool item_of(pseg_queue_item *it, char *text, size_t len)
     return true;
 }
 
+static bool end_masks(pseg_queue_reply *r, pseg_queue_item *it, const redisReply *from)
+{
+    pseg_bytes *all = pseg_arena_calloc(r->arena, from->elements + 1, sizeof *all);
+
+    if (!all)
+        return false;
+    for (size_t i = 0; i < from->elements; i++)
+        all[i] = queue_bytes_at(r, from, i);
+    it->masks = all;
+    it->n_masks = from->elements;
+    it->has_masks = true;
+    return true;
+}
+
 static bool end_of(pseg_queue_reply *r, const redisReply *pair)
 {
     pseg_queue_item *it = &r->items[r->n_items];
@@ -301,6 +319,9 @@ static bool end_of(pseg_queue_reply *r, const redisReply *pair)
         return false;
     const redisReply *job = pair->element[1];
     if (queue_is_array(job, 1) && !queue_job_of(&r->jobs[r->n_items], r, job, 0))
+        return false;
+    if (pair->elements > 2 && queue_is_array(pair->element[2], 0) &&
+        !end_masks(r, it, pair->element[2]))
         return false;
     r->n_jobs = ++r->n_items;
     return true;

@@ -13,7 +13,7 @@ static pseg_status encode_one(Pseg__V1__Mask *out, const encode_task *t, size_t 
 {
     pseg_status rc = PSEG_OK;
     const Pseg__Internal__V1__PromptResult *r = t->result->results[t->indexes[i]];
-    pseg_bytes blob = t->reply->blobs[i];
+    pseg_bytes blob = t->blobs[i];
     pseg_mask *m = NULL;
     pseg_buf b;
 
@@ -102,19 +102,26 @@ void mask_free(pseg_service *s, Pseg__V1__Mask *m)
     m->data.len = 0;
 }
 
+void encode_free(pseg_service *s, encode_task *t)
+{
+    for (size_t i = 0; i < t->n && t->masks; i++)
+        mask_free(s, &t->masks[i]);
+}
+
 static void encoded(pseg_rpc_call *c, void *arg)
 {
     encode_task *t = arg;
-    call_state *state = state_of(c);
 
-    state->task = NULL;
+    if (t->is_of_many) {
+        t->then(c, t);
+        return;
+    }
+    state_of(c)->task = NULL;
     if (!pseg_rpc_is_over(c))
         t->then(c, t);
-    for (size_t i = 0; i < t->n && t->masks; i++)
-        mask_free(service_of(c), &t->masks[i]);
+    encode_free(service_of(c), t);
     pseg_queue_reply_free(t->reply);
     t->reply = NULL;
-    pseg_arena_free(t->arena); /* the task lies in it */
 }
 
 void encode_end(pseg_rpc_call *c)
@@ -175,11 +182,10 @@ void encoder_stop(pseg_service *s)
     pthread_mutex_destroy(&s->encode_mu);
 }
 
-static pseg_status prepare(encode_task *t, pseg_arena *a, const Pseg__V1__MaskFormat *format,
-                           pseg_err *err)
+static pseg_status prepare(encode_task *t, pseg_arena *a, const pseg_job *j,
+                           const Pseg__V1__MaskFormat *format, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
-    const pseg_job *j = &t->reply->jobs[0];
     ProtobufCAllocator alloc = arena_allocator(a);
 
     t->result = pseg__internal__v1__job_result__unpack(&alloc, j->result.len, j->result.data);
@@ -230,40 +236,53 @@ static pseg_status enqueue(pseg_service *s, encode_task *t, pseg_err *err)
                         (long long)s->opt.max_encode_queue);
 }
 
-pseg_status encode_begin(pseg_rpc_call *c, pseg_arena *a, const encode_order *order,
-                         void (*then)(pseg_rpc_call *, encode_task *), pseg_err *err)
+static pseg_status begin(encode_task **out, pseg_rpc_call *c, pseg_arena *a,
+                         const encode_order *order, pseg_queue_reply *reply, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
     encode_task *t = pseg_arena_calloc(a, 1, sizeof *t);
 
     if (!t)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %zu masks", order->n);
-    t->reply = order->reply;
+    t->reply = reply;
+    t->is_of_many = !reply;
+    t->blobs = order->blobs;
     t->indexes = order->indexes;
     t->n = order->n;
     t->max_bytes = order->max_bytes;
-    t->arena = order->takes_arena ? a : NULL;
-    t->then = then;
-    PSEG_TRY(prepare(t, a, order->format, err));
+    t->then = order->then;
+    t->ud = order->ud;
+    PSEG_TRY(prepare(t, a, order->job, order->format, err));
     t->ticket = pseg_rpc_hold(c);
     if (!t->ticket)
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for %zu masks", order->n);
     PSEG_TRY(enqueue(service_of(c), t, err));
-    /* `encoded` comes by the loop, on which this runs. */
-    state_of(c)->kept = order->reply;
-    state_of(c)->task = t;
+    *out = t; /* `encoded` comes by the loop, on which this runs */
 out:
     return rc;
+}
+
+pseg_status encode_begin(encode_task **out, pseg_rpc_call *c, pseg_arena *a,
+                         const encode_order *order, pseg_err *err)
+{
+    return begin(out, c, a, order, NULL, err);
 }
 
 void encode_masks(pseg_rpc_call *c, pseg_queue_reply *r, const uint32_t *indexes, size_t n,
                   const Pseg__V1__MaskFormat *format, size_t max_bytes,
                   void (*then)(pseg_rpc_call *, encode_task *))
 {
-    const encode_order order = {
-        .reply = r, .indexes = indexes, .n = n, .format = format, .max_bytes = max_bytes};
+    const encode_order order = {.job = &r->jobs[0],
+                                .blobs = r->blobs,
+                                .indexes = indexes,
+                                .n = n,
+                                .format = format,
+                                .max_bytes = max_bytes,
+                                .then = then};
     pseg_err e = PSEG_ERR_INIT;
 
-    if (encode_begin(c, pseg_rpc_arena(c), &order, then, &e) != PSEG_OK)
+    if (begin(&state_of(c)->task, c, pseg_rpc_arena(c), &order, r, &e) == PSEG_OK)
+        state_of(c)->kept = r;
+    else
         pseg_rpc_fail(c, &e);
 }

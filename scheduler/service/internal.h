@@ -145,19 +145,21 @@ enum { MASK_ENCODING_RAW = 1000 };
 struct encode_task {
     encode_task *next;
     pseg_rpc_ticket *ticket;
-    pseg_queue_reply *reply; /* owns the blobs; freed after `then` */
+    pseg_queue_reply *reply; /* NULL, or owns job and blobs and is freed after `then` */
+    const pseg_bytes *blobs; /* float16 logits */
     Pseg__Internal__V1__JobResult *result;
     const uint32_t *indexes; /* prompt index of each blob */
     float threshold;
     int encoding;          /* Pseg__V1__MaskEncoding */
     Pseg__V1__Mask *masks; /* filled: data is freed with pseg_free after `then` */
     size_t n;
-    pseg_arena *arena;        /* NULL, or freed after `then`, with the task in it */
     size_t max_bytes;         /* of all masks; 0: no limit */
     bool is_cut;              /* they were more: not all masks are there */
     _Atomic bool is_unwanted; /* the call is over */
+    bool is_of_many;          /* see encode_begin */
     pseg_err err;
     void (*then)(pseg_rpc_call *c, encode_task *t);
+    void *ud;
 };
 /* From within an op's `then`, whose answer r is kept until `then` of the task has run. Fails the
  * call itself where the task cannot be queued; otherwise `then` runs, with t->err set on failure.
@@ -166,16 +168,21 @@ void encode_masks(pseg_rpc_call *c, pseg_queue_reply *r, const uint32_t *indexes
                   const Pseg__V1__MaskFormat *format, size_t max_bytes,
                   void (*then)(pseg_rpc_call *, encode_task *));
 typedef struct encode_order {
-    pseg_queue_reply *reply; /* of pseg_queue_masks; kept until `then` has run */
-    const uint32_t *indexes; /* live as long as the arena */
+    const pseg_job *job;
+    const pseg_bytes *blobs; /* like job and indexes, to live until the task has been freed */
+    const uint32_t *indexes;
     size_t n, max_bytes;
     const Pseg__V1__MaskFormat *format; /* NULL: as the job says */
-    bool takes_arena;                   /* the arena is freed after `then` has run */
+    void (*then)(pseg_rpc_call *c, encode_task *t);
+    void *ud; /* the task's */
 } encode_order;
-/* The same for a call of many tasks, with their memory in `a`. Errors: SERVER_BUSY and
- * OUT_OF_MEMORY, then later; what else is wrong stays so. On failure nothing is kept or taken. */
-pseg_status encode_begin(pseg_rpc_call *c, pseg_arena *a, const encode_order *order,
-                         void (*then)(pseg_rpc_call *, encode_task *), pseg_err *err);
+/* The same for a call of many tasks at once; memory is the caller's, and of the arena, in which the
+ * task lies. `then` runs in any case, be the call over, and whoever has the task frees it. Errors:
+ * SERVER_BUSY and OUT_OF_MEMORY, then later; what else is wrong stays so. */
+pseg_status encode_begin(encode_task **out, pseg_rpc_call *c, pseg_arena *a,
+                         const encode_order *order, pseg_err *err);
+/* The masks, but not the task's own memory. */
+void encode_free(pseg_service *s, encode_task *t);
 /* Part of the on_end of calls that encode: what is still to be encoded need not be. */
 void encode_end(pseg_rpc_call *c);
 /* Frees a mask's data, which the task counted. */

@@ -483,17 +483,55 @@ class Results(lib.Test):
         self.assertGreater(told["jobs_per_s"], 0)
 
     def test_masks_come_along(self):
+        """So many that one answer of the queue does not hold them, in order, and broken off in between."""
         self.cluster.worker("scenes")
-        name = self.create()
+        name, n = self.create(), 60
         phrases = ("the small red circle", "the large blue square")
-        submit_all(self.stub, name, 4, lambda seq: item(seq, job=lib.spec(lib.SCENE, phrases, model="scenes")))
+        submit_all(self.stub, name, n, lambda seq: item(seq, job=lib.spec(lib.SCENE, phrases, model="scenes")))
         form = pb.MaskFormat(encoding=pb.MASK_ENCODING_COCO_RLE)
-        for _, r in results(self.stub, name, format=form):
+        stream = results(self.stub, name, format=form)
+        found = [next(stream) for _ in range(n // 2)]
+        stream.close()
+        found += results(self.stub, name, found[-1][0], format=form)
+        self.assertEqual(sorted(r.seq for _, r in found), list(range(1, n + 1)))
+        for _, r in found:
             self.assertEqual([m.prompt_index for m in r.masks], [0, 1])
             self.assertEqual(len(r.job.results), 2)
+            self.assertEqual([m.data for m in r.masks], [m.data for m in found[0][1].masks])
+            self.assertTrue(all(m.data for m in r.masks))
+            self.assertFalse(r.masks_omitted)
+        for _, r in found[::n // 3]:
             apart = self.jobs.FetchMasks(pb.FetchMasksRequest(name=r.job.name, format=form), timeout=lib.CALL_S)
             self.assertEqual([m.mask.data for m in apart], [m.data for m in r.masks])
-            self.assertTrue(all(m.data for m in r.masks))
+
+    def test_a_batch_costs_few_calls(self):
+        name, n = self.create(), 500
+        log = self.cluster.redis_cli
+        log("CONFIG", "SET", "slowlog-max-len", 10000, "slowlog-log-slower-than", 0)
+        submit_all(self.stub, name, n)
+        form = pb.MaskFormat(encoding=pb.MASK_ENCODING_COCO_RLE)
+        self.assertEqual(len(list(results(self.stub, name, format=form))), n)
+        log("CONFIG", "SET", "slowlog-log-slower-than", -1)
+        told = subprocess.run(["redis-cli", "-s", str(self.cluster.socket), "SLOWLOG", "GET", "10000"],
+                              stdout=subprocess.PIPE, check=True)
+        words = told.stdout.decode(errors="replace").split()
+        for function in ("submit_items", "claim", "publish", "batch_done"):
+            self.assertLess(words.count(f"pseg1_{function}"), n / 2, function)
+        self.assertEqual(words.count("pseg1_masks"), 0)
+
+    def test_masks_that_are_gone_are_left_out(self):
+        name = self.create()
+        submit_all(self.stub, name, 3)
+        form = pb.MaskFormat(encoding=pb.MASK_ENCODING_COCO_RLE)
+        _, (_, second), _ = results(self.stub, name, format=form)
+        self.assertEqual(len(second.masks), 1)
+        job = second.job.name[5:]
+        for key in self.cluster.redis_cli("KEYS", f"pseg:{{default}}:*:{job[:30]}*").splitlines():
+            for field in self.cluster.redis_cli("HKEYS", key).splitlines():
+                if field == "mask0" or field == f"m{job[30:]}.0":
+                    self.cluster.redis_cli("HDEL", key, field)
+        found = [r for _, r in results(self.stub, name, format=form)]
+        self.assertEqual([(r.masks_omitted, len(r.masks)) for r in found], [(False, 1), (True, 0), (False, 1)])
 
 
 class FullQueue(lib.Test):

@@ -257,8 +257,8 @@ static void same_ends(void)
 {
     for (int t = 0; t < N_TENANTS; t++) {
         pseg_queue_reply *a, *b;
-        CALL(a, pseg_queue_batch_ends, redis, tenants[t], "b", 0, 1000, true);
-        CALL(b, pseg_queue_batch_ends, mem, tenants[t], "b", 0, 1000, true);
+        CALL(a, pseg_queue_batch_ends, redis, tenants[t], "b", 0, 1000, true, PSEG_NO_MASKS);
+        CALL(b, pseg_queue_batch_ends, mem, tenants[t], "b", 0, 1000, true, PSEG_NO_MASKS);
         same_reply(a, b);
         assert_int_equal(a->n_items, b->n_items);
         for (size_t i = 0; i < a->n_items; i++) {

@@ -42,7 +42,7 @@ static const pseg_queue_reply *ends(pseg_queue *q, const char *id, int64_t from,
 {
     pseg_queue_reply *r;
 
-    CALL(r, pseg_queue_batch_ends, q, T, id, from, limit, true);
+    CALL(r, pseg_queue_batch_ends, q, T, id, from, limit, true, PSEG_NO_MASKS);
     case_keep(r);
     assert_int_equal(r->err.code, PSEG_OK);
     assert_int_equal(r->n_batches, 1);
@@ -416,7 +416,7 @@ static void a_batch_goes_after_its_last_end(void **state)
     CALL(r, pseg_queue_list_batches, q, T, "", 10);
     case_keep(r);
     assert_int_equal(r->n_batches, 0);
-    CALL(r, pseg_queue_batch_ends, q, T, "b", 0, 10, true);
+    CALL(r, pseg_queue_batch_ends, q, T, "b", 0, 10, true, PSEG_NO_MASKS);
     case_keep(r);
     assert_int_equal(r->n_batches, 0);
 }

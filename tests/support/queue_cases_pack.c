@@ -92,7 +92,7 @@ static int check_ends(pseg_queue *q, int n_items)
     bool seen[MAX_ITEMS + 1] = {false};
     pseg_queue_reply *r;
 
-    CALL(r, pseg_queue_batch_ends, q, T, "b", 0, 1000, true);
+    CALL(r, pseg_queue_batch_ends, q, T, "b", 0, 1000, true, PSEG_NO_MASKS);
     case_keep(r);
     for (size_t i = 0; i < r->n_items; i++) {
         int64_t seq = r->items[i].seq;
@@ -616,7 +616,92 @@ static void an_image_of_another_tenant_is_not_held(void **state)
     }
 }
 
+/* Item n has n % 4 masks, each its name; that of `big` is larger than what one answer brings. */
+static void publish_masks(pseg_queue *q, const pseg_queue_reply *claims, int big)
+{
+    static uint8_t large[PSEG_ENDS_MASK_BYTES + 1];
+    pseg_queue_reply *r;
+
+    for (size_t i = 0; i < claims->n_claims; i++) {
+        const pseg_queue_claim *c = &claims->claims[i];
+        pseg_bytes masks[3];
+        char text[3][32];
+        size_t n = number(c) == big ? 1 : (size_t)number(c) % 4;
+        for (size_t k = 0; k < n; k++) {
+            snprintf(text[k], sizeof text[k], "%d of %d", (int)k, number(c));
+            masks[k] = case_bytes(text[k]);
+        }
+        if (number(c) == big)
+            masks[0] = (pseg_bytes){large, sizeof large};
+        CALL(r, pseg_queue_publish, q, "w", case_lease(c), case_bytes("result"), masks, n, 7);
+        assert_int_equal(r->state, PSEG_JOB_SUCCEEDED);
+        pseg_queue_reply_free(r);
+    }
+}
+
+static void assert_masks(const pseg_queue_item *it)
+{
+    size_t n = (size_t)it->seq % 4;
+
+    assert_true(it->has_masks);
+    assert_int_equal(it->n_masks, n);
+    for (size_t k = 0; k < n; k++) {
+        char text[32];
+        snprintf(text, sizeof text, "%d of %d", (int)k, (int)it->seq);
+        assert_bytes(it->masks[k], text);
+    }
+}
+
+static void masks_come_with_the_ends(void **state)
+{
+    enum { N = 20, BIG = 14 };
+    pseg_queue *q = case_open(NULL);
+    pseg_queue_reply *r;
+
+    (void)state;
+    create(q);
+    case_register(q, "w");
+    put(q, 1, N);
+    const pseg_queue_reply *a = claim(q, "w", 4);
+    assert_int_equal(case_release(q, "w", &a->claims[1], NULL),
+                     PSEG_JOB_QUEUED); /* now by itself */
+    publish_masks(q, &(pseg_queue_reply){.claims = a->claims, .n_claims = 1}, BIG);
+    publish_masks(q, &(pseg_queue_reply){.claims = a->claims + 2, .n_claims = 2}, BIG);
+    publish_masks(q, claim(q, "w", N), BIG);
+    CALL(r, pseg_queue_batch_ends, q, T, "b", 0, 1000, true, 2);
+    case_keep(r);
+    assert_int_equal(r->n_items, N);
+    bool is_over = false;
+    for (size_t i = 0; i < N; i++) {
+        const pseg_queue_item *it = &r->items[i];
+        if (i < 2 || is_over)
+            assert_false(it->has_masks);
+        else if (it->seq != BIG)
+            assert_masks(it);
+        is_over = is_over || it->seq == BIG;
+    }
+    assert_true(is_over);
+    /* The first that is wanted comes whole, whatever its size; and after it no other. */
+    size_t big = 0;
+    while (r->items[big].seq != BIG)
+        big++;
+    CALL(r, pseg_queue_batch_ends, q, T, "b", (int64_t)big - 1, 1000, true, (int64_t)big);
+    case_keep(r);
+    assert_false(r->items[0].has_masks);
+    assert_int_equal(r->items[1].masks[0].len, PSEG_ENDS_MASK_BYTES + 1);
+    assert_false(r->items[2].has_masks);
+    CALL(r, pseg_queue_batch_ends, q, T, "b", 0, 1000, true, PSEG_NO_MASKS);
+    case_keep(r);
+    for (size_t i = 0; i < N; i++)
+        assert_false(r->items[i].has_masks);
+    CALL(r, pseg_queue_batch_ends, q, T, "b", 0, 1000, false, 0);
+    case_keep(r);
+    for (size_t i = 0; i < N; i++)
+        assert_true(!r->items[i].has_masks && !r->jobs[i].id);
+}
+
 const struct CMUnitTest pack_cases[] = {
+    CASE(masks_come_with_the_ends),
     CASE(an_image_of_another_tenant_is_not_held),
     CASE(workers_share_what_was_sent_together),
     CASE(what_is_kept_of_them_can_be_read),

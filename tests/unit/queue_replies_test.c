@@ -307,7 +307,7 @@ static void any_answer_is_survived(void **state)
         ASK(pseg_queue_create_batch, q, T, "b", 1000, case_bytes(""));
         ASK(pseg_queue_get_batch, q, T, "b");
         ASK(pseg_queue_list_batches, q, T, "", 5);
-        ASK(pseg_queue_batch_ends, q, T, "b", 0, 5, true);
+        ASK(pseg_queue_batch_ends, q, T, "b", 0, 5, true, 0);
         ASK(pseg_queue_submit_item, q, &item);
     }
     pseg_queue_close(q);

@@ -47,7 +47,7 @@ static void take_ready(pseg_runner *r, gathered *g)
     for (pseg_task *t = w->ready.head; t; t = next) {
         next = t->next;
         if (fits(r, g, t) && pseg_engine_claim(w->opt.engine, r->device, &t->work)) {
-            pseg_line_take(&w->ready, t);
+            pseg_line_take(w, &w->ready, t);
             add(r, g, t);
         }
     }
@@ -66,12 +66,11 @@ static bool take_first(pseg_runner *r, gathered *g)
                 break;
         if (t || (!w->ready.head && w->ready_is_over))
             break;
-        pthread_cond_wait(&w->cv, &w->mu);
+        pthread_cond_wait(&w->ready.more, &w->mu);
     }
     if (t) {
-        pseg_line_take(&w->ready, t);
+        pseg_line_take(w, &w->ready, t);
         add(r, g, t);
-        pthread_cond_broadcast(&w->cv);
     }
     pthread_mutex_unlock(&w->mu);
     return t != NULL;
@@ -99,12 +98,11 @@ static void gather(pseg_runner *r, gathered *g)
     take_ready(r, g);
     while (w->ready.n == 0 && g->n < w->opt.batch && !g->tasks[0]->runs_alone && !w->stopping &&
            is_any_coming(w) && pseg_clock_mono_us() < until) {
-        pseg_cond_wait_until_us(&w->cv, &w->mu, until);
+        pseg_cond_wait_until_us(&w->ready.more, &w->mu, until);
         take_ready(r, g);
     }
     for (size_t i = 0; i < g->n; i++)
         g->tasks[i]->is_in_batch = g->n > 1;
-    pthread_cond_broadcast(&w->cv);
     pthread_mutex_unlock(&w->mu);
     r->load += ((had_company ? 1 : 0) - r->load) / LOAD_PASSES;
 }
@@ -127,7 +125,6 @@ static void take_out(pseg_runner *r, const pseg_err *why)
     pthread_mutex_lock(&w->mu);
     r->is_out = true;
     bool is_last = ++w->n_out == pseg_engine_n_devices(w->opt.engine);
-    pthread_cond_broadcast(&w->cv);
     pthread_mutex_unlock(&w->mu);
     if (is_last) {
         atomic_store(&w->failed, true);
@@ -147,9 +144,11 @@ static void run_pass(pseg_runner *r, pseg_engine_job *jobs, gathered *g)
     pseg_watch_moved(w, watch, g->tasks[0]);
     pseg_engine_run_batch(w->opt.engine, r->device, jobs, g->n, is_cancelled, &done);
     pseg_watch_moved(w, watch, NULL);
-    pthread_mutex_lock(&w->mu);
-    pthread_cond_broadcast(&w->cv); /* images that this device had at work are free again */
-    pthread_mutex_unlock(&w->mu);
+    if (pseg_engine_n_devices(w->opt.engine) > 1) {
+        pthread_mutex_lock(&w->mu);
+        pthread_cond_broadcast(&w->ready.more); /* images that this device had at work are free */
+        pthread_mutex_unlock(&w->mu);
+    }
     if (w->opt.on_batch)
         w->opt.on_batch(w->opt.on_ended_ud, r->device, g->n, &done);
     for (size_t i = 0; i < g->n; i++)

@@ -40,6 +40,7 @@ typedef struct pseg_task {
 typedef struct pseg_task_line {
     pseg_task *head, *tail;
     size_t n;
+    pthread_cond_t more; /* a job came into it, or none will any more */
 } pseg_task_line;
 
 enum {
@@ -82,10 +83,16 @@ struct pseg_worker {
     pseg_preparer preparers[PSEG_MAX_PREPARERS];
     size_t n_preparers;
     pthread_mutex_t mu;
-    pthread_cond_t cv; /* anything below changed */
+    /* Each tells one kind of thread, and no job passes without waking three of them: what every
+     * change of everything would wake costs more than the job's own work. */
+    pthread_cond_t over; /* the worker stops, or has nothing left to end: for who rests */
+    pthread_cond_t room; /* the claiming thread may have something to do */
     pseg_task *held;
     size_t n_held, window; /* window: as many as may be held now, see claim.c */
-    uint64_t turn;
+    uint64_t turn, n_freed;
+    uint64_t n_freed_before; /* when the rate was last taken, at */
+    int64_t rate_mono_us;
+    double rate; /* jobs a microsecond that come to their end here */
     pseg_task_line claimed, ready, done;
     bool stopping;                                     /* no more claims */
     bool claims_are_over, ready_is_over, done_is_over; /* nothing more comes into these lines */
@@ -113,9 +120,11 @@ void pseg_task_features_key(const pseg_worker *w, const pseg_task *t,
 void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *first);
 /* Waits for the next; NULL once *is_over and the line is empty. */
 pseg_task *pseg_line_pop(pseg_worker *w, pseg_task_line *l, const bool *is_over);
+/* The first, or NULL. With the lock held. */
+pseg_task *pseg_line_first(pseg_worker *w, pseg_task_line *l);
 /* Takes t, which is in the line, out of it. With the lock held. */
-void pseg_line_take(pseg_task_line *l, pseg_task *t);
-/* Sets a flag of the worker and wakes whoever waits. */
+void pseg_line_take(pseg_worker *w, pseg_task_line *l, pseg_task *t);
+/* Sets a flag of the worker and wakes all who wait for anything. */
 void pseg_worker_tell(pseg_worker *w, bool *flag);
 bool pseg_worker_is_stopping(pseg_worker *w);
 

@@ -127,7 +127,7 @@ void *pseg_heartbeat_main(void *arg)
         pthread_mutex_lock(&w->mu);
         int64_t until = pseg_clock_mono_us() + beat_us;
         while (!(w->stopping && w->done_is_over && !w->held) &&
-               pseg_cond_wait_until_us(&w->cv, &w->mu, until)) {
+               pseg_cond_wait_until_us(&w->over, &w->mu, until)) {
         }
         bool over = w->stopping && w->done_is_over && !w->held;
         pthread_mutex_unlock(&w->mu);

@@ -136,7 +136,9 @@ pseg_status pseg_worker_start(pseg_worker **out, const pseg_worker_options *o, p
     w->window = o->ahead + pseg_engine_n_devices(o->engine);
     w->may_claim = true;
     pthread_mutex_init(&w->mu, NULL);
-    pseg_cond_init(&w->cv);
+    pthread_cond_t *all[] = {&w->over, &w->room, &w->claimed.more, &w->ready.more, &w->done.more};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        pseg_cond_init(all[i]);
     w->opt.queue.on_ready = pseg_claim_on_ready;
     w->opt.queue.watch_model = pseg_engine_name(o->engine);
     w->opt.queue.ud = w;
@@ -182,7 +184,11 @@ void pseg_worker_stop(pseg_worker *w)
         pseg_queue_reply_free(pseg_queue_sync_take(&sync));
     }
     pseg_queue_close(w->queue);
-    pthread_cond_destroy(&w->cv);
+    pthread_cond_destroy(&w->over);
+    pthread_cond_destroy(&w->room);
+    pthread_cond_destroy(&w->claimed.more);
+    pthread_cond_destroy(&w->ready.more);
+    pthread_cond_destroy(&w->done.more);
     pthread_mutex_destroy(&w->mu);
     pseg_free(w);
 }

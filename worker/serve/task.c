@@ -72,29 +72,43 @@ void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *first)
         push_one(l, t);
         t->is_coming = l == &w->claimed;
     }
-    pthread_cond_broadcast(&w->cv);
+    pthread_cond_broadcast(&l->more);
     pthread_mutex_unlock(&w->mu);
+}
+
+/* A call of the claiming thread is for several jobs, once those at hand are on their way. */
+static void tell_taken(pseg_worker *w, const pseg_task_line *l)
+{
+    if (l->n == 0 && l != &w->done)
+        pthread_cond_signal(&w->room);
+}
+
+pseg_task *pseg_line_first(pseg_worker *w, pseg_task_line *l)
+{
+    pseg_task *t = l->head;
+
+    if (!t)
+        return NULL;
+    l->head = t->next;
+    if (!l->head)
+        l->tail = NULL;
+    l->n--;
+    t->next = NULL;
+    tell_taken(w, l);
+    return t;
 }
 
 pseg_task *pseg_line_pop(pseg_worker *w, pseg_task_line *l, const bool *is_over)
 {
     pthread_mutex_lock(&w->mu);
     while (!l->head && !*is_over)
-        pthread_cond_wait(&w->cv, &w->mu);
-    pseg_task *t = l->head;
-    if (t) {
-        l->head = t->next;
-        if (!l->head)
-            l->tail = NULL;
-        l->n--;
-        t->next = NULL;
-        pthread_cond_broadcast(&w->cv); /* the next claim waits for a line that is empty */
-    }
+        pthread_cond_wait(&l->more, &w->mu);
+    pseg_task *t = pseg_line_first(w, l);
     pthread_mutex_unlock(&w->mu);
     return t;
 }
 
-void pseg_line_take(pseg_task_line *l, pseg_task *t)
+void pseg_line_take(pseg_worker *w, pseg_task_line *l, pseg_task *t)
 {
     pseg_task *before = NULL;
 
@@ -108,13 +122,18 @@ void pseg_line_take(pseg_task_line *l, pseg_task *t)
         l->tail = before;
     l->n--;
     t->next = NULL;
+    tell_taken(w, l);
 }
 
 void pseg_worker_tell(pseg_worker *w, bool *flag)
 {
     pthread_mutex_lock(&w->mu);
     *flag = true;
-    pthread_cond_broadcast(&w->cv);
+    pthread_cond_broadcast(&w->over);
+    pthread_cond_broadcast(&w->room);
+    pthread_cond_broadcast(&w->claimed.more);
+    pthread_cond_broadcast(&w->ready.more);
+    pthread_cond_broadcast(&w->done.more);
     pthread_mutex_unlock(&w->mu);
 }
 
@@ -140,7 +159,12 @@ void pseg_task_free(pseg_worker *w, pseg_task *t)
     w->n_held--;
     if (w->n_held == 0 || t->group)
         w->may_claim = true; /* what was not given while others were held */
-    pthread_cond_broadcast(&w->cv);
+    w->n_freed++;
+    pthread_cond_signal(&w->room);
+    if (t->is_coming)
+        pthread_cond_broadcast(&w->ready.more); /* nobody need wait for it any more */
+    if (!w->held)
+        pthread_cond_broadcast(&w->over);
     pthread_mutex_unlock(&w->mu);
     pseg_work_free(w->opt.engine, &t->work);
     pseg_arena_free(t->arena);

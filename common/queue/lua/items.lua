@@ -49,19 +49,25 @@ local function batch_cancel(keys, a)
     return batch_view(p, a[1], a[2], now)
 end
 
--- tenant batch from limit with_jobs  ->  {batch view, {entry, job view or nothing}...}: the ends from number `from` on
--- (0: the first). An empty list if there is no such batch.
+-- tenant batch from limit with_jobs [masks_from mask_bytes]  ->  {batch view, {entry, job view or nothing, masks}...}:
+-- the ends from number `from` on (0: the first). An empty list if there is no such batch. masks: of a job that
+-- SUCCEEDED, from number masks_from on and until they are more than mask_bytes; else nil.
 local function batch_done(keys, a)
     local p, v = keys[1], batch_view(keys[1], a[1], a[2], now_us())
     if not v[1] then return {} end
     local out, from = { v }, tonumber(a[3])
     local list = redis.call('LRANGE', p .. 'batch_done:' .. a[1] .. ':' .. a[2], text(from),
         text(from + tonumber(a[4]) - 1))
-    local seen = {}
-    for _, entry in ipairs(list) do
+    local seen, masks_from, room = {}, tonumber(a[6] or 'inf'), tonumber(a[7] or '0')
+    for i, entry in ipairs(list) do
         local id = a[5] == '1' and string.match(entry, '^%u+ %d+ (%x+) ')
-        local job = id and view(p, id, seen) or {}
-        out[#out + 1] = { entry, job[2] == a[1] and job or {} }
+        local job, masks, bytes = id and view(p, id, seen) or {}, false, 0
+        if job[2] ~= a[1] then job = {} end
+        if room >= 0 and from + i > masks_from and job[4] == 'SUCCEEDED' then
+            masks, bytes = packs.all_masks(p, id)
+            room = room - bytes
+        end
+        out[#out + 1] = { entry, job, masks }
     end
     return out
 end

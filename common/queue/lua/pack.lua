@@ -111,6 +111,27 @@ local function view(p, id, seen)
         j.cancel and 1 or 0, j.created, j.started, j.finished, j.deadline, j.expire, j.ttl, j.model, j.image, j.worker }
 end
 
+-- Where a job's masks are: the key, and what stands before their numbers.
+function packs.masks_at(p, id)
+    local key = p .. 'job:' .. id
+    if redis.call('EXISTS', key) == 1 then return key, 'mask' end
+    return p .. 'pack:' .. packs.prefix_of(id), 'm' .. string.sub(id, 31) .. '.'
+end
+
+-- All of them, and their bytes.
+function packs.all_masks(p, id)
+    local key, name = packs.masks_at(p, id)
+    local out, bytes = {}, 0
+    while true do
+        local v = redis.call('HMGET', key, name .. #out, name .. (#out + 1)) -- most have one
+        for i = 1, 2 do
+            if not v[i] then return out, bytes end
+            out[#out + 1] = v[i]
+            bytes = bytes + #v[i]
+        end
+    end
+end
+
 -- Calls f(id) for each job that a member of `live`, `batch_live` or a line stands for. -> how many
 function packs.each(member, f)
     if not packs.is_token(member) then

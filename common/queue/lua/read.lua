@@ -32,11 +32,7 @@ end
 local function masks(keys, a)
     local p, v = keys[1], view(keys[1], a[2])
     if v[2] ~= a[1] then return { {} } end
-    local out = { v }
-    local key, name = p .. 'job:' .. a[2], 'mask'
-    if redis.call('EXISTS', key) == 0 then
-        key, name = p .. 'pack:' .. packs.prefix_of(a[2]), 'm' .. string.sub(a[2], 31) .. '.'
-    end
+    local out, key, name = { v }, packs.masks_at(p, a[2])
     for i = 3, #a do out[#out + 1] = redis.call('HGET', key, name .. a[i]) end
     return out
 end

@@ -144,15 +144,37 @@ out:
 typedef struct submission {
     made_job made;
     pseg_queue_tenant limits;
+    pseg_bytes content;      /* of the image, for when it must be sent after all */
+    bool is_without_content; /* the queue is thought to hold it */
     void (*then)(pseg_rpc_call *c, pseg_queue_reply *r);
 } submission;
 
+static void submitted(pseg_rpc_call *c, pseg_queue_reply *r);
+
 static void hand_over(pseg_rpc_call *c, submission *sub)
 {
-    op *o = op_new(c, sub->then);
+    op *o = op_new(c, submitted);
 
     if (o)
         pseg_queue_submit(service_of(c)->queue, &sub->made.args, op_done, o);
+}
+
+static void submitted(pseg_rpc_call *c, pseg_queue_reply *r)
+{
+    held_images *held = &service_of(c)->held;
+    submission *sub = state_of(c)->submission;
+    pseg_queue_submit_args *a = &sub->made.args;
+
+    if (sub->is_without_content && r->err.reason == PSEG_R_IMAGE_NOT_HELD) {
+        held_images_forget(held, a->tenant, a->image_sha256);
+        sub->is_without_content = false;
+        a->content = sub->content;
+        hand_over(c, sub);
+        return;
+    }
+    if (r->err.code == PSEG_OK && sub->content.len >= HELD_IMAGE_BYTES)
+        held_images_note(held, a->tenant, a->image_sha256);
+    sub->then(c, r);
 }
 
 static void have_estimate(pseg_rpc_call *c, pseg_queue_reply *r)
@@ -190,6 +212,11 @@ void submit_job(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpe
     state->image_sha256 = sub->made.sha256;
     state->submission = sub;
     memcpy(state->new_id, sub->made.id, sizeof sub->made.id);
+    sub->content = args->content;
+    sub->is_without_content = args->content.len >= HELD_IMAGE_BYTES &&
+                              held_images_know(&s->held, args->tenant, args->image_sha256);
+    if (sub->is_without_content)
+        args->content = (pseg_bytes){NULL, 0};
     if (s->opt.limits_of) {
         s->opt.limits_of(s->opt.limits_ud, args->tenant, &sub->limits);
         args->limits = &sub->limits;
@@ -291,7 +318,7 @@ static void segmented(pseg_rpc_call *c, pseg_queue_reply *r)
 
     if (fail_if_error(c, r))
         return;
-    if (!r->jobs[0].id) {
+    if (!r->n_jobs || !r->jobs[0].id) {
         reply_with_job(c, r);
         return;
     }
@@ -306,6 +333,10 @@ static void segmented(pseg_rpc_call *c, pseg_queue_reply *r)
         return;
     }
     state_of(c)->done = out.job;
+    if (r->n_blobs > 0 && r->n_blobs == out.job->n_prompts) {
+        masks_fetched(c, r);
+        return;
+    }
     arm_late(c);
     uint32_t indexes[PSEG_MAX_PROMPTS];
     for (uint32_t i = 0; i < PSEG_MAX_PROMPTS; i++)
@@ -321,7 +352,8 @@ static void segment_created(pseg_rpc_call *c, pseg_queue_reply *r)
     if (fail_if_error(c, r))
         return;
     memcpy(state_of(c)->job_id, r->jobs[0].id, PSEG_JOB_ID_LEN + 1);
-    wait_for_job(c, r->jobs[0].id, segmented);
+    const Pseg__V1__SegmentRequest *q = state_of(c)->own;
+    wait_for_job(c, r->jobs[0].id, q->job->n_prompts, segmented);
 }
 
 void segment(pseg_rpc_call *c, const void *msg)
@@ -339,5 +371,6 @@ void segment(pseg_rpc_call *c, const void *msg)
         return;
     }
     state->format = q->format;
+    state->own = q;
     submit_job(c, q->request_id, q->job, segment_created);
 }

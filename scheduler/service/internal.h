@@ -7,8 +7,9 @@
 #include "pseg/internal/v1/record.pb-c.h"
 #include "pseg/v1/batch.pb-c.h"
 #include "pseg/v1/pseg.pb-c.h"
-#include "scheduler/service/service.h"
+#include "scheduler/service/held_images.h"
 #include "scheduler/service/results.h"
+#include "scheduler/service/service.h"
 #include "scheduler/service/upload_share.h"
 #include "scheduler/service/watch.h"
 
@@ -53,6 +54,7 @@ typedef struct waiter {
     char id[PSEG_JOB_ID_LEN + 1];
     bool is_last_look; /* time is up: answer with the job as it is */
     bool has_seen;     /* the job is there: from now on Redis may come and go while we wait */
+    size_t n_masks;
     void (*then)(pseg_rpc_call *c, pseg_queue_reply *r); /* with the job: terminal, or time is up */
 } waiter;
 
@@ -63,8 +65,10 @@ typedef struct waiter_table {
 } waiter_table;
 
 /* Calls `then` with the job once it is terminal, shortly before the call's deadline, or when the
- * server stops (the call's on_drain must be wait_drain and its on_end wait_end). */
-void wait_for_job(pseg_rpc_call *c, const char *id,
+ * server stops (the call's on_drain must be wait_drain and its on_end wait_end). n_masks: that the
+ * job has; they come with it as blobs where it ends while it is waited for. 0: they are not wanted.
+ */
+void wait_for_job(pseg_rpc_call *c, const char *id, size_t n_masks,
                   void (*then)(pseg_rpc_call *c, pseg_queue_reply *r));
 /* The part of pseg_service_on_event for these calls. */
 void wait_on_event(pseg_service *s, const pseg_queue_event *e);
@@ -82,6 +86,7 @@ struct pseg_service {
     watch_table watches;
     result_table results;
     upload_shares uploads;
+    held_images held;
     _Atomic int64_t mask_bytes;
     /* the thread that encodes masks */
     pthread_t encoder;

@@ -39,7 +39,7 @@ void wait_job(pseg_rpc_call *c, const void *msg)
     const char *id = id_or_fail(c, q->name);
 
     if (id)
-        wait_for_job(c, id, reply_with_job);
+        wait_for_job(c, id, 0, reply_with_job);
 }
 
 void cancel_job(pseg_rpc_call *c, const void *msg)

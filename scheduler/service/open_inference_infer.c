@@ -145,7 +145,7 @@ static void waited(pseg_rpc_call *c, pseg_queue_reply *r)
     if (j && j->id && !pseg_job_state_is_terminal(j->state)) {
         /* A call without a deadline waits as long as its client does. */
         if (pseg_rpc_ms_left(c) == INT64_MAX && !f->is_draining)
-            wait_for_job(c, state_of(c)->job_id, waited);
+            wait_for_job(c, state_of(c)->job_id, 0, waited);
         else
             fail_late(c, j);
         return;
@@ -179,7 +179,7 @@ static void created(pseg_rpc_call *c, pseg_queue_reply *r)
         return;
     }
     memcpy(state->job_id, r->jobs[0].id, PSEG_JOB_ID_LEN + 1);
-    wait_for_job(c, state->job_id, waited);
+    wait_for_job(c, state->job_id, 0, waited);
 }
 
 void oip_infer(pseg_rpc_call *c, const void *msg)

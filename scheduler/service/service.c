@@ -148,6 +148,7 @@ pseg_status pseg_service_new(pseg_service **out, const pseg_service_options *o, 
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for the service");
     s->opt = *o;
     pthread_mutex_init(&s->waiters.mu, NULL);
+    pthread_mutex_init(&s->held.mu, NULL);
     watch_table_init(&s->watches);
     upload_shares_init(&s->uploads, o->max_upload_bytes, o->has_tenants);
     result_table_init(&s->results);
@@ -171,6 +172,7 @@ void pseg_service_free(pseg_service *s)
     upload_shares_deinit(&s->uploads);
     watch_table_deinit(&s->watches);
     pthread_mutex_destroy(&s->waiters.mu);
+    pthread_mutex_destroy(&s->held.mu);
     pseg_free(s);
 }
 

@@ -1,5 +1,6 @@
 /* Waiting for the end of a job: a table from job ids to calls, woken by the queue's events. */
 #include "scheduler/service/internal.h"
+#include "scheduler/service/validate.h"
 
 #include <string.h>
 
@@ -95,7 +96,7 @@ static void looked(pseg_rpc_call *c, pseg_queue_reply *r)
     if (r->err.reason == PSEG_R_BROKER_UNAVAILABLE && w->has_seen && !w->is_last_look)
         return;
     w->has_seen = true;
-    if (r->err.code != PSEG_OK || r->jobs[0].id == NULL || w->is_last_look ||
+    if (r->err.code != PSEG_OK || !r->n_jobs || r->jobs[0].id == NULL || w->is_last_look ||
         pseg_job_state_is_terminal(r->jobs[0].state)) {
         /* Nothing may wake this call any more. */
         pseg_rpc_timer_cancel(pseg_rpc_loop_of(c), &w->timer);
@@ -133,8 +134,13 @@ static void look(pseg_rpc_call *c)
         *w->slot = w;
         pthread_mutex_unlock(&s->waiters.mu);
     }
+    uint32_t indexes[PSEG_MAX_PROMPTS];
+    for (uint32_t i = 0; i < PSEG_MAX_PROMPTS; i++)
+        indexes[i] = i;
     op *o = op_new(c, looked);
-    if (o)
+    if (o && w->n_masks && w->has_seen && !w->is_last_look)
+        pseg_queue_masks(s->queue, pseg_rpc_tenant(c), w->id, indexes, w->n_masks, op_done, o);
+    else if (o)
         pseg_queue_get(s->queue, pseg_rpc_tenant(c), (const char *const[]){w->id}, 1, op_done, o);
 }
 
@@ -148,7 +154,7 @@ static void time_is_up(pseg_rpc_timer *t, void *ud)
     wake(&s->waiters, w);
 }
 
-void wait_for_job(pseg_rpc_call *c, const char *id,
+void wait_for_job(pseg_rpc_call *c, const char *id, size_t n_masks,
                   void (*then)(pseg_rpc_call *, pseg_queue_reply *))
 {
     call_state *state = state_of(c);
@@ -159,6 +165,7 @@ void wait_for_job(pseg_rpc_call *c, const char *id,
         return;
     }
     w->call = c;
+    w->n_masks = n_masks <= PSEG_MAX_PROMPTS ? n_masks : 0;
     w->then = then;
     memcpy(w->id, id, PSEG_JOB_ID_LEN);
     state->waiter = w;

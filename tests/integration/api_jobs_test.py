@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Jobs from making to end: request ids, waiting, cancelling, listing. Most jobs here never run: there
 is no worker, and the test claims a job itself where one is to be RUNNING."""
+import hashlib
 import threading
 import time
 
@@ -36,6 +37,28 @@ class Jobs(lib.Test):
             token = page.next_page_token
             if not token:
                 return
+
+    # ---- images ----
+
+    def test_a_photo_goes_to_redis_once(self):
+        photo = lib.png(8, 8) + bytes(1 << 20)
+        sha256 = hashlib.sha256(photo).hexdigest()
+
+        def sent_for(image):
+            def counted():
+                info = self.cluster.redis_cli("INFO", "stats")
+                return int(info.split("total_net_input_bytes:")[1].split()[0])
+            before = counted()
+            self.assertEqual(lib.create(self.stub, image).image_sha256, sha256)
+            return counted() - before
+        self.assertGreater(sent_for(photo), len(photo))
+        for _ in range(3):
+            self.assertLess(sent_for(photo), len(photo) / 2)
+        self.cluster.redis_cli("DEL", f"pseg:{{default}}:image:default:{sha256}")
+        self.assertGreater(sent_for(photo), len(photo), "it is not held any more")
+        self.assertEqual(self.cluster.redis_cli("STRLEN", f"pseg:{{default}}:image:default:{sha256}").strip(),
+                         str(len(photo)))
+        self.assertLess(sent_for(photo), len(photo) / 2)
 
     # ---- request ids ----
 

@@ -46,12 +46,12 @@ def cpu_ms(pid):
 
 
 class Service:
-    def __init__(self, folder, bin_, model, options):
+    def __init__(self, folder, bin_, model, options, redis_options=()):
         self.bin, self.all = bin_, {}
         folder.mkdir()
         redis, ready = f"unix:{folder}/r", folder / "ready"
         self.start("redis", ["redis-server", "--port", "0", "--unixsocket", f"{folder}/r", "--save", "", "--dir",
-                             folder, "--maxmemory-policy", "noeviction"], folder)
+                             folder, "--maxmemory-policy", "noeviction", *redis_options], folder)
         self.wait(lambda: (folder / "r").exists())
         self.start("worker", [bin_ / "pseg-worker", "--redis", redis, "--model", model, "--ready-file", ready,
                               *options], folder)

@@ -264,6 +264,13 @@ class Doctored(Histories):
         r.insert(self.index(r, e="healed", target="node1") + 1, r.pop(self.index(r, e="back")))
         self.breaks(r, "undone")
 
+    def test_an_entry_may_tell_of_items_of_a_pack(self):
+        pack, alone = "01a223d03e2bc624c76abfd120e8b0", "01a223d03e5803950146c50b0022bc00"
+        told = history.told_in(["tenant", "t", "id", pack + "09+03", "worker", "w", "state", "RUNNING", "batch", "b",
+                                "id", alone, "state", "SUCCEEDED"])
+        self.assertEqual(told, [{"job": pack + i, "worker": "w", "state": "RUNNING"} for i in ("09", "0a", "0b")] +
+                         [{"job": alone, "state": "SUCCEEDED"}])
+
     def test_what_two_masters_have_in_common(self):
         told = [("1-1", ["id", "A"]), ("1-2", ["id", "B"]), ("1-3", ["id", "C"])]
         for stream, n in ((told, 3), ([*told, ("2-1", [])], 3), (told[:2], 2), ([*told[:2], ("2-1", [])], 2), ([], 0),

@@ -21,6 +21,14 @@ PREFIX = "pseg:{%s}:" % QUEUE
 # The worker of a job, out of its packed state (proto/KEYS.md).
 WORKER_OF = """local state = redis.call('HGET', KEYS[1], 'state')
 return state and (select(10, struct.unpack('<BBHI4I4ddddHc0', state))) or ''"""
+# The worker of a run of a pack, which begins with the item ARGV[1], and the items that run in it still.
+RUN_OF = """local run, map = unpack(redis.call('HMGET', KEYS[1], 'r' .. ARGV[1], 'map'))
+if not run or not map then return {''} end
+local n, from, out = (#map - 1) / 2, tonumber(ARGV[1], 16), {(select(4, struct.unpack('<BddHc0', run)))}
+for i = from, n - 1 do
+    if string.sub(map, i + 1, i + 1) == 'R' and string.byte(map, n + i + 1) == from then out[#out + 1] = i end
+end
+return out"""
 
 
 def ask(connect, *words):
@@ -161,8 +169,14 @@ class Cluster(lib.Cluster):
         try:
             r = self.connect(timeout_s=1)
             try:
-                jobs = r("ZRANGE", PREFIX + "leases", 0, -1)
-                return [j for j in jobs if r("EVAL", WORKER_OF, 1, f"{PREFIX}job:{j}") == id_]
+                jobs = []
+                for member in r("ZRANGE", PREFIX + "leases", 0, -1):
+                    if "+" in member:
+                        worker, *items = r("EVAL", RUN_OF, 1, f"{PREFIX}pack:{member[:30]}", member[30:32])
+                        jobs += [f"{member[:30]}{i:02x}" for i in items] if worker == id_ else []
+                    elif r("EVAL", WORKER_OF, 1, f"{PREFIX}job:{member}") == id_:
+                        jobs.append(member)
+                return jobs
             finally:
                 r.close()
         except (OSError, resp.Refused):

@@ -81,3 +81,25 @@ def common(told, stream):
     while n < min(len(told), len(stream)) and told[n] == stream[n]:
         n += 1
     return n
+
+
+def told_in(fields):
+    """An entry tells of one job or of several: id, worker if it has one, state, again and again. Tenant and batch
+    stand before those that they hold for. An id may stand for items of a pack that follow one another."""
+    found, of = [], []
+    for name, value in zip(fields[::2], fields[1::2]):
+        if name == "id":
+            of = [{"job": job} for job in jobs_of(value)]
+            found += of
+        elif name not in ("tenant", "batch"):
+            for change in of:
+                change[name] = value
+    return found
+
+
+def jobs_of(member):
+    """PREFIX, the first index, '+' and their number, both in two hexadecimal digits; or a job's id."""
+    if "+" not in member:
+        return [member]
+    prefix, first, n = member[:30], int(member[30:32], 16), int(member[33:], 16)
+    return [f"{prefix}{i:02x}" for i in range(first, first + n)]

@@ -11,18 +11,6 @@ KEPT = 50000  # entries to hold against another master's: no fail-over goes so f
 LOOK_S = 0.3  # between two looks at who is the master
 
 
-def told_in(fields):
-    """An entry tells of one job or of several: id, worker if it has one, state, again and again. Tenant and batch
-    stand before those that they hold for."""
-    found = []
-    for name, value in zip(fields[::2], fields[1::2]):
-        if name == "id":
-            found.append({"job": value})
-        elif name not in ("tenant", "batch"):
-            found[-1][name] = value
-    return found
-
-
 class Watcher(threading.Thread):
     def __init__(self, cluster):
         super().__init__(daemon=True)
@@ -69,12 +57,12 @@ class Watcher(threading.Thread):
         gone = [self.told.pop() for _ in range(len(self.told) - kept)][::-1]
         with self.lock:
             for _, fields in gone:
-                self.ended -= {x["job"] for x in told_in(fields) if x["state"] in TERMINAL}
+                self.ended -= {x["job"] for x in history.told_in(fields) if x["state"] in TERMINAL}
         self.last = self.told[-1][0] if self.told else "0-0"
         self.cluster.history.write("master", target=name, undone=[entry for entry, _ in gone])
 
     def take(self, entry, fields):
-        for change in told_in(fields):
+        for change in history.told_in(fields):
             self.cluster.history.write("change", entry=entry, **change)
             if change["state"] in TERMINAL:
                 with self.lock:

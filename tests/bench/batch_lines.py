@@ -5,7 +5,7 @@
 
 A manifest of so many lines on a thousand small images, of which one line in a thousand is no JSON. Tells the
 lines a second, each process' time and largest resident memory, and that each line was told once. Needs Python
-alone, 2 GB of disk and 1 GB of memory for a million lines."""
+and Redis, 2 GB of disk and 1 GB of memory for a million lines."""
 import argparse
 import json
 import pathlib

@@ -118,25 +118,31 @@ void preparer_deinit(preparer *p)
     resampler_deinit(&p->resampler);
 }
 
-/* Channel c of the window's bytes to numbers, the window at (x, y) of the model's input. */
-static void normalise(float *out, const preparer *p, const uint8_t *seen, int c)
+/* The window's bytes to numbers, the window at (x, y) of the model's input. */
+static void normalise(float *chw, const preparer *p, const uint8_t *seen)
 {
     const pseg_preprocess *how = p->how;
     size_t w = p->resampler.plan.part.w, h = p->resampler.plan.part.h;
     size_t x = p->left > 0 ? (size_t)p->left : 0, y = p->top > 0 ? (size_t)p->top : 0;
-    /* Outside a letterbox is 0 after normalisation; outside a crop is black before it. */
-    float table[256],
-        outside = how->fit == PSEG_IMAGE_CENTRE_CROP ? (0 - how->mean[c]) / how->std[c] : 0;
+    size_t plane = (size_t)how->width * how->height;
+    float table[3][256];
 
-    for (int v = 0; v < 256; v++)
-        table[v] = ((float)v / 255.0f - how->mean[c]) / how->std[c];
-    if (w != how->width || h != how->height)
-        for (size_t i = 0; i < (size_t)how->width * how->height; i++)
-            out[i] = outside;
+    for (size_t c = 0; c < 3; c++) {
+        /* Outside a letterbox is 0 after normalisation; outside a crop is black before it. */
+        float outside = how->fit == PSEG_IMAGE_CENTRE_CROP ? (0 - how->mean[c]) / how->std[c] : 0;
+        for (int v = 0; v < 256; v++)
+            table[c][v] = ((float)v / 255.0f - how->mean[c]) / how->std[c];
+        for (size_t i = 0; i < plane && (w != how->width || h != how->height); i++)
+            chw[c * plane + i] = outside;
+    }
     for (size_t row = 0; row < h; row++) {
-        float *to = out + (y + row) * how->width + x;
-        for (size_t i = 0; i < w; i++)
-            to[i] = table[seen[3 * (row * w + i) + (size_t)c]];
+        float *restrict r = chw + (y + row) * how->width + x, *restrict g = r + plane,
+                        *restrict b = g + plane;
+        for (size_t i = 0; i < w; i++, seen += 3) {
+            r[i] = table[0][seen[0]];
+            g[i] = table[1][seen[1]];
+            b[i] = table[2][seen[2]];
+        }
     }
 }
 
@@ -151,8 +157,7 @@ pseg_status preparer_finish(preparer *p, float *chw, float rect[4], pseg_err *er
         PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory to resize an image to %u x %u", plan->part.w,
                   plan->part.h);
     resampler_finish(&p->resampler, seen);
-    for (int c = 0; c < 3; c++)
-        normalise(chw + (size_t)c * how->width * how->height, p, seen, c);
+    normalise(chw, p, seen);
     PSEG_TRY(pseg_image_rect(rect, p->width, p->height, how, err));
 out:
     pseg_free(seen);

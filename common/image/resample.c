@@ -28,6 +28,33 @@ static void axis_free(resample_axis *a)
     pseg_free(a->low);
 }
 
+/* A pass that keeps its size: one coefficient is 1 and the others are 0. What it begins with goes
+ * to `first`. */
+static bool is_copy(resample_axis *a, uint32_t n_out)
+{
+    uint32_t from = 0;
+
+    for (uint32_t i = 0; i < n_out; i++) {
+        const int32_t *k = a->k + (size_t)i * a->size;
+        uint32_t at = 0;
+        while (at + 1 < a->n[i] && k[at] == 0)
+            at++;
+        for (uint32_t j = at + 1; j < a->n[i]; j++)
+            if (k[j] != 0)
+                return false;
+        if (i == 0)
+            from = a->first[0] + at;
+        if (k[at] != 1 << PSEG_RESAMPLE_BITS || a->first[i] + at != from + i)
+            return false;
+    }
+    for (uint32_t i = 0; i < n_out; i++) {
+        a->first[i] = from + i;
+        a->n[i] = 1;
+        a->k[(size_t)i * a->size] = 1 << PSEG_RESAMPLE_BITS;
+    }
+    return true;
+}
+
 /* One direction of a plan: `in` pixels, of which those from `begin` on, `box` long, become `out`.
  */
 typedef struct direction {
@@ -67,6 +94,7 @@ static pseg_status axis_make(resample_axis *a, const direction *d, uint32_t firs
             a->k[(size_t)i * a->size + j] = (int32_t)(x < 0 ? x - 0.5 : x + 0.5);
         }
     }
+    a->is_copy = is_copy(a, n_out);
 out:
     pseg_free(w);
     return rc;
@@ -171,7 +199,6 @@ pseg_status resampler_init(resampler *r, const resample_plan *plan, const resamp
     uint32_t nx = plan->part.w, ny = plan->part.h;
 
     *r = (resampler){.plan = *plan, .ops = ops ? ops : fastest()};
-    /* A pass that keeps its size changes nothing (its one coefficient is 1), so both are made. */
     direction x = {plan->w, plan->out_w, plan->box_x, plan->box_w};
     direction y = {plan->h, plan->out_h, plan->box_y, plan->box_h};
     PSEG_TRY(axis_make(&r->across, &x, plan->part.x, nx, err));
@@ -208,6 +235,10 @@ void resampler_take_row(resampler *r, uint32_t y, const uint8_t *rgb)
     if (y < r->top || y >= r->bottom)
         return;
     uint8_t *row = r->between + r->stride * (y - r->top), next = row[r->stride];
+    if (r->across.is_copy) {
+        memcpy(row, rgb + 3 * (size_t)r->left, r->stride);
+        return;
+    }
     r->ops->split(r->planes, r->plane, rgb + 3 * (size_t)r->left, r->right - r->left);
     r->ops->across(row, r->planes, r->plane, r->plan.part.w, &r->across, r->left);
     row[r->stride] = next; /* rows may come in any order */
@@ -215,6 +246,10 @@ void resampler_take_row(resampler *r, uint32_t y, const uint8_t *rgb)
 
 void resampler_finish(resampler *r, uint8_t *out)
 {
+    if (r->down.is_copy) {
+        memcpy(out, r->between, r->stride * r->plan.part.h);
+        return;
+    }
     for (uint32_t y = 0; y < r->plan.part.h; y++, out += r->stride)
         r->ops->down(out, r->between + r->stride * (r->down.first[y] - r->top), r->stride,
                      r->down.k + y * r->down.size, r->down.n[y], r->sums);

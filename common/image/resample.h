@@ -32,6 +32,7 @@ typedef struct resample_axis {
     int32_t *k;          /* [outputs, size] */
     int16_t *high, *low; /* [outputs, padded], across only: k = high * 2^15 + low, zeros behind */
     size_t size, padded; /* padded: a multiple of PSEG_RESAMPLE_STEP */
+    bool is_copy;        /* output i is input first[0] + i */
 } resample_axis;
 
 /* The three inner loops, in plain C and for the vector units that a plain compiler does not use.

@@ -76,6 +76,27 @@ static void variants_agree(void **state)
                   n_variants - 1);
 }
 
+/* Pixel for pixel, also a part of it. */
+static void what_keeps_its_size_is_as_it_was(void **state)
+{
+    enum { W = 37, H = 23 };
+    static const resample_plan plan = {W, H, 0, 0, W, H, W, H, {5, 3, 20, 9}};
+    uint8_t *in = noise(3 * W * H, false), out[3 * W * H];
+    resampler r;
+
+    (void)state;
+    assert_int_equal(pseg_image_resize(out, W, H, in, W, H, NULL), PSEG_OK);
+    assert_memory_equal(out, in, sizeof out);
+    assert_int_equal(resampler_init(&r, &plan, NULL, NULL), PSEG_OK);
+    for (uint32_t y = H; y-- > 0;)
+        resampler_take_row(&r, y, in + 3 * W * y);
+    resampler_finish(&r, out);
+    resampler_deinit(&r);
+    for (uint32_t y = 0; y < 9; y++)
+        assert_memory_equal(out + 3 * 20 * y, in + 3 * (W * (3 + y) + 5), 3 * 20);
+    pseg_free(in);
+}
+
 static void input_is_the_references(void **state)
 {
     (void)state;
@@ -190,6 +211,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(resize_is_pillows),
         cmocka_unit_test(variants_agree),
+        cmocka_unit_test(what_keeps_its_size_is_as_it_was),
         cmocka_unit_test(input_is_the_references),
         cmocka_unit_test(overlay_is_as_defined),
         cmocka_unit_test(pictures_are_put_beside_each_other),

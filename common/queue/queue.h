@@ -260,7 +260,9 @@ typedef struct pseg_queue_reply {
     size_t n_workers;
     pseg_queue_claim *claims;
     size_t n_claims;
-    int64_t again_ms; /* claim: in so long there may be more for this worker; 0: none is known of */
+    /* claim: in so long, or once the worker holds none, there may be more for it; 0: none is known
+     * of */
+    int64_t again_ms;
     pseg_lease_state *leases;
     size_t n_leases;
     pseg_queue_case *cases;
@@ -451,8 +453,8 @@ void pseg_queue_unregister(pseg_queue *q, const char *worker, pseg_queue_done do
 /* -> claims, at most max; each lease runs from now. Does not wait. held: how many jobs the worker
  * has already, see pseg_queue_claim.group. near_ms above 0: the worker has at hand, for a while,
  * the images of jobs that it claimed so. Those it gets first, and those that another living worker
- * has at hand it leaves to that one, each until near_ms after the job was first passed over; then
- * again_ms tells when to ask again. 0: jobs in their order. */
+ * has at hand it leaves to that one, each until near_ms after the job was first passed over. 0: jobs
+ * in their order. again_ms: see there; one that is to be tried among fewer than are held waits, too. */
 void pseg_queue_claim_jobs(pseg_queue *q, const char *worker, const char *model, size_t max,
                            size_t held, int64_t near_ms, pseg_queue_done done, void *ud);
 /* -> blobs[0]. */

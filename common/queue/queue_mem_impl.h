@@ -184,6 +184,7 @@ void mem_learn_cost(mem_model *m, double cost_us, double phrases);
 
 /* ---- queue_mem_near.c ---- */
 
+enum { WITHHELD_MS = 1000 };
 enum { LOOK_AHEAD = 16, LOOK_SHARED = 8, LOOKS = 64 };
 #define HOLDER_KEPT_MS ((int64_t)60 * 1000)
 

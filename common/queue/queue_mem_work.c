@@ -78,8 +78,10 @@ bool mem_claim_one(mem_store *s, mem_claimer *c, mem_job *job, mem_share *x)
         mem_finish(s, job, PSEG_JOB_EXPIRED);
         return true;
     }
-    if (job->group > 0 && c->held >= (size_t)job->group)
+    if (job->group > 0 && c->held >= (size_t)job->group) {
+        c->again_ms = WITHHELD_MS;
         return false;
+    }
     if (job->group > 0 && (size_t)job->group < c->most)
         c->most = (size_t)job->group;
     if (x->time > c->clock)

@@ -289,11 +289,12 @@ static bool line_has_work(const loop *lp, const line *l)
     return (l == &lp->sentinel) == sentinel_is_wanted(lp);
 }
 
+/* Events first, and then what they make others ask for, in the same round. */
 static void loop_wait(loop *lp, bool watches)
 {
     enum { N_LINES = 3 };
-    line *ls[N_LINES] = {&lp->commands, &lp->events, &lp->sentinel};
-    const bool is_used[N_LINES] = {true, watches, lp->q->n_sentinels > 0};
+    line *ls[N_LINES] = {&lp->events, &lp->sentinel, &lp->commands};
+    const bool is_used[N_LINES] = {watches, lp->q->n_sentinels > 0, true};
     struct pollfd p[N_LINES + 1] = {{.fd = lp->q->wake_fd, .events = POLLIN}};
     int64_t next = pseg_clock_mono_us() + 1000000;
 
@@ -309,13 +310,19 @@ static void loop_wait(loop *lp, bool watches)
         if (line_next_us(l) < next)
             next = line_next_us(l);
     }
-    int64_t wait_us = next - pseg_clock_mono_us();
+    int64_t wait_us = queue_has_inbox(lp->q) ? 0 : next - pseg_clock_mono_us();
     poll(p, N_LINES + 1, wait_us <= 0 ? 0 : (int)(wait_us / 1000) + 1);
     if (p[0].revents)
-        take_inbox(lp);
-    for (int i = 0; i < N_LINES; i++)
+        queue_heard_wake(lp->q);
+    for (int i = 0; i < N_LINES; i++) {
+        if (ls[i] == &lp->commands)
+            take_inbox(lp);
         if (ls[i]->redis)
             line_serve(lp, ls[i], p[i + 1].revents);
+    }
+    take_inbox(lp);
+    if (lp->commands.phase >= LINE_GREETING && lp->commands.unsent)
+        line_write(lp, &lp->commands);
 }
 
 void *queue_redis_run(void *arg)
@@ -325,6 +332,7 @@ void *queue_redis_run(void *arg)
     loop *lp = q->loop;
 
     lp->q = q;
+    queue_enter_thread(q);
     lp->commands.timeout_us = lp->events.timeout_us = lp->sentinel.timeout_us =
         q->base.opt.timeout_ms * 1000;
     snprintf(lp->commands.why, sizeof lp->commands.why, "not connected yet");

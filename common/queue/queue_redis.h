@@ -209,6 +209,10 @@ command *command_new(int argc, const char **argv, const size_t *len); /* NULL: n
 void command_free(command *c);
 void command_set_text(command *c, char *text, size_t len); /* takes ownership, pseg_free */
 command *queue_take_inbox(redis_queue *q, bool *stopping);
+bool queue_has_inbox(redis_queue *q);
+/* wake_fd: what other threads put into the inbox sets it; the queue's own looks there anyway. */
+void queue_enter_thread(const redis_queue *q); /* by that thread, once */
+void queue_heard_wake(redis_queue *q);
 void queue_redis_close(pseg_queue *q);
 int64_t queue_redis_silence_ms(const pseg_queue *q);
 

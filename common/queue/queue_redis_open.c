@@ -47,6 +47,19 @@ void command_free(command *c)
     pseg_free(c);
 }
 
+/* Of which queue this thread is. */
+static _Thread_local const redis_queue *own;
+
+void queue_enter_thread(const redis_queue *q)
+{
+    own = q;
+}
+
+static bool is_own_thread(const redis_queue *q)
+{
+    return own == q;
+}
+
 static void into_inbox(redis_queue *q, command *c)
 {
     pthread_mutex_lock(&q->mu);
@@ -57,7 +70,7 @@ static void into_inbox(redis_queue *q, command *c)
         q->inbox_tail->next = c;
     q->inbox_tail = c;
     pthread_mutex_unlock(&q->mu);
-    if (first)
+    if (first && !is_own_thread(q))
         eventfd_write(q->wake_fd, 1);
 }
 
@@ -100,11 +113,23 @@ void queue_send_item(redis_queue *q, const batch_kind *kind, reply_parser parse,
     into_inbox(q, c);
 }
 
-command *queue_take_inbox(redis_queue *q, bool *stopping)
+bool queue_has_inbox(redis_queue *q)
+{
+    pthread_mutex_lock(&q->mu);
+    bool has = q->inbox != NULL;
+    pthread_mutex_unlock(&q->mu);
+    return has;
+}
+
+void queue_heard_wake(redis_queue *q)
 {
     eventfd_t n;
 
     eventfd_read(q->wake_fd, &n);
+}
+
+command *queue_take_inbox(redis_queue *q, bool *stopping)
+{
     pthread_mutex_lock(&q->mu);
     command *c = q->inbox;
     q->inbox = q->inbox_tail = NULL;

@@ -147,14 +147,18 @@ typedef struct submission {
     pseg_bytes content;      /* of the image, for when it must be sent after all */
     bool is_without_content; /* the queue is thought to hold it */
     void (*then)(pseg_rpc_call *c, pseg_queue_reply *r);
+    size_t n_masks;
+    void (*ended)(pseg_rpc_call *c, pseg_queue_reply *r);
 } submission;
 
 static void submitted(pseg_rpc_call *c, pseg_queue_reply *r);
 
 static void hand_over(pseg_rpc_call *c, submission *sub)
 {
+    if (sub->ended && !state_of(c)->waiter &&
+        !wait_for_new_job(c, sub->made.id, sub->n_masks, sub->ended))
+        return;
     op *o = op_new(c, submitted);
-
     if (o)
         pseg_queue_submit(service_of(c)->queue, &sub->made.args, op_done, o);
 }
@@ -174,6 +178,8 @@ static void submitted(pseg_rpc_call *c, pseg_queue_reply *r)
     }
     if (r->err.code == PSEG_OK && sub->content.len >= HELD_IMAGE_BYTES)
         held_images_note(held, a->tenant, a->image_sha256);
+    if (r->err.code == PSEG_OK && sub->ended)
+        wait_submitted(c, &r->jobs[0]);
     sub->then(c, r);
 }
 
@@ -191,7 +197,8 @@ static void have_estimate(pseg_rpc_call *c, pseg_queue_reply *r)
 }
 
 void submit_job(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpec *q,
-                void (*then)(pseg_rpc_call *, pseg_queue_reply *))
+                void (*then)(pseg_rpc_call *, pseg_queue_reply *), size_t n_masks,
+                void (*ended)(pseg_rpc_call *, pseg_queue_reply *))
 {
     pseg_service *s = service_of(c);
     pseg_arena *a = pseg_rpc_arena(c);
@@ -205,6 +212,8 @@ void submit_job(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpe
     PSEG_TRY(pseg_check_request_id(request_id, err));
     PSEG_TRY(job_make(&sub->made, c, a, q, "job", request_id, err));
     sub->then = then;
+    sub->n_masks = n_masks;
+    sub->ended = ended;
     pseg_queue_submit_args *args = &sub->made.args;
     args->tenant = pseg_rpc_tenant(c);
     state->request_id = request_id;
@@ -237,7 +246,7 @@ void create_job(pseg_rpc_call *c, const void *msg)
 {
     const Pseg__V1__CreateJobRequest *q = msg;
 
-    submit_job(c, q->request_id, q->job, reply_with_job);
+    submit_job(c, q->request_id, q->job, reply_with_job, 0, NULL);
 }
 
 /* ---- Segment ---- */
@@ -352,8 +361,6 @@ static void segment_created(pseg_rpc_call *c, pseg_queue_reply *r)
     if (fail_if_error(c, r))
         return;
     memcpy(state_of(c)->job_id, r->jobs[0].id, PSEG_JOB_ID_LEN + 1);
-    const Pseg__V1__SegmentRequest *q = state_of(c)->own;
-    wait_for_job(c, r->jobs[0].id, q->job->n_prompts, segmented);
 }
 
 void segment(pseg_rpc_call *c, const void *msg)
@@ -371,6 +378,6 @@ void segment(pseg_rpc_call *c, const void *msg)
         return;
     }
     state->format = q->format;
-    state->own = q;
-    submit_job(c, q->request_id, q->job, segment_created);
+    submit_job(c, q->request_id, q->job, segment_created, q->job ? q->job->n_prompts : 0,
+               segmented);
 }

@@ -52,9 +52,13 @@ typedef struct waiter {
     pseg_rpc_ticket *ticket; /* while in the table */
     pseg_rpc_timer timer;
     char id[PSEG_JOB_ID_LEN + 1];
-    bool is_last_look; /* time is up: answer with the job as it is */
-    bool has_seen;     /* the job is there: from now on Redis may come and go while we wait */
+    const char *tenant;
+    bool is_last_look;     /* time is up: answer with the job as it is */
+    bool has_seen;         /* the job is there: from now on Redis may come and go while we wait */
+    bool is_before_submit; /* it may not be there yet: nothing that is heard of it counts, */
+    bool is_due;           /* but is looked at once it is */
     size_t n_masks;
+    pseg_queue_reply *reply; /* on its way to the loop with the ticket */
     void (*then)(pseg_rpc_call *c, pseg_queue_reply *r); /* with the job: terminal, or time is up */
 } waiter;
 
@@ -70,6 +74,12 @@ typedef struct waiter_table {
  */
 void wait_for_job(pseg_rpc_call *c, const char *id, size_t n_masks,
                   void (*then)(pseg_rpc_call *c, pseg_queue_reply *r));
+/* The same for a job that is about to be submitted with this id, which saves the question whether
+ * it has ended already. False: the call has failed. */
+bool wait_for_new_job(pseg_rpc_call *c, const char *id, size_t n_masks,
+                      void (*then)(pseg_rpc_call *c, pseg_queue_reply *r));
+/* After it: the submit went well, and the job is j. */
+void wait_submitted(pseg_rpc_call *c, const pseg_job *j);
 /* The part of pseg_service_on_event for these calls. */
 void wait_on_event(pseg_service *s, const pseg_queue_event *e);
 void wait_drain(pseg_rpc_call *c);
@@ -95,6 +105,7 @@ struct pseg_service {
     encode_task *encode_head, *encode_tail;
     int64_t n_encode;
     bool encoder_runs, stopping;
+    _Atomic int64_t encode_here_us; /* from when a loop may encode, too */
 };
 
 static inline pseg_service *service_of(const pseg_rpc_call *c)
@@ -145,7 +156,8 @@ void reply_with_job(pseg_rpc_call *c, pseg_queue_reply *r);
 /* Beside those of the API: a byte a pixel, 1 inside, 0 outside. */
 enum { MASK_ENCODING_RAW = 1000 };
 
-/* Encodes masks of a SUCCEEDED job on the encoder's thread, then runs `then` on the loop.
+/* Encodes masks of a SUCCEEDED job, few and small ones at once, others on the encoder's thread, then
+ * runs `then` on the loop.
  * result: unpacked record; grids: float16 logits per entry. */
 struct encode_task {
     encode_task *next;
@@ -231,9 +243,10 @@ void fail_batch_not_found(pseg_rpc_call *c, const char *id);
 /* ---- handlers, by file ---- */
 
 /* Checks q and submits it; `then` runs with the answer. Otherwise the call has failed, with fields
- * of q below "job". */
+ * of q below "job". ended, if not NULL, runs as of wait_for_job after it, if that is good. */
 void submit_job(pseg_rpc_call *c, const char *request_id, const Pseg__V1__JobSpec *q,
-                void (*then)(pseg_rpc_call *, pseg_queue_reply *));
+                void (*then)(pseg_rpc_call *, pseg_queue_reply *), size_t n_masks,
+                void (*ended)(pseg_rpc_call *, pseg_queue_reply *));
 /* Fails the call by what became of the job instead of success; NULL: there is none. */
 void fail_not_succeeded(pseg_rpc_call *c, const pseg_job *j);
 void create_job(pseg_rpc_call *c, const void *msg);

@@ -82,16 +82,25 @@ static void masks_fetched(pseg_rpc_call *c, pseg_queue_reply *r)
     encode_masks(c, r, indexes, r->n_blobs, &f->wanted.format, MAX_MASK_BYTES, masks_made);
 }
 
-static void succeeded(pseg_rpc_call *c)
+static bool wants_masks(const infer *f)
+{
+    for (size_t i = 0; i < f->wanted.n_outputs; i++)
+        if (f->wanted.outputs[i] == OIP_MASKS)
+            return true;
+    return false;
+}
+
+static void succeeded(pseg_rpc_call *c, pseg_queue_reply *r)
 {
     infer *f = infer_of(c);
     uint32_t indexes[PSEG_MAX_PROMPTS];
-    bool wants_masks = false;
 
-    for (size_t i = 0; i < f->wanted.n_outputs; i++)
-        wants_masks = wants_masks || f->wanted.outputs[i] == OIP_MASKS;
-    if (!wants_masks) {
+    if (!wants_masks(f)) {
         reply(c, NULL);
+        return;
+    }
+    if (r->n_blobs > 0 && r->n_blobs == f->job->n_results) {
+        masks_fetched(c, r);
         return;
     }
     for (uint32_t i = 0; i < PSEG_MAX_PROMPTS; i++)
@@ -160,7 +169,7 @@ static void waited(pseg_rpc_call *c, pseg_queue_reply *r)
     }
     f->job = job_view(pseg_rpc_arena(c), j, &e);
     if (f->job)
-        succeeded(c);
+        succeeded(c, r);
     else
         pseg_rpc_fail(c, &e);
 }
@@ -179,7 +188,6 @@ static void created(pseg_rpc_call *c, pseg_queue_reply *r)
         return;
     }
     memcpy(state->job_id, r->jobs[0].id, PSEG_JOB_ID_LEN + 1);
-    wait_for_job(c, state->job_id, 0, waited);
 }
 
 void oip_infer(pseg_rpc_call *c, const void *msg)
@@ -198,7 +206,8 @@ void oip_infer(pseg_rpc_call *c, const void *msg)
         return;
     }
     state->infer = f;
-    submit_job(c, "", f->wanted.spec, created);
+    submit_job(c, "", f->wanted.spec, created, wants_masks(f) ? f->wanted.spec->n_prompts : 0,
+               waited);
 }
 
 void oip_infer_drain(pseg_rpc_call *c)

@@ -506,18 +506,13 @@ class Results(lib.Test):
 
     def test_a_batch_costs_few_calls(self):
         name, n = self.create(), 500
-        log = self.cluster.redis_cli
-        log("CONFIG", "SET", "slowlog-max-len", 10000, "slowlog-log-slower-than", 0)
-        submit_all(self.stub, name, n)
         form = pb.MaskFormat(encoding=pb.MASK_ENCODING_COCO_RLE)
-        self.assertEqual(len(list(results(self.stub, name, format=form))), n)
-        log("CONFIG", "SET", "slowlog-log-slower-than", -1)
-        told = subprocess.run(["redis-cli", "-s", str(self.cluster.socket), "SLOWLOG", "GET", "10000"],
-                              stdout=subprocess.PIPE, check=True)
-        words = told.stdout.decode(errors="replace").split()
-        for function in ("submit_items", "claim", "publish", "batch_done"):
-            self.assertLess(words.count(f"pseg1_{function}"), n / 2, function)
-        self.assertEqual(words.count("pseg1_masks"), 0)
+        with self.cluster.count_calls() as calls:
+            submit_all(self.stub, name, n)
+            self.assertEqual(len(list(results(self.stub, name, format=form))), n)
+        for function, most in (("submit_items", n / 2), ("claim", n / 4), ("publish", n / 2), ("batch_done", n / 4)):
+            self.assertLess(calls[function], most, function)
+        self.assertEqual(calls["masks"], 0)
 
     def test_masks_that_are_gone_are_left_out(self):
         name = self.create()

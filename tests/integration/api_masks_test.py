@@ -118,6 +118,17 @@ class Masks(lib.Test):
         self.assertEqual(plain.masks[0].encoding, pb.MASK_ENCODING_PNG, "absent: PNG")
         self.assertEqual(plain.masks[0].threshold, 0.5, "at the job's threshold")
 
+    def test_a_known_image_costs_few_calls(self):
+        """A Segment call asks Redis for no more than its submit, its claim, its result and its masks."""
+        n = 20
+        request = pb.SegmentRequest(job=lib.spec(phrases=PHRASES[:1]))
+        self.stub.Segment(request, timeout=lib.START_S)
+        with self.cluster.count_calls() as calls:
+            for _ in range(n):
+                self.assertEqual(len(self.stub.Segment(request, timeout=lib.CALL_S).masks), 1)
+        self.assertEqual([calls[f] for f in ("submit", "publish", "masks", "get")], [n, n, n, 0])
+        self.assertLess(calls["claim"], 1.5 * n, "one each, and one a second")
+
     def test_all_encodings_are_the_same_mask(self):
         for threshold in (0.0, 0.1, 0.5, 0.9):
             probabilities = {i: of_float16(m) for i, m in self.fetch(encoding="float16", threshold=threshold)[0].items()}

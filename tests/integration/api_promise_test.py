@@ -65,6 +65,8 @@ class Durability(lib.Test):
     def test_replicated(self):
         stub = self.scheduler("--durability", "replicated")
         batches = self.cluster.stub(self.cluster.processes[-1], "pseg.v1.BatchService")
+        patient = self.cluster.stub(self.cluster.scheduler("--default-model", "empty", "--redis-timeout-ms", "60s",
+                                                           "--durability", "replicated"))
         self.refusal(stub, "durability replicated needs 1 replicas, redis has 0")
         port, own = free_port(), free_port()
         self.assertEqual(self.cluster.redis_cli("config", "set", "port", port), "OK")
@@ -74,6 +76,7 @@ class Durability(lib.Test):
                                                   "--save", "", "--replicaof", "127.0.0.1", port])
         job = self.works(stub)
         self.assertEqual(job.durability, REPLICATED)
+        self.works(patient)
         batch = batches.CreateBatch(pb.CreateBatchRequest(), timeout=lib.CALL_S).name
         # A replica that is frozen has nothing: the job is stored, but not promised.
         replica.signal(signal.SIGSTOP)
@@ -83,6 +86,13 @@ class Durability(lib.Test):
         # A repeat is not promised either, until the replica has caught up.
         found = lib.failure(stub.CreateJob, pb.CreateJobRequest(request_id="again", job=lib.spec()))
         self.assertFails(found, "UNAVAILABLE", "BROKER_UNAVAILABLE")
+        # A result before the promise is none yet, be it there.
+        found = lib.failure(stub.Segment, pb.SegmentRequest(job=lib.spec()))
+        self.assertFails(found, "UNAVAILABLE", "BROKER_UNAVAILABLE")
+        ended = self.n_succeeded()
+        early = patient.Segment.future(pb.SegmentRequest(job=lib.spec()), timeout=lib.START_S)
+        lib.until("its end", lambda: self.n_succeeded() > ended)
+        self.assertFalse(early.done())
         # The same goes for an item of a batch, and for its seal.
         header = pb.SubmitJobsRequest(header=pb.SubmitHeader(batch=batch))
         item = pb.SubmitJobsRequest(item=pb.BatchItem(seq=1, job=lib.spec()))
@@ -92,6 +102,8 @@ class Durability(lib.Test):
             self.assertFails(found, "UNAVAILABLE", "BROKER_UNAVAILABLE")
             self.assertIn("stored, but only 0 of 1 replicas have it", found.message)
         replica.signal(signal.SIGCONT)
+        self.assertEqual(early.result().job.state, pb.STATE_SUCCEEDED)
+        self.assertEqual(len(early.result().masks), 1)
 
         def sealed():
             try:
@@ -102,6 +114,9 @@ class Durability(lib.Test):
         self.assertEqual((last.next_seq, last.sealed), (2, True))
         job = lib.until("the repeat", lambda: self.works_again(stub))
         self.assertEqual(lib.wait(stub, job.name).state, pb.STATE_SUCCEEDED)
+
+    def n_succeeded(self):
+        return int(self.cluster.redis_cli("HGET", "pseg:{default}:count", "SUCCEEDED"))
 
     @staticmethod
     def works_again(stub):

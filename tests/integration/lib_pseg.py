@@ -5,6 +5,8 @@
 The messages come from the FileDescriptorSet that protoc made, the calls from python3-grpcio. Every
 process started here dies with the test (setpriv --pdeathsig), listens on a free loopback port or a unix
 socket, and every wait is a poll with a deadline. Exit status 77: a part is missing."""
+import collections
+import contextlib
 import os
 import pathlib
 import shutil
@@ -238,6 +240,18 @@ class Cluster:
     def fcall(self, name, *args):
         """One of the queue's own functions: the test as a worker."""
         return self.redis_cli("FCALL", f"pseg1_{name}", 1, "pseg:{default}:", *args)
+
+    @contextlib.contextmanager
+    def count_calls(self):
+        """How often each function of the library is called meanwhile, by name without its prefix; filled at the end."""
+        found = collections.Counter()
+        self.redis_cli("CONFIG", "SET", "slowlog-max-len", 100000, "slowlog-log-slower-than", 0)
+        self.redis_cli("SLOWLOG", "RESET")
+        yield found
+        self.redis_cli("CONFIG", "SET", "slowlog-log-slower-than", -1)
+        told = subprocess.run(["redis-cli", "-s", str(self.socket), "SLOWLOG", "GET", "100000"],
+                              stdout=subprocess.PIPE, check=True).stdout
+        found.update(w.decode()[6:] for w in told.split() if w.startswith(b"pseg1_") and w.isascii())
 
     def claim(self, name, lease_ms=600000):
         """Takes one job of the empty model, which must be `name`, and keeps it running for long."""

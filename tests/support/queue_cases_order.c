@@ -318,6 +318,30 @@ static void a_killer_is_found_by_who_keeps_images(void **state)
     find_killer(1000000000);
 }
 
+/* Jobs that died together are tried one at a time, and a worker that holds something is told that
+ * there is more for empty hands. */
+static void what_is_withheld_is_told_of(void **state)
+{
+    pseg_queue *q = case_open(NULL);
+
+    (void)state;
+    case_submit(q);
+    case_submit(q);
+    case_register(q, "dies");
+    assert_int_equal(claim_n(q, "dies", 2, 0)->n_claims, 2);
+    SWEEP_UNTIL(q, case_stats(q).leased == 0);
+    case_register(q, "w");
+    for (int near = 0; near < 2; near++) {
+        const pseg_queue_reply *r = claim_near(q, "w", 2, 1, near * 1000);
+        assert_int_equal(r->n_claims, 0);
+        assert_in_range(r->again_ms, 1, 1000);
+    }
+    const pseg_queue_reply *r = claim_n(q, "w", 2, 0);
+    assert_int_equal(r->n_claims, 1);
+    assert_int_equal(r->claims[0].group, 1);
+    assert_int_equal(r->again_ms, 0);
+}
+
 static void quarantine(pseg_queue *q, id_text *id)
 {
     *id = case_submit(q);
@@ -528,6 +552,7 @@ const struct CMUnitTest order_cases[] = {
     CASE(what_tenants_use_is_told),
     CASE(a_killer_is_found_among_many),
     CASE(a_killer_is_found_by_who_keeps_images),
+    CASE(what_is_withheld_is_told_of),
     CASE(quarantine_keeps_the_evidence),
     CASE(quarantine_is_left_by_hand),
     CASE(requeueing_twice_makes_one_job),

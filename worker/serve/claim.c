@@ -1,13 +1,6 @@
 #include "worker/serve/internal.h"
 #include "common/base/clock.h"
 
-void pseg_claim_on_ready(void *ud)
-{
-    pseg_worker *w = ud;
-
-    pseg_worker_tell(w, &w->may_claim);
-}
-
 enum { MAX_CLAIMS = 64 };
 /* A worker whose jobs are short holds as many as end in this time: by then it has told of some and
  * been given others, however busy Redis is. */
@@ -63,77 +56,102 @@ static bool is_worth_a_call(const pseg_worker *w, size_t room, size_t most)
     return w->claimed.n == 0 && (room >= most / 4 || w->ready.n == 0);
 }
 
-/* How many more jobs may be held; waits while there is no room or nothing to claim. 0: stop.
- * again_ms: when there may be something to claim though nobody tells; 0: not known. */
-static size_t wait_for_room(pseg_worker *w, int64_t again_ms)
-{
-    size_t room = 0;
-
-    pthread_mutex_lock(&w->mu);
-    /* A missed wake-up costs a second at most. */
-    int64_t until = pseg_clock_mono_us() + 1000 * (again_ms && again_ms < 1000 ? again_ms : 1000);
-    for (;;) {
-        if (w->stopping) {
-            room = 0;
-            break;
-        }
-        size_t most = may_hold(w);
-        room = w->n_held < most ? most - w->n_held : 0;
-        if (room && w->may_claim && is_worth_a_call(w, room, most))
-            break;
-        if (!pseg_cond_wait_until_us(&w->room, &w->mu, until)) {
-            w->may_claim = true;
-            until = pseg_clock_mono_us() + 1000000;
-        }
-    }
-    w->may_claim = false;
-    pthread_mutex_unlock(&w->mu);
-    return room;
-}
-
 /* Which jobs it gets first if it keeps images. */
 static int64_t near_ms(const pseg_worker *w)
 {
     return pseg_engine_keeps_images(w->opt.engine) ? w->opt.near_ms : 0;
 }
 
-/* Milliseconds after which jobs that are left to other workers for now may be claimed; 0: there are
- * none. */
-static int64_t claim_some(pseg_worker *w, size_t room)
+/* Is a claim to be made now, by the caller? With the lock held. */
+static bool begins_claim(pseg_worker *w)
 {
-    pseg_queue_sync sync;
+    size_t most = may_hold(w), room = w->n_held < most ? most - w->n_held : 0;
 
-    pthread_mutex_lock(&w->mu);
-    size_t held = w->n_held;
-    pthread_mutex_unlock(&w->mu);
-    pseg_queue_sync_init(&sync);
-    pseg_queue_claim_jobs(w->queue, w->opt.id, pseg_engine_name(w->opt.engine), room, held,
-                          near_ms(w), pseg_queue_sync_done, &sync);
-    pseg_queue_reply *r = pseg_queue_sync_take(&sync);
-    pseg_task *first = NULL, **end = &first;
-    size_t n = r->n_claims < MAX_CLAIMS ? r->n_claims : MAX_CLAIMS;
+    if (w->stopping || w->is_claiming || !w->may_claim || !room || !is_worth_a_call(w, room, most))
+        return false;
+    w->is_claiming = true;
+    w->may_claim = false;
+    w->n_asked = room < MAX_CLAIMS ? room : MAX_CLAIMS;
+    return true;
+}
+
+/* On the queue's thread, from which a job whose image is at hand goes straight to the device. */
+static void on_claimed(void *ud, pseg_queue_reply *r)
+{
+    pseg_worker *w = ud;
+    pseg_task *at_hand = NULL, **at_hand_end = &at_hand, *others = NULL, **others_end = &others;
+    size_t n = r->n_claims < w->n_asked ? r->n_claims : w->n_asked;
+
     /* All of them are held from now on, so that the heartbeat renews those that wait here. */
     for (size_t i = 0; i < n; i++) {
-        *end = pseg_task_new(w, &r->claims[i]);
-        if (*end) /* else no memory: its lease ends by itself */
-            end = &(*end)->next;
+        pseg_task *t = pseg_task_new(w, &r->claims[i]);
+        if (!t)
+            continue; /* no memory: its lease ends by itself */
+        pseg_task ***end = pseg_prepare_at_hand(w, t) ? &at_hand_end : &others_end;
+        **end = t;
+        *end = &t->next;
     }
-    set_window(w, n == room);
-    if (n == room)
-        pseg_worker_tell(w, &w->may_claim);
-    pseg_line_push(w, &w->claimed, first);
-    int64_t again_ms = r->again_ms;
+    set_window(w, n == w->n_asked);
+    pseg_line_push(w, &w->ready, at_hand);
+    pseg_line_push(w, &w->claimed, others);
+    pthread_mutex_lock(&w->mu);
+    w->is_claiming = false;
+    w->may_claim = w->may_claim || n == w->n_asked;
+    w->is_withheld = r->again_ms > 0;
+    w->again_mono_us = w->is_withheld ? pseg_clock_mono_us() + 1000 * r->again_ms : 0;
+    if (w->again_mono_us || w->stopping)
+        pthread_cond_signal(&w->timer);
+    pthread_mutex_unlock(&w->mu);
     pseg_queue_reply_free(r);
-    return again_ms;
+    pseg_claim_if_due(w);
+}
+
+void pseg_claim_if_due(pseg_worker *w)
+{
+    pthread_mutex_lock(&w->mu);
+    bool begins = begins_claim(w);
+    size_t n = w->n_asked, held = w->n_held;
+    pthread_mutex_unlock(&w->mu);
+    if (begins)
+        pseg_queue_claim_jobs(w->queue, w->opt.id, pseg_engine_name(w->opt.engine), n, held,
+                              near_ms(w), on_claimed, w);
+}
+
+/* With the lock held; calls pseg_claim_if_due without it. */
+static void may_claim(pseg_worker *w)
+{
+    w->may_claim = true;
+    pthread_mutex_unlock(&w->mu);
+    pseg_claim_if_due(w);
+    pthread_mutex_lock(&w->mu);
+}
+
+void pseg_claim_on_ready(void *ud)
+{
+    pseg_worker *w = ud;
+
+    pthread_mutex_lock(&w->mu);
+    may_claim(w);
+    pthread_mutex_unlock(&w->mu);
 }
 
 void *pseg_claim_main(void *arg)
 {
+    enum { MISSED_US = 1000000 }; /* a wake-up that was missed costs no more */
     pseg_worker *w = arg;
-    int64_t again_ms = 0;
-    size_t room;
 
-    while ((room = wait_for_room(w, again_ms)) > 0)
-        again_ms = claim_some(w, room < MAX_CLAIMS ? room : MAX_CLAIMS);
+    pthread_mutex_lock(&w->mu);
+    w->is_claiming = false;
+    may_claim(w);
+    while (!w->stopping || w->is_claiming) {
+        int64_t until = pseg_clock_mono_us() + MISSED_US;
+        if (w->again_mono_us && w->again_mono_us < until)
+            until = w->again_mono_us;
+        if (!pseg_cond_wait_until_us(&w->timer, &w->mu, until) && !w->stopping) {
+            w->again_mono_us = 0;
+            may_claim(w);
+        }
+    }
+    pthread_mutex_unlock(&w->mu);
     return NULL;
 }

@@ -47,7 +47,7 @@ static void take_ready(pseg_runner *r, gathered *g)
     for (pseg_task *t = w->ready.head; t; t = next) {
         next = t->next;
         if (fits(r, g, t) && pseg_engine_claim(w->opt.engine, r->device, &t->work)) {
-            pseg_line_take(w, &w->ready, t);
+            pseg_line_take(&w->ready, t);
             add(r, g, t);
         }
     }
@@ -69,7 +69,7 @@ static bool take_first(pseg_runner *r, gathered *g)
         pthread_cond_wait(&w->ready.more, &w->mu);
     }
     if (t) {
-        pseg_line_take(w, &w->ready, t);
+        pseg_line_take(&w->ready, t);
         add(r, g, t);
     }
     pthread_mutex_unlock(&w->mu);
@@ -104,6 +104,7 @@ static void gather(pseg_runner *r, gathered *g)
     for (size_t i = 0; i < g->n; i++)
         g->tasks[i]->is_in_batch = g->n > 1;
     pthread_mutex_unlock(&w->mu);
+    pseg_claim_if_due(w); /* fewer stand ready */
     r->load += ((had_company ? 1 : 0) - r->load) / LOAD_PASSES;
 }
 

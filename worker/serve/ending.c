@@ -177,7 +177,7 @@ static pseg_task *next_done(pseg_worker *w, const outbox *o)
                  !pseg_cond_wait_until_us(&w->done.more, &w->mu, o->until_us))
             break;
     }
-    pseg_task *t = o->n < MAX_OUTBOX ? pseg_line_first(w, &w->done) : NULL;
+    pseg_task *t = o->n < MAX_OUTBOX ? pseg_line_first(&w->done) : NULL;
     pthread_mutex_unlock(&w->mu);
     return t;
 }

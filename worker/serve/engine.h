@@ -127,6 +127,8 @@ pseg_status pseg_engine_prepare(pseg_engine *e, pseg_work *w, const char *owner,
  * could be or not. The empty model shares nothing: MINE. Any thread. */
 pseg_picture_state pseg_engine_share(pseg_engine *e, pseg_work *w, const char *key,
                                      pseg_waiter *waiter);
+/* Is it READY? Then w is prepared; else nothing happens. Any thread. */
+bool pseg_engine_find(pseg_engine *e, pseg_work *w, const char *key);
 /* Returns who waited for it, as a list. */
 pseg_waiter *pseg_engine_shared(pseg_engine *e, pseg_work *w, bool is_good);
 /* w is prepared: takes the reference that a waiter got. */

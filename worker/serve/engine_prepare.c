@@ -118,6 +118,15 @@ pseg_picture_state pseg_engine_share(pseg_engine *e, pseg_work *w, const char *k
     return state;
 }
 
+bool pseg_engine_find(pseg_engine *e, pseg_work *w, const char *key)
+{
+    pseg_picture *p = e->info ? pseg_pictures_find(&e->pictures, key) : NULL;
+
+    if (p)
+        pseg_engine_adopt(w, p);
+    return p != NULL;
+}
+
 pseg_waiter *pseg_engine_shared(pseg_engine *e, pseg_work *w, bool is_good)
 {
     return w->picture ? pseg_pictures_filled(&e->pictures, w->picture, is_good) : NULL;

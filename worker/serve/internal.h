@@ -1,6 +1,6 @@
 /* What the files of worker/serve share: the worker with its lines of jobs, and what each thread
- * does. A job goes claim.c -> prepare.c -> device.c -> ending.c; lease.c and watch.c look at it
- * from beside. */
+ * does. A job goes claim.c -> prepare.c -> device.c -> ending.c; one whose image is at hand passes
+ * over the preparing threads. lease.c and watch.c look at it from beside. */
 #ifndef PSEG_SERVE_INTERNAL_H
 #define PSEG_SERVE_INTERNAL_H
 
@@ -83,10 +83,10 @@ struct pseg_worker {
     pseg_preparer preparers[PSEG_MAX_PREPARERS];
     size_t n_preparers;
     pthread_mutex_t mu;
-    /* Each tells one kind of thread, and no job passes without waking three of them: what every
+    /* Each tells one kind of thread, and no job passes without waking two of them: what every
      * change of everything would wake costs more than the job's own work. */
-    pthread_cond_t over; /* the worker stops, or has nothing left to end: for who rests */
-    pthread_cond_t room; /* the claiming thread may have something to do */
+    pthread_cond_t over;  /* the worker stops, or has nothing left to end: for who rests */
+    pthread_cond_t timer; /* the claiming thread is to wake up at another time, or to end */
     pseg_task *held;
     size_t n_held, window; /* window: as many as may be held now, see claim.c */
     uint64_t turn, n_freed;
@@ -96,7 +96,12 @@ struct pseg_worker {
     pseg_task_line claimed, ready, done;
     bool stopping;                                     /* no more claims */
     bool claims_are_over, ready_is_over, done_is_over; /* nothing more comes into these lines */
-    bool may_claim;                                    /* something may wait in line */
+    /* A claim at a time, made by whichever thread finds it due and answered on the queue's. */
+    bool may_claim;   /* something may wait in line */
+    bool is_claiming; /* one is under way, or the claiming thread has not begun */
+    bool is_withheld; /* something waited that the last claim was not given */
+    size_t n_asked;   /* by the one under way */
+    int64_t again_mono_us; /* when to claim though nobody tells; 0: not known */
     pseg_watch watches[PSEG_N_WATCHES];
     int64_t longest_us[PSEG_N_WATCH_KINDS];
     _Atomic bool failed, hung;
@@ -121,12 +126,24 @@ void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *first);
 /* Waits for the next; NULL once *is_over and the line is empty. */
 pseg_task *pseg_line_pop(pseg_worker *w, pseg_task_line *l, const bool *is_over);
 /* The first, or NULL. With the lock held. */
-pseg_task *pseg_line_first(pseg_worker *w, pseg_task_line *l);
+pseg_task *pseg_line_first(pseg_task_line *l);
 /* Takes t, which is in the line, out of it. With the lock held. */
-void pseg_line_take(pseg_worker *w, pseg_task_line *l, pseg_task *t);
+void pseg_line_take(pseg_task_line *l, pseg_task *t);
 /* Sets a flag of the worker and wakes all who wait for anything. */
 void pseg_worker_tell(pseg_worker *w, bool *flag);
 bool pseg_worker_is_stopping(pseg_worker *w);
+
+/* ---- claim.c; no lock held ---- */
+
+/* Claims if something may wait and there is room; does not wait for the answer. To be called after
+ * every change that may make a claim due: a line is empty, a job is held no more. */
+void pseg_claim_if_due(pseg_worker *w);
+void pseg_claim_on_ready(void *worker); /* something may wait */
+
+/* ---- prepare.c ---- */
+
+/* Does t, new and in no line, need nothing but a device? */
+bool pseg_prepare_at_hand(pseg_worker *w, pseg_task *t);
 
 /* ---- ending.c ---- */
 
@@ -154,8 +171,7 @@ bool pseg_watch_check(pseg_worker *w);
 
 /* ---- threads: arg is the worker, of prepare a pseg_preparer, of device a pseg_runner ---- */
 
-void *pseg_claim_main(void *arg);
-void pseg_claim_on_ready(void *worker); /* something may be claimed */
+void *pseg_claim_main(void *arg); /* claims when it is time to, though nobody tells */
 void *pseg_prepare_main(void *arg);
 void *pseg_device_main(void *arg);
 void *pseg_publish_main(void *arg);

@@ -102,16 +102,33 @@ static void append(pseg_waiter **at, pseg_waiter *w)
     *at = w;
 }
 
+static void use(pseg_pictures *s, pseg_picture *p)
+{
+    s->n_kept -= p->n_refs++ == 0;
+    unlink_picture(s, p);
+    put_first(s, p);
+}
+
 static pseg_picture_state take_found(pseg_pictures *s, pseg_picture *p, pseg_waiter *w)
 {
     if (!p->is_filled) {
         append(&p->wait, w);
         return PSEG_PICTURE_AWAITED;
     }
-    s->n_kept -= p->n_refs++ == 0;
-    unlink_picture(s, p);
-    put_first(s, p);
+    use(s, p);
     return PSEG_PICTURE_READY;
+}
+
+pseg_picture *pseg_pictures_find(pseg_pictures *s, const char *key)
+{
+    pthread_mutex_lock(&s->mu);
+    pseg_picture *p = find(s, key);
+    if (p && !p->is_filled)
+        p = NULL;
+    if (p)
+        use(s, p);
+    pthread_mutex_unlock(&s->mu);
+    return p;
 }
 
 pseg_picture_state pseg_pictures_take(pseg_picture **out, pseg_pictures *s, const char *key,

@@ -79,6 +79,8 @@ void pseg_pictures_deinit(pseg_pictures *s);
  * a picture that nobody shares. */
 pseg_picture_state pseg_pictures_take(pseg_picture **out, pseg_pictures *s, const char *key,
                                       pseg_waiter *w);
+/* One that would be READY, with a reference of the caller's; NULL: there is none. */
+pseg_picture *pseg_pictures_find(pseg_pictures *s, const char *key);
 /* Of a picture that is MINE: it can be used (is_good), or is forgotten. Returns those who waited,
  * as a list. */
 pseg_waiter *pseg_pictures_filled(pseg_pictures *s, pseg_picture *p, bool is_good);

@@ -54,6 +54,22 @@ out:
     return rc;
 }
 
+static void waited(pseg_task *t)
+{
+    pseg_work_stage(&t->work, "queue", pseg_clock_unix_us() - t->created_unix_us);
+}
+
+bool pseg_prepare_at_hand(pseg_worker *w, pseg_task *t)
+{
+    /* What goes wrong does so again where somebody waits for the outcome. */
+    if (!pseg_engine_keeps_images(w->opt.engine) || read_spec(w, t, NULL) != PSEG_OK)
+        return false;
+    if (!pseg_engine_find(w->opt.engine, &t->work, t->image))
+        return false;
+    waited(t);
+    return true;
+}
+
 static pseg_status prepare_image(pseg_worker *w, pseg_task *t, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
@@ -132,10 +148,10 @@ static pseg_status prepare_task(pseg_task **ready, pseg_worker *w, pseg_task *t,
     pseg_picture_state state = PSEG_PICTURE_MINE;
 
     *ready = NULL;
-    if (!t->work.prompts) {
-        pseg_work_stage(&t->work, "queue", pseg_clock_unix_us() - t->created_unix_us);
+    if (t->work.n_stages == 0)
+        waited(t);
+    if (!t->work.prompts)
         PSEG_TRY(read_spec(w, t, err));
-    }
     if (!t->is_alone)
         state = pseg_engine_share(w->opt.engine, &t->work, t->image, &t->waiter);
     if (state == PSEG_PICTURE_NO_MEMORY)

@@ -134,9 +134,9 @@ pseg_status pseg_worker_start(pseg_worker **out, const pseg_worker_options *o, p
     w->opt = *o;
     w->opt.batch = o->batch ? o->batch : 1;
     w->window = o->ahead + pseg_engine_n_devices(o->engine);
-    w->may_claim = true;
+    w->is_claiming = true; /* until there are threads for what it brings */
     pthread_mutex_init(&w->mu, NULL);
-    pthread_cond_t *all[] = {&w->over, &w->room, &w->claimed.more, &w->ready.more, &w->done.more};
+    pthread_cond_t *all[] = {&w->over, &w->timer, &w->claimed.more, &w->ready.more, &w->done.more};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         pseg_cond_init(all[i]);
     w->opt.queue.on_ready = pseg_claim_on_ready;
@@ -185,7 +185,7 @@ void pseg_worker_stop(pseg_worker *w)
     }
     pseg_queue_close(w->queue);
     pthread_cond_destroy(&w->over);
-    pthread_cond_destroy(&w->room);
+    pthread_cond_destroy(&w->timer);
     pthread_cond_destroy(&w->claimed.more);
     pthread_cond_destroy(&w->ready.more);
     pthread_cond_destroy(&w->done.more);

@@ -1,6 +1,7 @@
 /* The worker's life: claim, prepare, run, publish, with the leases renewed beside it.
  *
- * Threads besides the caller's: `claim` takes jobs, a few ahead of the device; one or more of
+ * Threads besides the caller's: that of the queue takes jobs, a few ahead of the device, whenever
+ * another one finds that a claim is due, `claim` where it is a matter of time; one or more of
  * `prepare` fetch, decode and resize their images, each once however many jobs need it; `device`,
  * one for each, runs the job claimed first of those that are ready, and with it, as a batch, those
  * that gain by it; `publish` writes results; `heartbeat` renews leases, learns of cancellations and

@@ -65,6 +65,8 @@ static void push_one(pseg_task_line *l, pseg_task *t)
 
 void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *first)
 {
+    if (!first)
+        return;
     pthread_mutex_lock(&w->mu);
     while (first) {
         pseg_task *t = first;
@@ -76,14 +78,7 @@ void pseg_line_push(pseg_worker *w, pseg_task_line *l, pseg_task *first)
     pthread_mutex_unlock(&w->mu);
 }
 
-/* A call of the claiming thread is for several jobs, once those at hand are on their way. */
-static void tell_taken(pseg_worker *w, const pseg_task_line *l)
-{
-    if (l->n == 0 && l != &w->done)
-        pthread_cond_signal(&w->room);
-}
-
-pseg_task *pseg_line_first(pseg_worker *w, pseg_task_line *l)
+pseg_task *pseg_line_first(pseg_task_line *l)
 {
     pseg_task *t = l->head;
 
@@ -94,7 +89,6 @@ pseg_task *pseg_line_first(pseg_worker *w, pseg_task_line *l)
         l->tail = NULL;
     l->n--;
     t->next = NULL;
-    tell_taken(w, l);
     return t;
 }
 
@@ -103,12 +97,15 @@ pseg_task *pseg_line_pop(pseg_worker *w, pseg_task_line *l, const bool *is_over)
     pthread_mutex_lock(&w->mu);
     while (!l->head && !*is_over)
         pthread_cond_wait(&l->more, &w->mu);
-    pseg_task *t = pseg_line_first(w, l);
+    pseg_task *t = pseg_line_first(l);
+    bool is_empty = !l->head;
     pthread_mutex_unlock(&w->mu);
+    if (is_empty)
+        pseg_claim_if_due(w);
     return t;
 }
 
-void pseg_line_take(pseg_worker *w, pseg_task_line *l, pseg_task *t)
+void pseg_line_take(pseg_task_line *l, pseg_task *t)
 {
     pseg_task *before = NULL;
 
@@ -122,7 +119,6 @@ void pseg_line_take(pseg_worker *w, pseg_task_line *l, pseg_task *t)
         l->tail = before;
     l->n--;
     t->next = NULL;
-    tell_taken(w, l);
 }
 
 void pseg_worker_tell(pseg_worker *w, bool *flag)
@@ -130,7 +126,7 @@ void pseg_worker_tell(pseg_worker *w, bool *flag)
     pthread_mutex_lock(&w->mu);
     *flag = true;
     pthread_cond_broadcast(&w->over);
-    pthread_cond_broadcast(&w->room);
+    pthread_cond_broadcast(&w->timer);
     pthread_cond_broadcast(&w->claimed.more);
     pthread_cond_broadcast(&w->ready.more);
     pthread_cond_broadcast(&w->done.more);
@@ -157,15 +153,15 @@ void pseg_task_free(pseg_worker *w, pseg_task *t)
             break;
         }
     w->n_held--;
-    if (w->n_held == 0 || t->group)
+    if ((w->n_held == 0 && w->is_withheld) || t->group)
         w->may_claim = true; /* what was not given while others were held */
     w->n_freed++;
-    pthread_cond_signal(&w->room);
     if (t->is_coming)
         pthread_cond_broadcast(&w->ready.more); /* nobody need wait for it any more */
     if (!w->held)
         pthread_cond_broadcast(&w->over);
     pthread_mutex_unlock(&w->mu);
+    pseg_claim_if_due(w);
     pseg_work_free(w->opt.engine, &t->work);
     pseg_arena_free(t->arena);
     pseg_free(t);

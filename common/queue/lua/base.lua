@@ -16,7 +16,7 @@
 -- first release on a function of "pseg1" keeps its arguments and its answer, and new arguments are added at
 -- the end; what cannot be done so is a library "pseg2".
 
-local REVISION = 21
+local REVISION = 22
 local EVENTS_MAX = 100000
 local ENTRY_FIELDS = 2000               -- of one entry among the events, about
 local STEP_ENTRIES = 8                  -- of the events, in hand at once

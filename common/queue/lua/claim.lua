@@ -39,8 +39,8 @@ end
 -- worker model max lease_ms - held near_ms  ->  per job {id, fence, attempt, tenant, spec, image, deadline, created,
 -- group}, or of items of a pack {token, tenant, deadline, created, {kept...}} (see submit_items; fence and attempt are 1,
 -- group is 0). held: how many jobs the worker has already. group: with how many at most it may be held at once, 0: any.
--- near_ms, if above 0: the worker keeps images; jobs on one that another has at hand are left to that for so long. Then
--- a number may follow the jobs: in so many milliseconds there may be more for this worker.
+-- near_ms, if above 0: the worker keeps images; jobs on one that another has at hand are left to that for so long. A
+-- number may follow the jobs: in so many milliseconds, or once it holds none, there may be more for this worker.
 local function claim(keys, a)
     local p, b = keys[1], batch(keys[1])
     local held = tonumber(a[6] or '0')
@@ -75,7 +75,8 @@ local function claim(keys, a)
         if t.changed and not t.gone then later_zadd(b, 'fair:' .. c.model, text(t.time), t.name) end
     end
     if #tenants > 1 and others and c.clock > 0 then redis.call('HSET', p .. 'clock', c.model, text(c.clock)) end
-    if c.near_us > 0 then c.out[#c.out + 1] = pass_over(b, c, tenants) end
+    if c.near_us > 0 then pass_over(b, c, tenants) end
+    if c.held < c.most then c.out[#c.out + 1] = c.again_ms end
     write(b)
     return c.out
 end

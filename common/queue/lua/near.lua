@@ -22,7 +22,10 @@ local function claim_one(b, c, id, known)
         return true
     end
     -- A job of a group that died with its worker is tried among fewer.
-    if group > 0 and c.held >= group then return false end
+    if group > 0 and c.held >= group then
+        c.again_ms = 1000 -- if its hands are not empty before
+        return false
+    end
     if group > 0 then c.most = math.min(c.most, group) end
     fence, attempts = fence + 1, attempts + 1
     redis.call('HSET', job, 'state', struct.pack(STATE, STATE_NUMBER.RUNNING, 0, group, fence, attempts, c.now, c.cost, 0, 0,
@@ -181,10 +184,9 @@ local function claim_near(b, c, tenant, rival)
     return true
 end
 
--- Of those that were passed over from now on everybody knows since when. nil, or in how many milliseconds the first
+-- Of those that were passed over from now on everybody knows since when. c.again_ms: in how many milliseconds the first
 -- of them is for anybody.
 local function pass_over(b, c, tenants)
-    local again = c.again_ms
     for _, t in ipairs(tenants) do
         local view = t.view or {}
         for i, e in ipairs(view) do
@@ -194,9 +196,8 @@ local function pass_over(b, c, tenants)
                     redis.call('HSET', b.p .. 'job:' .. e.id, 'left', text(c.now))
                 end
                 local wait = math.max(1, math.ceil((e.left + c.near_us - c.now) / 1000))
-                again = math.min(again or wait, wait)
+                c.again_ms = math.min(c.again_ms or wait, wait)
             end
         end
     end
-    return c.held < c.most and again or nil
 end

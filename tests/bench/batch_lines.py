@@ -68,8 +68,9 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         write_manifest(folder, a.lines)
-        service = Service(folder / "service", a.bin, "empty", a.worker.split(), ["--appendonly", "yes"])
+        service = Service(folder / "service")
         try:
+            service.run(a.bin, "empty", a.worker.split(), ["--appendonly", "yes"])
             begin = time.monotonic()
             client = subprocess.Popen([a.bin / "pseg", "batch", folder / "manifest.jsonl", "--out", folder / "out",
                                        "--server", service.server], stdout=subprocess.DEVNULL)

@@ -109,8 +109,9 @@ def measure(bin_, image, jobs, clients, rounds):
     """Costs of one of each process, and the jobs a second that were found with them."""
     costs, rates = {}, []
     with tempfile.TemporaryDirectory(prefix="pseg-scale-") as folder:
-        service = service_engine.Service(pathlib.Path(folder) / "s", bin_, "empty", [])
+        service = service_engine.Service(pathlib.Path(folder) / "s")
         try:
+            service.run(bin_, "empty", [])
             for _ in range(rounds):
                 before = resource.getrusage(resource.RUSAGE_CHILDREN)
                 found = service.load(image, ["--jobs", jobs, "--clients", clients])

@@ -10,10 +10,12 @@ scheduler and worker as they come, on sockets of their own in a temporary folder
     saturated   several clients, every image another      jobs/s, beside the engine's
     idle        one client, every image another           p50, beside the engine's time of a job
     known       one client, the same image                p50, beside the engine's phrase and decoder
+    named       one client, the same image, by digest     the same; the image is not sent again
 
 Medians over the rounds. For each process the processor time a job, which neighbours on the machine disturb
 less than the clock. --bin may be given again: then the services take turns. Needs Python alone."""
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -46,9 +48,12 @@ def cpu_ms(pid):
 
 
 class Service:
-    def __init__(self, folder, bin_, model, options, redis_options=()):
-        self.bin, self.all = bin_, {}
+    def __init__(self, folder):
+        self.folder, self.all = folder, {}
         folder.mkdir()
+
+    def run(self, bin_, model, options, redis_options=()):
+        self.bin, folder = bin_, self.folder
         redis, ready = f"unix:{folder}/r", folder / "ready"
         self.start("redis", ["redis-server", "--port", "0", "--unixsocket", f"{folder}/r", "--save", "", "--dir",
                              folder, "--maxmemory-policy", "noeviction", *redis_options], folder)
@@ -127,17 +132,18 @@ def main():
     found = {b: [] for b in a.bin}
     bare = []
     loads = {"saturated": ["--distinct", "--clients", str(a.clients)], "idle": ["--distinct", "--clients", "1"],
-             "known": ["--clients", "1"]}
-    with tempfile.TemporaryDirectory() as folder:
-        services = {b: Service(pathlib.Path(folder) / str(i), b, a.model, precision + a.worker.split())
-                    for i, b in enumerate(a.bin)}
+             "known": ["--clients", "1"], "named": ["--by-digest", "--clients", "1"]}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ends:
+        services = {}
+        for i, b in enumerate(a.bin):
+            services[b] = Service(pathlib.Path(folder) / str(i))
+            ends.callback(services[b].stop)
+            services[b].run(b, a.model, precision + a.worker.split())
         for _ in range(a.rounds):
             bare.append(engine(a.bin[0], a.model, a.seconds, precision))
             for b, s in services.items():
                 found[b].append({k: s.load(a.image, [*v, "--seconds", str(a.seconds), "--warm-s", "0.5"])
                                  for k, v in loads.items()})
-        for s in services.values():
-            s.stop()
     e = {k: median(bare, k) for k in bare[0]}
     print(f"engine: job {e['ms']:.2f} ms ({e['cpu_ms']:.2f} of processors), {e['jobs_per_s']:.2f} jobs/s, "
           f"{e['images_per_s']:.2f} images/s; phrase {e['phrase_ms']:.2f} ms, of it decoder {e['decode_ms']:.2f}")
@@ -149,7 +155,8 @@ def main():
                   f"processors, ms a job: {cpu}")
         print(f"  saturated: {100 * median(rows, 'saturated', 'jobs_per_s') / e['jobs_per_s']:.1f} % of the engine's "
               f"jobs/s; idle: {median(rows, 'idle', 'p50_ms') - e['ms']:+.2f} ms; known: "
-              f"{median(rows, 'known', 'p50_ms') - e['phrase_ms']:+.2f} ms beside phrase and decoder")
+              f"{median(rows, 'known', 'p50_ms') - e['phrase_ms']:+.2f}, named: "
+              f"{median(rows, 'named', 'p50_ms') - e['phrase_ms']:+.2f} ms beside phrase and decoder")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ static const pseg_conf_option options[] = {
      .help = "sent with every job"},
     {"distinct", PSEG_CONF_BOOL, offsetof(args, distinct), "false",
      .help = "a few bytes behind its end make each job's image another, so that none is known"},
+    {"by_digest", PSEG_CONF_BOOL, offsetof(args, by_digest), "false",
+     .help = "send the image once and name its SHA-256 in the jobs that count"},
     {"prompt", PSEG_CONF_STRING, offsetof(args, prompt), "a red circle", .unit = "TEXT",
      .letter = 'p'},
     {"model", PSEG_CONF_STRING, offsetof(args, model), "", .unit = "NAME",
@@ -246,11 +248,14 @@ static pseg_status check(const args *a, pseg_err *err)
                   "--until-stable",
                   a->warm_s);
     if (a->batch && (a->rate > 0 || a->seconds > 0 || a->until_stable > 0 || a->warm_s > 0 ||
-                     a->distinct || a->plot))
+                     a->distinct || a->by_digest || a->plot))
         PSEG_FAIL(
             PSEG_R_CONFIG_INVALID, 0,
             "--batch sends --jobs jobs as fast as they are taken; leave out --rate, --seconds, "
-            "--until-stable, --warm-s, --distinct and --plot");
+            "--until-stable, --warm-s, --distinct, --by-digest and --plot");
+    if (a->distinct && a->by_digest)
+        PSEG_FAIL(PSEG_R_CONFIG_INVALID, 0,
+                  "--distinct sends an image with each job, --by-digest with none; give one");
 out:
     return rc;
 }
@@ -281,6 +286,7 @@ static pseg_status run(const args *a, json_t *out, pseg_err *err)
                            .prompt = a->prompt,
                            .model = a->model,
                            .is_distinct = a->distinct,
+                           .by_digest = a->by_digest,
                            .clients = a->clients,
                            .timeout_ms = a->timeout_ms,
                            .rate = a->rate,

@@ -12,7 +12,7 @@ typedef struct bench_service_args {
     const char *server, *image, *prompt, *model, *arrivals, *plot;
     int64_t jobs, clients, timeout_ms, seed, max_windows;
     double rate, seconds, until_stable, window_s, warm_s;
-    bool distinct, batch, json;
+    bool distinct, by_digest, batch, json;
 } bench_service_args;
 
 /* What a batch is made of. */

@@ -1,6 +1,7 @@
 #include "worker/apps/load.h"
 #include "common/base/alloc.h"
 #include "common/base/clock.h"
+#include "common/base/hash.h"
 #include "common/job/job.h"
 #include "common/rpc/rpc_client.h"
 #include "pseg/v1/pseg.pb-c.h"
@@ -11,6 +12,7 @@
 
 struct pseg_load {
     const pseg_load_options *o;
+    char digest[PSEG_SHA256_HEX + 1]; /* of the image, if it is named by it from now on; else "" */
     pseg_rpc_channel *channel;
     pthread_t *threads;
     size_t n_threads;
@@ -63,6 +65,10 @@ static pseg_status one_job(const pseg_load *l, pseg_err *err)
         if (!own)
             PSEG_FAIL(PSEG_R_OUT_OF_MEMORY, 0, "no memory for an image");
         spec.content.data = own;
+    }
+    if (*l->digest) {
+        spec.image_case = PSEG__V1__JOB_SPEC__IMAGE_SHA256;
+        spec.sha256 = (char *)(uintptr_t)l->digest;
     }
     spec.prompts = prompts;
     spec.n_prompts = 1;
@@ -177,6 +183,11 @@ pseg_status pseg_load_open(pseg_load **out, const pseg_load_options *o, pseg_err
     co.target = o->server;
     PSEG_TRY(pseg_rpc_dial(&l->channel, &co, err));
     PSEG_TRY(one_job(l, err)); /* connects, and shows mistakes before the load */
+    if (o->by_digest) {
+        uint8_t digest[PSEG_SHA256_BYTES];
+        pseg_sha256_of(digest, o->image, o->image_len);
+        pseg_hex(l->digest, digest, sizeof digest);
+    }
     *out = l;
     l = NULL;
 out:

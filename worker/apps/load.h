@@ -15,7 +15,8 @@ typedef struct pseg_load_options {
     const char *server, *prompt, *model;
     const uint8_t *image;
     size_t image_len;
-    bool is_distinct; /* each job's image is another: a few bytes follow its end */
+    bool is_distinct; /* each job's image is another: a few bytes follow its end; or */
+    bool by_digest;   /* the image is sent with the first job, and the others name its SHA-256 */
     int64_t clients, timeout_ms;
     double rate;  /* of an open loop, jobs a second; 0: a closed loop */
     bool is_even; /* an open loop's jobs come at equal distances; else as a Poisson process */

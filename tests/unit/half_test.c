@@ -137,6 +137,15 @@ static void arrays_are_converted_like_single_numbers(void **state)
     pseg_half_from_floats(out, f, N);
     for (uint32_t i = 0; i < N; i++)
         assert_int_equal(out[i], pseg_half_from_float(f[i]));
+    /* Any bits, and ends that are no whole vector. */
+    for (uint32_t i = 0; i < N; i++) {
+        uint32_t bits = i * 2654435761U;
+        memcpy(&f[i], &bits, sizeof bits);
+    }
+    for (uint32_t i = 0, n = 1; i + n <= N; i += n, n = n % 67 + 1)
+        pseg_half_from_floats(out + i, f + i, n);
+    for (uint32_t i = 0; i < N - 67; i++)
+        assert_int_equal(out[i], pseg_half_from_float(f[i]));
     assert_true(f[N] == 7 && out[N] == 7);
 }
 

@@ -298,8 +298,10 @@ static bool end_masks(pseg_queue_reply *r, pseg_queue_item *it, const redisReply
 {
     pseg_bytes *all = pseg_arena_calloc(r->arena, from->elements + 1, sizeof *all);
 
-    if (!all)
+    if (!all) {
+        queue_no_room(r);
         return false;
+    }
     for (size_t i = 0; i < from->elements; i++)
         all[i] = queue_bytes_at(r, from, i);
     it->masks = all;

@@ -9,6 +9,8 @@
 
 void queue_bad_shape(pseg_queue_reply *r)
 {
+    if (r->err.code != PSEG_OK)
+        return; /* short memory makes an answer look so */
     pseg_err_set(&r->err, PSEG_R_BROKER_PROTOCOL, 0, PSEG_HERE,
                  "redis' answer has an unexpected shape");
 }
@@ -130,8 +132,12 @@ static bool parse_jobs(pseg_queue_reply *r, const redisReply *from, size_t first
 static bool one_job(pseg_queue_reply *r, const redisReply *v, size_t at)
 {
     r->jobs = pseg_arena_calloc(r->arena, 1, sizeof *r->jobs);
+    if (!r->jobs) {
+        queue_no_room(r);
+        return false;
+    }
     r->n_jobs = 1;
-    return r->jobs && queue_job_of(r->jobs, r, v, at);
+    return queue_job_of(r->jobs, r, v, at);
 }
 
 void queue_parse_submit(pseg_queue_reply *r, const redisReply *from, const command *c)

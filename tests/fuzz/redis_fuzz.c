@@ -112,6 +112,21 @@ static void watch(const redisReply *from)
     pseg_free(lp);
 }
 
+/* A good answer that `bytes` do not hold: it says so, and blames nobody else. */
+static void parse_in(size_t bytes, size_t which, size_t n_asked, const redisReply *from)
+{
+    pseg_queue_reply r = {.arena = pseg_arena_new(bytes)};
+    command c = {.n_asked = n_asked};
+
+    if (r.arena)
+        queue_reply_parsers[which](&r, from, &c);
+    if (r.err.code == PSEG_OK)
+        use(&r, n_asked);
+    else if (r.err.reason != PSEG_R_OUT_OF_MEMORY)
+        abort();
+    pseg_arena_free(r.arena);
+}
+
 static void parse(size_t which, size_t n_asked, const redisReply *from)
 {
     pseg_queue_reply *r = queue_reply_new(NULL);
@@ -121,6 +136,11 @@ static void parse(size_t which, size_t n_asked, const redisReply *from)
         queue_error_of(&r->err, from->str);
     else if (r->arena)
         queue_reply_parsers[which](r, from, &c);
+    size_t used = r->arena ? pseg_arena_used(r->arena) : 0;
+    for (size_t bytes = used / 8; bytes && bytes < used && r->err.code == PSEG_OK;
+         bytes += used / 8)
+        if (from->type != REDIS_REPLY_ERROR)
+            parse_in(bytes, which, n_asked, from);
     if (r->err.code == PSEG_OK)
         use(r, n_asked);
     else if (r->err.code > 0 || !r->err.msg[0] || strchr(r->err.msg, '\n') ||

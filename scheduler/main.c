@@ -30,8 +30,8 @@ typedef struct config {
     const char *scaler_listen, *scaler_ready_file;
     bool insecure, refuse_infeasible;
     int64_t max_jobs, max_bytes, max_image_bytes, max_upload_bytes, image_ttl_ms, max_age_ms;
-    int64_t lease_ms, max_attempts, max_calls, max_rpc_bytes, idle_ms, grace_ms, stall_ms,
-        redis_timeout_ms, loops, replicas;
+    int64_t mask_threads, lease_ms, max_attempts, max_calls, max_rpc_bytes, idle_ms, grace_ms,
+        stall_ms, redis_timeout_ms, loops, replicas;
 } config;
 
 #define OPTION(n, t, d, ...)                       \
@@ -112,6 +112,8 @@ static const pseg_conf_option options[] = {
            .help = "after which a connection without a call ends"),
     OPTION(loops, PSEG_CONF_INT, "1", .min = 1, .max = 64,
            .help = "threads for calls; more than one wants GRPC_POLL_STRATEGY=poll"),
+    OPTION(mask_threads, PSEG_CONF_INT, "2", .min = 1, .max = PSEG_MAX_MASK_THREADS,
+           .help = "threads that enlarge and encode masks"),
     OPTION(grace_ms, PSEG_CONF_INT, "10s", .unit = "ms", .min = 0, .max = 3600000,
            .help = "how long calls may go on after SIGTERM"),
     OPTION(stall_ms, PSEG_CONF_INT, "60s", .unit = "ms", .min = 100, .max = 3600000,
@@ -425,6 +427,7 @@ static pseg_status run(const void *conf, const sigset_t *signals, const pseg_log
     so.max_upload_bytes = c->max_upload_bytes;
     so.has_tenants = auth.keys || auth.needs_certificate;
     so.stall_ms = c->stall_ms;
+    so.mask_threads = c->mask_threads;
     so.upload_drain_ms = c->grace_ms / 2;
     so.log = log;
     PSEG_TRY(pseg_service_new(&service, &so, err));

@@ -1,4 +1,4 @@
-/* Turning stored logits into masks: on a thread for that, or, if it is little, on the loop. */
+/* Turning stored logits into masks: on threads for that, or, if it is little, on the loop. */
 #include "scheduler/service/internal.h"
 #include "common/base/alloc.h"
 #include "common/base/clock.h"
@@ -79,7 +79,10 @@ static void encode_all(pseg_service *s, encode_task *t)
         t->is_cut = t->max_bytes && bytes + raw_bytes > t->max_bytes;
         if (t->is_cut)
             return;
-        if (atomic_load(&s->mask_bytes) + (int64_t)raw_bytes > s->opt.max_mask_bytes) {
+        /* Taken before it is there, for others encode beside. */
+        if (atomic_fetch_add(&s->mask_bytes, (int64_t)raw_bytes) + (int64_t)raw_bytes >
+            s->opt.max_mask_bytes) {
+            atomic_fetch_sub(&s->mask_bytes, (int64_t)raw_bytes);
             pseg_err_set(&t->err, PSEG_R_SERVER_BUSY, 0, PSEG_HERE,
                          "masks that clients have not read yet fill their limit of %lld bytes; "
                          "try again later",
@@ -89,7 +92,7 @@ static void encode_all(pseg_service *s, encode_task *t)
         }
         encode_one(&t->masks[i], t, i, &t->err);
         bytes += t->masks[i].data.len;
-        atomic_fetch_add(&s->mask_bytes, (int64_t)t->masks[i].data.len);
+        atomic_fetch_add(&s->mask_bytes, (int64_t)t->masks[i].data.len - (int64_t)raw_bytes);
     }
     t->is_cut = t->max_bytes && bytes > t->max_bytes;
 }
@@ -156,30 +159,27 @@ static void *encoder_main(void *arg)
     return NULL;
 }
 
-pseg_status encoder_start(pseg_service *s, pseg_err *err)
+pseg_status encoders_start(pseg_service *s, pseg_err *err)
 {
     pseg_status rc = PSEG_OK;
 
-    pthread_mutex_init(&s->encode_mu, NULL);
-    pseg_cond_init(&s->encode_cv);
-    if (pthread_create(&s->encoder, NULL, encoder_main, s))
-        PSEG_FAIL(PSEG_R_INTERNAL, 0, "cannot start the thread that encodes masks");
-    s->encoder_runs = true;
+    PSEG_REQUIRE(s->opt.mask_threads > 0 && s->opt.mask_threads <= PSEG_MAX_MASK_THREADS,
+                 "mask_threads");
+    for (; s->n_encoders < (size_t)s->opt.mask_threads; s->n_encoders++)
+        if (pthread_create(&s->encoders[s->n_encoders], NULL, encoder_main, s))
+            PSEG_FAIL(PSEG_R_INTERNAL, 0, "cannot start the threads that encode masks");
 out:
     return rc;
 }
 
-void encoder_stop(pseg_service *s)
+void encoders_stop(pseg_service *s)
 {
-    if (!s->encoder_runs)
-        return;
     pthread_mutex_lock(&s->encode_mu);
     s->stopping = true;
-    pthread_cond_signal(&s->encode_cv);
+    pthread_cond_broadcast(&s->encode_cv);
     pthread_mutex_unlock(&s->encode_mu);
-    pthread_join(s->encoder, NULL);
-    pthread_cond_destroy(&s->encode_cv);
-    pthread_mutex_destroy(&s->encode_mu);
+    for (; s->n_encoders > 0; s->n_encoders--)
+        pthread_join(s->encoders[s->n_encoders - 1], NULL);
 }
 
 static pseg_status prepare(encode_task *t, pseg_arena *a, const pseg_job *j,

@@ -98,13 +98,14 @@ struct pseg_service {
     upload_shares uploads;
     held_images held;
     _Atomic int64_t mask_bytes;
-    /* the thread that encodes masks */
-    pthread_t encoder;
+    /* the threads that encode masks */
+    pthread_t encoders[PSEG_MAX_MASK_THREADS];
+    size_t n_encoders;
     pthread_mutex_t encode_mu;
     pthread_cond_t encode_cv;
     encode_task *encode_head, *encode_tail;
     int64_t n_encode;
-    bool encoder_runs, stopping;
+    bool stopping;
     _Atomic int64_t encode_here_us; /* from when a loop may encode, too */
 };
 
@@ -156,7 +157,7 @@ void reply_with_job(pseg_rpc_call *c, pseg_queue_reply *r);
 /* Beside those of the API: a byte a pixel, 1 inside, 0 outside. */
 enum { MASK_ENCODING_RAW = 1000 };
 
-/* Encodes masks of a SUCCEEDED job, few and small ones at once, others on the encoder's thread, then
+/* Encodes masks of a SUCCEEDED job, few and small ones at once, others on threads for that, then
  * runs `then` on the loop.
  * result: unpacked record; grids: float16 logits per entry. */
 struct encode_task {
@@ -204,8 +205,8 @@ void encode_free(pseg_service *s, encode_task *t);
 void encode_end(pseg_rpc_call *c);
 /* Frees a mask's data, which the task counted. */
 void mask_free(pseg_service *s, Pseg__V1__Mask *m);
-pseg_status encoder_start(pseg_service *s, pseg_err *err);
-void encoder_stop(pseg_service *s);
+pseg_status encoders_start(pseg_service *s, pseg_err *err);
+void encoders_stop(pseg_service *s);
 
 /* ---- making jobs ---- */
 

@@ -1,5 +1,6 @@
 #include "scheduler/service/internal.h"
 #include "common/base/alloc.h"
+#include "common/base/clock.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -149,6 +150,8 @@ pseg_status pseg_service_new(pseg_service **out, const pseg_service_options *o, 
     s->opt = *o;
     pthread_mutex_init(&s->waiters.mu, NULL);
     pthread_mutex_init(&s->held.mu, NULL);
+    pthread_mutex_init(&s->encode_mu, NULL);
+    pseg_cond_init(&s->encode_cv);
     watch_table_init(&s->watches);
     upload_shares_init(&s->uploads, o->max_upload_bytes, o->has_tenants);
     result_table_init(&s->results);
@@ -160,19 +163,21 @@ out:
 pseg_status pseg_service_start(pseg_service *s, pseg_queue *q, pseg_err *err)
 {
     s->queue = q;
-    return encoder_start(s, err);
+    return encoders_start(s, err);
 }
 
 void pseg_service_free(pseg_service *s)
 {
     if (!s)
         return;
-    encoder_stop(s);
+    encoders_stop(s);
     result_table_deinit(&s->results);
     upload_shares_deinit(&s->uploads);
     watch_table_deinit(&s->watches);
     pthread_mutex_destroy(&s->waiters.mu);
     pthread_mutex_destroy(&s->held.mu);
+    pthread_cond_destroy(&s->encode_cv);
+    pthread_mutex_destroy(&s->encode_mu);
     pseg_free(s);
 }
 

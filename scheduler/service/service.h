@@ -22,11 +22,14 @@
 
 typedef struct pseg_service pseg_service;
 
+#define PSEG_MAX_MASK_THREADS 64
+
 typedef struct pseg_service_options {
     const char *default_model;     /* of jobs that name none */
     int64_t max_image_bytes;       /* of one uploaded image */
     int64_t max_upload_bytes;      /* of all uploads under way; beyond: SERVER_BUSY */
     bool has_tenants;              /* callers have names: none of them gets all of it */
+    int64_t mask_threads;          /* that encode masks, 1..PSEG_MAX_MASK_THREADS */
     int64_t max_encode_queue;      /* masks that wait to be encoded; beyond: SERVER_BUSY */
     int64_t max_mask_bytes;        /* of encoded masks not sent yet; beyond: SERVER_BUSY */
     int64_t stall_ms;              /* a stream whose client neither sends nor reads ends after it */
@@ -47,14 +50,15 @@ typedef struct pseg_service_options {
 #define PSEG_SERVICE_OPTIONS_DEFAULT                                                    \
     {                                                                                   \
         .default_model = "scenes", .max_image_bytes = (int64_t)64 << 20,                \
-        .max_upload_bytes = (int64_t)512 << 20, .max_encode_queue = 1000,               \
+        .max_upload_bytes = (int64_t)512 << 20, .mask_threads = 2,                      \
+        .max_encode_queue = 1000,                                                       \
         .max_mask_bytes = (int64_t)1 << 30, .stall_ms = 60000, .upload_drain_ms = 5000, \
         .default_result_ttl_ms = 86400000                                               \
     }
 
 /* Strings are borrowed until pseg_service_free. Errors: PSEG_R_OUT_OF_MEMORY. */
 pseg_status pseg_service_new(pseg_service **out, const pseg_service_options *o, pseg_err *err);
-/* Starts the thread that encodes masks. q is borrowed until pseg_service_free. */
+/* Starts the threads that encode masks. q is borrowed until pseg_service_free. */
 pseg_status pseg_service_start(pseg_service *s, pseg_queue *q, pseg_err *err);
 /* After the server has stopped and the queue is closed. */
 void pseg_service_free(pseg_service *s);

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """From an image to masks in every encoding, with the embedded model: all encodings are one mask."""
+import concurrent.futures
 import json
 import pathlib
 
@@ -82,7 +83,7 @@ DECODERS = {"png": of_png, "rle": of_rle, "bits": of_bits, "polygon": of_polygon
 class Masks(lib.Test):
     @classmethod
     def setup(cls, cluster):
-        cls.scheduler = cluster.scheduler()
+        cls.scheduler = cluster.scheduler("--mask-threads", 3)
         cls.stub = cluster.stub(cls.scheduler)
         cls.worker = cluster.worker("scenes")
         made = lib.create(cls.stub, phrases=PHRASES, labels={"batch": "7"}, request_id="masks-1")
@@ -117,6 +118,15 @@ class Masks(lib.Test):
         plain = self.stub.Segment(pb.SegmentRequest(job=lib.spec(phrases=PHRASES[:1])), timeout=lib.START_S)
         self.assertEqual(plain.masks[0].encoding, pb.MASK_ENCODING_PNG, "absent: PNG")
         self.assertEqual(plain.masks[0].threshold, 0.5, "at the job's threshold")
+
+    def test_many_are_fetched_at_once(self):
+        """Each gets what it asked for, whichever thread makes it."""
+        alone = {e: {i: m.data for i, m in self.fetch(encoding=e)[0].items()} for e in ENCODINGS}
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            asked = [(e, i, pool.submit(self.fetch, (i,), e)) for _ in range(4) for e in ENCODINGS for i in range(3)]
+            for e, i, found in asked:
+                masks, _ = found.result()
+                self.assertEqual({i: alone[e][i]}, {k: m.data for k, m in masks.items()}, e)
 
     def test_a_known_image_costs_few_calls(self):
         """A Segment call asks Redis for no more than its submit, its claim, its result and its masks."""

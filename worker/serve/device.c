@@ -73,6 +73,7 @@ static bool take_first(pseg_runner *r, gathered *g)
         add(r, g, t);
     }
     pthread_mutex_unlock(&w->mu);
+    pseg_claim_if_due(w); /* one stands ready less */
     return t != NULL;
 }
 
@@ -104,7 +105,7 @@ static void gather(pseg_runner *r, gathered *g)
     for (size_t i = 0; i < g->n; i++)
         g->tasks[i]->is_in_batch = g->n > 1;
     pthread_mutex_unlock(&w->mu);
-    pseg_claim_if_due(w); /* fewer stand ready */
+    pseg_claim_if_due(w);
     r->load += ((had_company ? 1 : 0) - r->load) / LOAD_PASSES;
 }
 

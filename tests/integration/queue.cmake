@@ -1,7 +1,7 @@
 # What the tests of a queue on Redis share, the cases of every queue among it.
 file(GLOB queue_cases CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/support/queue_cases*.c
      ${PROJECT_SOURCE_DIR}/tests/support/queue_own.c ${PROJECT_SOURCE_DIR}/tests/support/redis.c)
-foreach(test queue_redis queue_mend queue_links queue_parts queue_random)
+foreach(test queue_redis queue_mend queue_mend_pack queue_links queue_parts queue_random)
   pseg_add_test(NAME ${test} LABELS integration LIBS pseg_queue TIMEOUT 240
     SOURCES ${CMAKE_CURRENT_LIST_DIR}/${test}_test.c ${queue_cases})
 endforeach()

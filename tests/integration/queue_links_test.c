@@ -198,12 +198,6 @@ int main(int argc, char **argv)
         OWN(another_node_of_the_cluster_is_followed),
         OWN(each_job_of_a_crowd_ends_once),
     };
-    test_redis r = {0};
 
-    if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
-    if (!test_redis_start(&r))
-        return TEST_SKIPPED;
-    test_redis_stop(&r);
-    return cmocka_run_group_tests_name("queue on redis, connections", own, NULL, NULL) ? 1 : 0;
+    return own_run("queue on redis, connections", own, sizeof own / sizeof *own, argc, argv);
 }

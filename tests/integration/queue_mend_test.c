@@ -29,11 +29,6 @@ static void the_dead_leave_no_places_behind(void **state)
     assert_int_equal(test_redis_number(&server, "LLEN pseg:{%s}:ready:m", queue_name), 0);
 }
 
-static void lose(const char *key)
-{
-    assert_int_equal(test_redis_number(&server, "DEL pseg:{%s}:%s", queue_name, key), 1);
-}
-
 /* As a torn log of Redis may leave it: a job in no line, or with nothing but its record. */
 static void what_a_torn_log_left_is_mended(void **state)
 {
@@ -61,20 +56,6 @@ static void what_a_torn_log_left_is_mended(void **state)
     assert_string_equal(case_claim(q, "w")->id, id.s);
 }
 
-static long long count(const char *command, const char *key)
-{
-    return test_redis_number(&server, "%s pseg:{%s}:%s", command, queue_name, key);
-}
-
-static void make_batch(pseg_queue *q, int64_t ttl_ms)
-{
-    pseg_queue_reply *r;
-
-    CALL(r, pseg_queue_create_batch, q, T, "b", ttl_ms, case_bytes(""));
-    case_keep(r);
-    assert_true(r->created);
-}
-
 static id_text put_item(pseg_queue *q, int64_t seq, int64_t ttl_ms)
 {
     id_text id;
@@ -98,7 +79,7 @@ static void a_torn_log_leaves_batches_whole(void **state)
     start(NULL);
     pseg_queue *q = open_queue();
     case_register(q, "w");
-    make_batch(q, 60000);
+    case_create_batch(q, 60000);
     id_text id = put_item(q, 1, 60000);
     for (int k = 0; k < 3; k++)
         lose(((const char *const[]){"line:m:default", "fair:m", "live"})[k]);
@@ -134,7 +115,7 @@ static void a_torn_log_makes_no_item_two_jobs(void **state)
     start(NULL);
     pseg_queue *q = open_queue();
     case_register(q, "w");
-    make_batch(q, 60000);
+    case_create_batch(q, 60000);
     for (int is_done = 0; is_done < 2; is_done++) {
         char next[40];
         int seq = 1 + is_done;
@@ -169,7 +150,7 @@ static void torn_behind_the_line(bool has_ended, bool by_claim)
     start(NULL);
     pseg_queue *q = open_queue();
     case_register(q, "w");
-    make_batch(q, 60000);
+    case_create_batch(q, 60000);
     id_text torn = put_item(q, 1, 60000);
     snprintf(line, sizeof line, "line:m:default 1 %s", torn.s);
     count("HSET", "batch:default:b next 1");
@@ -360,23 +341,6 @@ static void an_image_counted_too_often_goes(void **state)
     }
 }
 
-/* When all has ended, and its time has passed. */
-static void only_what_stays(pseg_queue *q)
-{
-    static const char *const stay[] = {"bytes", "count", "events", "layout", "models", "wake:m"};
-    enum { N_STAY = sizeof stay / sizeof *stay };
-    pseg_queue_reply *r;
-
-    CALL(r, pseg_queue_unregister, q, "w");
-    case_keep(r);
-    SWEEP_UNTIL(q, test_redis_number(&server, "DBSIZE") <= N_STAY);
-    for (int i = 0; i < N_STAY; i++)
-        assert_int_equal(test_redis_number(&server, "EXISTS pseg:{%s}:%s", queue_name, stay[i]), 1);
-    assert_int_equal(test_redis_number(&server, "GET pseg:{%s}:bytes", queue_name), 0);
-    assert_int_equal(test_redis_number(&server, "LLEN pseg:{%s}:ready:m", queue_name), 0);
-    assert_int_equal(test_redis_number(&server, "HGET pseg:{%s}:count more", queue_name), 0);
-}
-
 static void every_key_has_an_end(void **state)
 {
     pseg_queue_reply *r;
@@ -407,7 +371,7 @@ static void every_key_has_an_end(void **state)
         if (i <= 2)
             case_keep(r);
     }
-    make_batch(q, 50);
+    case_create_batch(q, 50);
     put_item(q, 1, 50);
     CALL(r, pseg_queue_cancel_batch, q, T, "b");
     case_keep(r);
@@ -419,288 +383,6 @@ static void every_key_has_an_end(void **state)
     while (case_stats(q).live)
         case_publish(q, "w", case_claim(q, "w"), NULL);
     only_what_stays(q);
-}
-
-/* Items that are sent together, which lie in packs. */
-static void put_items(pseg_queue *q, int from, int n, int64_t ttl_ms)
-{
-    static pseg_queue_sync waits[100];
-    id_text id;
-
-    for (int i = 0; i < n; i++) {
-        pseg_queue_item_args a = {
-            .job = case_args(&id), .batch = "b", .seq = from + i, .custom_id = "c"};
-        a.job.ttl_ms = ttl_ms;
-        pseg_queue_sync_init(&waits[i]);
-        pseg_queue_submit_item(q, &a, pseg_queue_sync_done, &waits[i]);
-    }
-    for (int i = 0; i < n; i++) {
-        pseg_queue_reply *r = pseg_queue_sync_take(&waits[i]);
-        assert_int_equal(r->err.code, PSEG_OK);
-        pseg_queue_reply_free(r);
-    }
-}
-
-static const pseg_queue_reply *claim_items(pseg_queue *q, size_t most)
-{
-    pseg_queue_reply *r;
-
-    CALL(r, pseg_queue_claim_jobs, q, "w", "m", most, 0, 0);
-    case_keep(r);
-    return r;
-}
-
-static void publish_items(pseg_queue *q, const pseg_queue_reply *r, size_t from, size_t n)
-{
-    for (size_t i = from; i < from + n; i++)
-        assert_int_equal(case_publish(q, "w", &r->claims[i], NULL), PSEG_JOB_SUCCEEDED);
-}
-
-/* A number that a script finds out of all packs of the queue: it is called with each one's key. */
-static long long of_packs(const char *script)
-{
-    char said[64], whole[1200], pattern[80];
-
-    snprintf(whole, sizeof whole,
-             "local n = 0 for _, key in ipairs(redis.call('KEYS', ARGV[1])) do n = n + (%s) end "
-             "return n",
-             script);
-    snprintf(pattern, sizeof pattern, "pseg:{%s}:pack:*", queue_name);
-    assert_true(test_redis_ask_words(&server, said, sizeof said, 4,
-                                     (const char *const[]){"EVAL", whole, "0", pattern}));
-    assert_int_equal(said[0], ':');
-    return atoll(said + 1);
-}
-
-static void every_key_of_packs_has_an_end(void **state)
-{
-    enum { N = 40 };
-    pseg_queue_reply *r;
-
-    (void)state;
-    start(NULL);
-    pseg_queue_options o = options_of(server.socket_url);
-    o.image_ttl_ms = 50;
-    pseg_queue *q = case_open(&o);
-    case_register(q, "w");
-    make_batch(q, 50);
-    put_items(q, 1, N, 50);
-    assert_true(of_packs("1") > 0);
-    const pseg_queue_reply *a = claim_items(q, 20);
-    publish_items(q, a, 0, 10);
-    assert_int_equal(case_release(q, "w", &a->claims[10], NULL), PSEG_JOB_QUEUED);
-    assert_int_equal(case_fail(q, "w", &a->claims[11], PSEG_R_IMAGE_UNDECODABLE, 0, NULL),
-                     PSEG_JOB_FAILED);
-    CALL(r, pseg_queue_cancel, q, T, a->claims[12].id);
-    case_keep(r);
-    publish_items(q, a, 13, 7);
-    SWEEP_UNTIL(q, case_stats(q).leased == 0); /* the cancelled one's lease ends */
-    /* Those that are left while others' records have gone already. */
-    for (const pseg_queue_reply *some; (some = claim_items(q, 5))->n_claims;) {
-        publish_items(q, some, 0, some->n_claims);
-        queue_pause_ms(20);
-        case_sweep(q);
-    }
-    assert_int_equal(case_stats(q).live, 0);
-    only_what_stays(q);
-}
-
-/* Whoever looks for its images takes packs apart, but no more than it must: Redis waits meanwhile.
- */
-static void a_look_takes_one_pack_apart(void **state)
-{
-    enum { N = 90 };
-    static const char waiting[] =
-        "string.find(redis.call('HGET', key, 'map'), 'Q', 1, true) and 1 or 0";
-    pseg_queue_reply *r;
-    int n = 0;
-
-    (void)state;
-    start(NULL);
-    pseg_queue *q = open_queue();
-    case_register(q, "w");
-    make_batch(q, 60000);
-    for (int k = 0; k < 3; k++)
-        put_items(q, 1 + k * N / 3, N / 3, 60000);
-    long long before = of_packs(waiting);
-    assert_true(before >= 3);
-    CALL(r, pseg_queue_claim_jobs, q, "w", "m", 4, 0, 1000000000);
-    case_keep(r);
-    assert_int_equal(r->n_claims, 4);
-    assert_in_range(of_packs(waiting), 1, before - 1);
-    publish_items(q, r, 0, 4);
-    for (n = 4; n < N; n += (int)r->n_claims) {
-        CALL(r, pseg_queue_claim_jobs, q, "w", "m", 10, 0, 1000000000);
-        case_keep(r);
-        assert_true(r->n_claims > 0);
-        publish_items(q, r, 0, r->n_claims);
-    }
-    assert_int_equal(count("LLEN", "batch_done:default:b"), N);
-    assert_int_equal(case_stats(q).live, 0);
-}
-
-/* As what_a_torn_log_left_is_mended and its like, for packs. */
-static void a_torn_log_leaves_packs_whole(void **state)
-{
-    enum { N = 30 };
-    static const char *const all[] = {"line:m:default", "fair:m", "index:default", "live"};
-
-    (void)state;
-    for (int n_lost = 2; n_lost <= 4; n_lost++) {
-        start(NULL);
-        pseg_queue *q = open_queue();
-        case_register(q, "w");
-        make_batch(q, 60000);
-        put_items(q, 1, N, 60000);
-        for (int k = 0; k < n_lost; k++)
-            if (n_lost == 4 || k != 2)
-                lose(all[k]);
-        if (n_lost == 4)
-            count("HDEL", "count more"), lose("ready:m"), lose("tenant_jobs");
-        SWEEP_UNTIL(q, count("ZCARD", "line:m:default") > 0 && case_stats(q).live == N);
-        for (int k = 0; k < 20; k++)
-            case_sweep(q);
-        /* A claim whose lease was not written. */
-        const pseg_queue_reply *a = claim_items(q, 10);
-        assert_int_equal(a->n_claims, 10);
-        publish_items(q, a, 0, 4);
-        lose("leases");
-        int n = 4;
-        for (int k = 0; k < 150 && n < N; k++) {
-            case_sweep(q);
-            a = claim_items(q, N);
-            publish_items(q, a, 0, a->n_claims);
-            n += (int)a->n_claims;
-            queue_pause_ms(a->n_claims ? 0 : 50);
-        }
-        assert_int_equal(n, N);
-        assert_int_equal(count("LLEN", "batch_done:default:b"), N);
-        assert_int_equal(count("HLEN", "batch_live:default:b"), 0);
-        assert_int_equal(count("LLEN", "ready:m"), 0);
-        assert_int_equal(case_stats(q).live, 0);
-        assert_int_equal(count("HGET", "count more"), 0);
-    }
-}
-
-/* Ends of which the pack's part was written, and not the batch's. */
-static void torn_ends_of_packs_are_told(void **state)
-{
-    enum { N = 30 };
-
-    (void)state;
-    start(NULL);
-    pseg_queue_options o = options_of(server.socket_url);
-    o.lease_ms = 60000;
-    pseg_queue *q = case_open(&o);
-    case_register(q, "w");
-    make_batch(q, 60000);
-    put_items(q, 1, N, 60000);
-    const pseg_queue_reply *a = claim_items(q, N - 1);
-    publish_items(q, a, 0, N - 5);
-    lose("batch_done:default:b");
-    assert_true(of_packs("redis.call('HSET', key, 'open', '1')") > 0);
-    /* Of a pack all of whose items have ended no end is missing, but its own may be. */
-    of_packs("redis.call('PERSIST', key)");
-    /* An item that was sent alone lies in none. */
-    long long n = of_packs("select(2, string.gsub(redis.call('HGET', key, 'map'), 'S', 'S'))");
-    assert_in_range(n, 1, N - 5);
-    SWEEP_UNTIL(q, count("LLEN", "batch_done:default:b") == n);
-    for (int k = 0; k < 20; k++)
-        case_sweep(q);
-    assert_int_equal(count("LLEN", "batch_done:default:b"), n);
-    publish_items(q, a, N - 5, 4);
-    publish_items(q, claim_items(q, 1), 0, 1);
-    assert_int_equal(count("LLEN", "batch_done:default:b"), n + 5);
-}
-
-/* Of what took a pack apart a torn log ran half, and then what had become of the items in truth, in
- * their pack: they have records of their own, and have ended there. */
-static void a_pack_torn_apart_does_no_item_twice(void **state)
-{
-    enum { N = 30 };
-    static const char is_begun[] = "string.byte(redis.call('HGET', key, 'map'), -1) > 0 and "
-                                   "string.find(redis.call('HGET', key, 'map'), 'Q', 1, true) "
-                                   "and 1 or 0";
-    static const char end_there[] =
-        "(function() local map = redis.call('HGET', key, 'map') "
-        "if not string.find(map, 'S', 1, true) then return 0 end "
-        "redis.call('HSET', key, 'map', (string.gsub(map, 'X', 'S'))) return 1 end)()";
-    long long n_begun = 0, n_rest = N, n = 0;
-    pseg_queue_reply *r;
-
-    (void)state;
-    start(NULL);
-    pseg_queue *q = open_queue();
-    case_register(q, "w");
-    make_batch(q, 60000);
-    put_items(q, 1, N, 60000);
-    for (; !n_begun && n_rest > 1; n_rest--) {
-        publish_items(q, claim_items(q, 1), 0, 1);
-        n_begun = of_packs(is_begun);
-    }
-    assert_int_equal(n_begun, 1);
-    long long ended = N - n_rest;
-    CALL(r, pseg_queue_claim_jobs, q, "w", "m", N, 0, 1000000000);
-    case_keep(r);
-    assert_int_equal(r->n_claims, n_rest); /* and the answer is lost */
-    assert_true(of_packs(end_there) > 0);
-    for (int k = 0; k < 40; k++) {
-        case_sweep(q);
-        const pseg_queue_reply *a = claim_items(q, 7);
-        publish_items(q, a, 0, a->n_claims);
-        n += (long long)a->n_claims;
-        queue_pause_ms(20);
-    }
-    /* Those of other packs, and who was sent alone. */
-    assert_in_range(n, 0, n_rest - 1);
-    assert_int_equal(count("LLEN", "batch_done:default:b"), ended + n);
-}
-
-/* Packs that were never promised, and whose items were sent again, in other groups. by_claim:
- * before the sweep has come by. */
-static void unpromised_packs(bool by_claim)
-{
-    enum { N = 30 };
-    static const char forget[] =
-        "(function() local b = string.gsub(key, 'pack:.*', 'batch:default:b') "
-        "for _, f in ipairs(redis.call('HKEYS', b)) do "
-        "if string.match(f, '^c%d') and f ~= 'c1' then redis.call('HDEL', b, f) end end return 1 "
-        "end)()";
-    int n = 0;
-
-    start(NULL);
-    pseg_queue *q = open_queue();
-    case_register(q, "w");
-    make_batch(q, 60000);
-    put_items(q, 1, N, 60000);
-    assert_true(of_packs(forget) > 0);
-    count("HSET", "batch:default:b next 1");
-    put_items(q, 1, 3, 60000);
-    put_items(q, 4, N - 3, 60000);
-    assert_true(case_stats(q).live > N);
-    if (!by_claim)
-        SWEEP_UNTIL(q, case_stats(q).live == N);
-    for (const pseg_queue_reply *a; (a = claim_items(q, 7))->n_claims; n += (int)a->n_claims)
-        publish_items(q, a, 0, a->n_claims);
-    assert_int_equal(n, N);
-    assert_int_equal(count("LLEN", "batch_done:default:b"), N);
-    SWEEP_UNTIL(q, case_stats(q).live == 0);
-    assert_int_equal(claim_items(q, N)->n_claims, 0);
-    assert_int_equal(count("LLEN", "ready:m"), 0);
-    assert_int_equal(count("EXISTS", "tenant_jobs"), 0);
-    assert_int_equal(count("HGET", "count more"), 0);
-}
-
-static void a_pack_that_was_not_promised_is_not_claimed(void **state)
-{
-    (void)state;
-    unpromised_packs(true);
-}
-
-static void a_pack_that_was_not_promised_is_swept(void **state)
-{
-    (void)state;
-    unpromised_packs(false);
 }
 
 /* Who has an image at hand is forgotten by itself; the job's own mark goes with the job. */
@@ -744,21 +426,8 @@ int main(int argc, char **argv)
         OWN(a_pass_begins_anew_in_another_redis),
         OWN(an_image_counted_too_often_goes),
         OWN(every_key_has_an_end),
-        OWN(every_key_of_packs_has_an_end),
-        OWN(a_look_takes_one_pack_apart),
-        OWN(a_torn_log_leaves_packs_whole),
-        OWN(torn_ends_of_packs_are_told),
-        OWN(a_pack_torn_apart_does_no_item_twice),
-        OWN(a_pack_that_was_not_promised_is_not_claimed),
-        OWN(a_pack_that_was_not_promised_is_swept),
         OWN(holders_are_forgotten_in_time),
     };
-    test_redis r = {0};
 
-    if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
-    if (!test_redis_start(&r))
-        return TEST_SKIPPED;
-    test_redis_stop(&r);
-    return cmocka_run_group_tests_name("queue on redis, housekeeping", own, NULL, NULL) ? 1 : 0;
+    return own_run("queue on redis, housekeeping", own, sizeof own / sizeof *own, argc, argv);
 }

@@ -112,6 +112,46 @@ id_text case_submit(pseg_queue *q)
     return id;
 }
 
+void case_create_batch(pseg_queue *q, int64_t ttl_ms)
+{
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_create_batch, q, T, "b", ttl_ms, case_bytes(""));
+    case_keep(r);
+    assert_int_equal(r->err.code, PSEG_OK);
+    assert_true(r->created);
+}
+
+void case_put_items(pseg_queue *q, int from, int n, const pseg_queue_submit_args *terms)
+{
+    enum { MOST = 200 };
+    static pseg_queue_sync waits[MOST];
+    static char text[MOST][16];
+    id_text id;
+
+    assert_true(n <= MOST);
+    for (int i = 0; i < n; i++) {
+        snprintf(text[i], sizeof text[i], "%d", from + i);
+        pseg_queue_item_args a = {
+            .job = case_args(&id), .batch = "b", .seq = from + i, .custom_id = text[i]};
+        a.job.spec = case_bytes(text[i]);
+        if (terms) {
+            a.job.ttl_ms = terms->ttl_ms ? terms->ttl_ms : a.job.ttl_ms;
+            a.job.deadline_unix_us = terms->deadline_unix_us;
+            a.job.priority = terms->priority;
+        }
+        pseg_queue_sync_init(&waits[i]);
+        pseg_queue_submit_item(q, &a, pseg_queue_sync_done, &waits[i]);
+    }
+    for (int i = 0; i < n; i++) {
+        pseg_queue_reply *r = pseg_queue_sync_take(&waits[i]);
+        if (r->err.code != PSEG_OK)
+            fail_msg("%s", r->err.msg);
+        assert_int_equal(r->next_seq, from + i + 1);
+        pseg_queue_reply_free(r);
+    }
+}
+
 pseg_reason queue_try_submit(pseg_queue *q, char id[PSEG_JOB_ID_LEN + 1])
 {
     id_text text;
@@ -157,14 +197,19 @@ const pseg_queue_claim *case_claim(pseg_queue *q, const char *worker)
     return &r->claims[0];
 }
 
-size_t case_claim_count(pseg_queue *q, const char *worker)
+const pseg_queue_reply *case_claim_many(pseg_queue *q, const char *worker, size_t most)
 {
     pseg_queue_reply *r;
 
-    CALL(r, pseg_queue_claim_jobs, q, worker, "m", 100, 0, 0);
+    CALL(r, pseg_queue_claim_jobs, q, worker, "m", most, 0, 0);
     case_keep(r);
     assert_int_equal(r->err.code, PSEG_OK);
-    return r->n_claims;
+    return r;
+}
+
+size_t case_claim_count(pseg_queue *q, const char *worker)
+{
+    return case_claim_many(q, worker, 100)->n_claims;
 }
 
 void case_sweep(pseg_queue *q)

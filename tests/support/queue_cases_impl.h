@@ -30,6 +30,13 @@ void case_register(pseg_queue *q, const char *worker);
 /* The one job that can be claimed; its memory lives until the case ends. */
 const pseg_queue_claim *case_claim(pseg_queue *q, const char *worker);
 size_t case_claim_count(pseg_queue *q, const char *worker);
+/* At most so many; they live until the case ends. */
+const pseg_queue_reply *case_claim_many(pseg_queue *q, const char *worker, size_t most);
+/* Batch "b" of T, new. */
+void case_create_batch(pseg_queue *q, int64_t ttl_ms);
+/* Items `from` to `from + n - 1` of it, sent at once, so that they lie in packs; each has its
+ * number as spec and name. terms: time to live, deadline and priority of all, or NULL. */
+void case_put_items(pseg_queue *q, int from, int n, const pseg_queue_submit_args *terms);
 void case_sweep(pseg_queue *q);
 pseg_queue_lease case_lease(const pseg_queue_claim *c);
 pseg_lease_state case_renew(pseg_queue *q, const char *worker, const pseg_queue_claim *c);

@@ -15,56 +15,6 @@ static const pseg_queue_estimate_args one_more = {.tenant = T,
                                                   .phrases = 1,
                                                   .weight = 1};
 
-static void create(pseg_queue *q)
-{
-    pseg_queue_reply *r;
-
-    CALL(r, pseg_queue_create_batch, q, T, "b", 60000, case_bytes(""));
-    case_keep(r);
-    assert_int_equal(r->err.code, PSEG_OK);
-}
-
-/* Items `from` to `from + n - 1`, sent at once; each has its number as spec and name. */
-static void put_with(pseg_queue *q, int from, int n, int64_t deadline_unix_us, int64_t priority)
-{
-    static pseg_queue_sync waits[MAX_ITEMS];
-    static char text[MAX_ITEMS][16];
-    id_text id;
-
-    for (int i = 0; i < n; i++) {
-        snprintf(text[i], sizeof text[i], "%d", from + i);
-        pseg_queue_item_args a = {
-            .job = case_args(&id), .batch = "b", .seq = from + i, .custom_id = text[i]};
-        a.job.spec = case_bytes(text[i]);
-        a.job.deadline_unix_us = deadline_unix_us;
-        a.job.priority = priority;
-        pseg_queue_sync_init(&waits[i]);
-        pseg_queue_submit_item(q, &a, pseg_queue_sync_done, &waits[i]);
-    }
-    for (int i = 0; i < n; i++) {
-        pseg_queue_reply *r = pseg_queue_sync_take(&waits[i]);
-        if (r->err.code != PSEG_OK)
-            fail_msg("%s", r->err.msg);
-        assert_int_equal(r->next_seq, from + i + 1);
-        pseg_queue_reply_free(r);
-    }
-}
-
-static void put(pseg_queue *q, int from, int n)
-{
-    put_with(q, from, n, 0, 0);
-}
-
-static const pseg_queue_reply *claim(pseg_queue *q, const char *worker, size_t most)
-{
-    pseg_queue_reply *r;
-
-    CALL(r, pseg_queue_claim_jobs, q, worker, "m", most, 0, 0);
-    case_keep(r);
-    assert_int_equal(r->err.code, PSEG_OK);
-    return r;
-}
-
 /* Its number. */
 static int number(const pseg_queue_claim *c)
 {
@@ -123,12 +73,13 @@ static void workers_share_what_was_sent_together(void **state)
     pseg_queue *q = case_open(NULL);
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "v");
     case_register(q, "w");
-    put(q, 1, N);
+    case_put_items(q, 1, N, NULL);
     assert_int_equal(case_stats(q).live, N);
-    const pseg_queue_reply *a = claim(q, "v", 3), *b = claim(q, "w", 5), *c = claim(q, "v", N);
+    const pseg_queue_reply *a = case_claim_many(q, "v", 3), *b = case_claim_many(q, "w", 5),
+                           *c = case_claim_many(q, "v", N);
     assert_int_equal(a->n_claims, 3);
     assert_int_equal(b->n_claims, 5);
     assert_int_equal(c->n_claims, N - 8);
@@ -176,10 +127,10 @@ static void what_is_kept_of_them_can_be_read(void **state)
     int n = 0;
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put(q, 1, N);
-    const pseg_queue_reply *a = claim(q, "w", N / 2), *b = claim(q, "w", N);
+    case_put_items(q, 1, N, NULL);
+    const pseg_queue_reply *a = case_claim_many(q, "w", N / 2), *b = case_claim_many(q, "w", N);
     for (int i = 0; i < N; i++)
         ids[i] = i < N / 2 ? a->claims[i].id : b->claims[i - N / 2].id;
     const pseg_bytes masks[2] = {case_bytes("one"), case_bytes("two")};
@@ -228,10 +179,10 @@ static void their_events_are_told_one_by_one(void **state)
     int n = 0;
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put(q, 1, N);
-    const pseg_queue_reply *a = claim(q, "w", N);
+    case_put_items(q, 1, N, NULL);
+    const pseg_queue_reply *a = case_claim_many(q, "w", N);
     assert_int_equal(a->n_claims, N);
     for (int i = 0; i < N; i++)
         ids[i] = a->claims[i].id;
@@ -267,18 +218,19 @@ static void a_dead_worker_leaves_the_others_alone(void **state)
     int n = 0;
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "dead");
     case_register(q, "w");
-    put(q, 1, N);
-    const pseg_queue_reply *a = claim(q, "dead", 6);
+    case_put_items(q, 1, N, NULL);
+    const pseg_queue_reply *a = case_claim_many(q, "dead", 6);
     publish_all(q, "dead", &(pseg_queue_reply){.claims = a->claims, .n_claims = 2});
     SWEEP_UNTIL(q, case_stats(q).leased == 0);
     assert_int_equal(case_publish(q, "dead", &a->claims[3], &why), PSEG_JOB_UNKNOWN);
     assert_int_equal(why, PSEG_R_LEASE_LOST);
     assert_int_equal(case_renew(q, "dead", &a->claims[3]), PSEG_LEASE_LOST);
     /* The four come first, among ever fewer and with no attempt burnt. */
-    for (const pseg_queue_reply *r; (r = claim(q, "w", N))->n_claims; n += (int)r->n_claims)
+    for (const pseg_queue_reply *r; (r = case_claim_many(q, "w", N))->n_claims;
+         n += (int)r->n_claims)
         for (size_t i = 0; i < r->n_claims; i++) {
             int k = number(&r->claims[i]);
             assert_false(seen[k]);
@@ -300,10 +252,10 @@ static void a_living_worker_keeps_them(void **state)
     pseg_queue *q = case_open(&o);
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put(q, 1, N);
-    const pseg_queue_reply *a = claim(q, "w", N);
+    case_put_items(q, 1, N, NULL);
+    const pseg_queue_reply *a = case_claim_many(q, "w", N);
     pseg_queue_lease l[N];
     for (int i = 0; i < N; i++)
         l[i] = case_lease(&a->claims[i]);
@@ -329,14 +281,14 @@ static void one_of_them_can_be_cancelled(void **state)
     pseg_queue_reply *r;
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put(q, 1, N);
+    case_put_items(q, 1, N, NULL);
     CALL(r, pseg_queue_list, q, T, "", N);
     case_keep(r);
     const pseg_job *third = &r->jobs[N - 3];
     assert_bytes(third->spec, "3");
-    const pseg_queue_reply *a = claim(q, "w", 1);
+    const pseg_queue_reply *a = case_claim_many(q, "w", 1);
     CALL(r, pseg_queue_cancel, q, "other", third->id);
     case_keep(r);
     assert_int_equal(r->n_jobs, 0);
@@ -348,7 +300,7 @@ static void one_of_them_can_be_cancelled(void **state)
     assert_true(r->jobs[0].cancel_requested);
     assert_int_equal(case_renew(q, "w", &a->claims[0]), PSEG_LEASE_CANCEL);
     assert_int_equal(case_publish(q, "w", &a->claims[0], NULL), PSEG_JOB_CANCELLED);
-    const pseg_queue_reply *rest = claim(q, "w", N);
+    const pseg_queue_reply *rest = case_claim_many(q, "w", N);
     assert_int_equal(rest->n_claims, N - 2);
     for (size_t i = 0; i < rest->n_claims; i++)
         assert_int_equal(number(&rest->claims[i]), i ? i + 3 : 2);
@@ -364,10 +316,10 @@ static void the_batch_can_be_cancelled(void **state)
     pseg_queue_reply *r;
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put(q, 1, N);
-    const pseg_queue_reply *a = claim(q, "w", 20);
+    case_put_items(q, 1, N, NULL);
+    const pseg_queue_reply *a = case_claim_many(q, "w", 20);
     publish_all(q, "w", &(pseg_queue_reply){.claims = a->claims, .n_claims = 5});
     CALL(r, pseg_queue_cancel_batch, q, T, "b");
     case_keep(r);
@@ -389,10 +341,10 @@ static void one_that_fails_is_tried_again_at_its_place(void **state)
     pseg_queue *q = case_open(&o);
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put(q, 1, N);
-    const pseg_queue_reply *a = claim(q, "w", 4);
+    case_put_items(q, 1, N, NULL);
+    const pseg_queue_reply *a = case_claim_many(q, "w", 4);
     assert_int_equal(case_fail(q, "w", &a->claims[1], PSEG_R_DEVICE_FAILED, 0, NULL),
                      PSEG_JOB_QUEUED);
     assert_int_equal(case_release(q, "w", &a->claims[3], NULL), PSEG_JOB_QUEUED);
@@ -400,7 +352,7 @@ static void one_that_fails_is_tried_again_at_its_place(void **state)
                      PSEG_JOB_FAILED);
     assert_int_equal(case_stats(q).leased, 1);
     const int order[] = {2, 4, 5, 6, 7, 8};
-    const pseg_queue_reply *b = claim(q, "w", N);
+    const pseg_queue_reply *b = case_claim_many(q, "w", N);
     assert_int_equal(b->n_claims, 6);
     for (int i = 0; i < 6; i++) {
         assert_int_equal(number(&b->claims[i]), order[i]);
@@ -421,12 +373,13 @@ static void their_deadline_bites(void **state)
     pseg_queue_reply *r;
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
     CALL(r, pseg_queue_get_estimate, q, &one_more);
     case_keep(r);
-    put_with(q, 1, N, r->estimate.now_unix_us + 300000, 0);
-    const pseg_queue_reply *a = claim(q, "w", 6);
+    case_put_items(q, 1, N,
+                   &(pseg_queue_submit_args){.deadline_unix_us = r->estimate.now_unix_us + 300000});
+    const pseg_queue_reply *a = case_claim_many(q, "w", 6);
     publish_all(q, "w", &(pseg_queue_reply){.claims = a->claims, .n_claims = 2});
     queue_pause_ms(310);
     assert_int_equal(case_publish(q, "w", &a->claims[2], NULL), PSEG_JOB_EXPIRED);
@@ -443,10 +396,10 @@ static void a_deadline_below_zero_is_none(void **state)
     pseg_queue *q = case_open(NULL);
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put_with(q, 1, 10, -5, 0);
-    publish_all(q, "w", claim(q, "w", 10));
+    case_put_items(q, 1, 10, &(pseg_queue_submit_args){.deadline_unix_us = -5});
+    publish_all(q, "w", case_claim_many(q, "w", 10));
     assert_int_equal(check_ends(q, 10), 10);
     assert_int_equal(look(q).ended[PSEG_JOB_SUCCEEDED], 10);
 }
@@ -460,16 +413,16 @@ static void they_count_one_by_one(void **state)
     pseg_queue_reply *r;
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put(q, 1, N);
+    case_put_items(q, 1, N, NULL);
     for (int claimed = 0; claimed < 20; claimed += 10) {
         CALL(r, pseg_queue_get_estimate, q, &one_more);
         case_keep(r);
         assert_int_equal(r->estimate.ahead, N - claimed);
         assert_int_equal(r->estimate.waiting, N - claimed);
         assert_int_equal(r->estimate.busy, claimed);
-        claim(q, "w", 10);
+        case_claim_many(q, "w", 10);
     }
     CALL(r, pseg_queue_get_backlog, q, "m", 100);
     case_keep(r);
@@ -493,7 +446,7 @@ static void the_queue_has_room_for_so_many(void **state)
     o.max_jobs = MOST;
     o.lease_ms = 60000;
     pseg_queue *q = case_open(&o);
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
     for (int i = 0; i < N; i++) {
         pseg_queue_item_args a = {
@@ -511,9 +464,9 @@ static void the_queue_has_room_for_so_many(void **state)
     }
     assert_int_equal(n_taken, MOST);
     assert_int_equal(case_stats(q).live, MOST);
-    publish_all(q, "w", claim(q, "w", 10));
+    publish_all(q, "w", case_claim_many(q, "w", 10));
     assert_int_equal(case_stats(q).live, MOST - 10);
-    put(q, MOST + 1, 10);
+    case_put_items(q, MOST + 1, 10, NULL);
     assert_int_equal(case_stats(q).live, MOST);
 }
 
@@ -527,9 +480,9 @@ static void tenants_take_turns(void **state)
     id_text id;
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put(q, 1, N);
+    case_put_items(q, 1, N, NULL);
     for (int i = 0; i < N; i++) {
         pseg_queue_reply *r;
         pseg_queue_submit_args a = case_args(&id);
@@ -537,7 +490,7 @@ static void tenants_take_turns(void **state)
         CALL(r, pseg_queue_submit, q, &a);
         case_keep(r);
     }
-    const pseg_queue_reply *a = claim(q, "w", 10);
+    const pseg_queue_reply *a = case_claim_many(q, "w", 10);
     assert_int_equal(a->n_claims, 10);
     for (int i = 0; i < 10; i++)
         n_other += strcmp(a->claims[i].tenant, "other") == 0;
@@ -549,11 +502,11 @@ static void those_of_higher_priority_come_first(void **state)
     pseg_queue *q = case_open(NULL);
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put(q, 1, 10);
-    put_with(q, 11, 10, 0, 5);
-    const pseg_queue_reply *a = claim(q, "w", 15);
+    case_put_items(q, 1, 10, NULL);
+    case_put_items(q, 11, 10, &(pseg_queue_submit_args){.priority = 5});
+    const pseg_queue_reply *a = case_claim_many(q, "w", 15);
     for (int i = 0; i < 15; i++)
         assert_int_equal(number(&a->claims[i]), i < 10 ? 11 + i : i - 9);
 }
@@ -565,9 +518,9 @@ static void a_worker_that_keeps_images_gets_them(void **state)
     pseg_queue_reply *r;
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put(q, 1, N);
+    case_put_items(q, 1, N, NULL);
     for (int n = 0; n < N; n += 5) {
         CALL(r, pseg_queue_claim_jobs, q, "w", "m", 5, 0, 1000000000);
         case_keep(r);
@@ -590,7 +543,7 @@ static void an_image_of_another_tenant_is_not_held(void **state)
     id_text id;
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     CALL(r, pseg_queue_create_batch, q, "other", "b", 60000, case_bytes(""));
     case_keep(r);
     CALL(r, pseg_queue_put_image, q, T, SHA, case_bytes("image"), 0);
@@ -659,15 +612,15 @@ static void masks_come_with_the_ends(void **state)
     pseg_queue_reply *r;
 
     (void)state;
-    create(q);
+    case_create_batch(q, 60000);
     case_register(q, "w");
-    put(q, 1, N);
-    const pseg_queue_reply *a = claim(q, "w", 4);
+    case_put_items(q, 1, N, NULL);
+    const pseg_queue_reply *a = case_claim_many(q, "w", 4);
     assert_int_equal(case_release(q, "w", &a->claims[1], NULL),
                      PSEG_JOB_QUEUED); /* now by itself */
     publish_masks(q, &(pseg_queue_reply){.claims = a->claims, .n_claims = 1}, BIG);
     publish_masks(q, &(pseg_queue_reply){.claims = a->claims + 2, .n_claims = 2}, BIG);
-    publish_masks(q, claim(q, "w", N), BIG);
+    publish_masks(q, case_claim_many(q, "w", N), BIG);
     CALL(r, pseg_queue_batch_ends, q, T, "b", 0, 1000, true, 2);
     case_keep(r);
     assert_int_equal(r->n_items, N);

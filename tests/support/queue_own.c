@@ -81,3 +81,41 @@ void count_event(void *ud, const pseg_queue_event *e)
     else if (pseg_job_state_is_terminal(e->state))
         atomic_fetch_add(&n_ended, 1);
 }
+
+long long count(const char *command, const char *key)
+{
+    return test_redis_number(&server, "%s pseg:{%s}:%s", command, queue_name, key);
+}
+
+void lose(const char *key)
+{
+    assert_int_equal(count("DEL", key), 1);
+}
+
+void only_what_stays(pseg_queue *q)
+{
+    static const char *const stay[] = {"bytes", "count", "events", "layout", "models", "wake:m"};
+    enum { N_STAY = sizeof stay / sizeof *stay };
+    pseg_queue_reply *r;
+
+    CALL(r, pseg_queue_unregister, q, "w");
+    case_keep(r);
+    SWEEP_UNTIL(q, test_redis_number(&server, "DBSIZE") <= N_STAY);
+    for (int i = 0; i < N_STAY; i++)
+        assert_int_equal(test_redis_number(&server, "EXISTS pseg:{%s}:%s", queue_name, stay[i]), 1);
+    assert_int_equal(test_redis_number(&server, "GET pseg:{%s}:bytes", queue_name), 0);
+    assert_int_equal(test_redis_number(&server, "LLEN pseg:{%s}:ready:m", queue_name), 0);
+    assert_int_equal(test_redis_number(&server, "HGET pseg:{%s}:count more", queue_name), 0);
+}
+
+int own_run(const char *name, const struct CMUnitTest *tests, size_t n, int argc, char **argv)
+{
+    test_redis r = {0};
+
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    if (!test_redis_start(&r))
+        return TEST_SKIPPED;
+    test_redis_stop(&r);
+    return _cmocka_run_group_tests(name, tests, n, NULL, NULL) ? 1 : 0;
+}

@@ -21,12 +21,21 @@ void await_answer(pseg_queue *q);
 /* A command to the server; false: it was refused. */
 bool ask(const char *text);
 
+/* What a command says of a key of the queue, as a number. */
+long long count(const char *command, const char *key);
+/* Deletes one, as a torn log may. */
+void lose(const char *key);
+/* Waits until all has gone that has an end, once all has ended and its time has passed. */
+void only_what_stays(pseg_queue *q);
+
 /* How often a watcher was told of an end, and that it may have missed something. */
 extern _Atomic int n_ended, n_missed;
 void count_event(void *ud, const pseg_queue_event *e);
 
 int own_setup(void **state);
 int own_stop(void **state);
+/* The whole of a test program; argv[1]: a filter. Skipped where there is no redis-server. */
+int own_run(const char *name, const struct CMUnitTest *tests, size_t n, int argc, char **argv);
 #define OWN(fn) cmocka_unit_test_setup_teardown(fn, own_setup, own_stop)
 
 #endif

@@ -87,7 +87,7 @@ class Cluster(lib.Cluster):
     def __init__(self, history, lease_ms, fsync="always"):
         super().__init__()
         self.history, self.lease_ms, self.fsync = history, lease_ms, fsync
-        self.redis_env, self.clock, self.ahead_s = None, None, 0.0
+        self.redis_env, self.clock, self.ahead_s, self.most_ahead_s = None, None, 0.0, 0.0
         self.line = None
         self.schedulers, self.workers = [], []
 
@@ -103,8 +103,9 @@ class Cluster(lib.Cluster):
         self.redis_env = {"LD_PRELOAD": str(pathlib.Path(library).resolve()), "PSEG_TEST_CLOCK": str(file)}
 
     def jump(self, seconds):
-        """Redis' clock, from now on; ahead_s is how far it is from ours."""
+        """Redis' clock, from now on; ahead_s is how far it is from ours, most_ahead_s how far it has been."""
         self.ahead_s += seconds
+        self.most_ahead_s = max(self.most_ahead_s, self.ahead_s)
         self.clock[:] = struct.pack("=q", int(self.ahead_s * 1e6))
 
     def start_redis(self):

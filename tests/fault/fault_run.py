@@ -166,6 +166,8 @@ def left_keys(cluster):
     no end written down anywhere is found by this and by nothing else."""
     r = cluster.connect(timeout_s=60)
     r("CONFIG", "SET", "appendfsync", "no")
+    if cluster.clock:  # a batch that ended before its clock was set back goes when that time has come again
+        cluster.jump(cluster.most_ahead_s - cluster.ahead_s + 1)
     timed = ("ended", "images", "workers", "models", "quarantine", "tenant_rate", "batch_ends")
     for key in r("KEYS", c.PREFIX + "batch:*"):
         r("HSET", key, "ttl", 1)

@@ -317,7 +317,7 @@ class Stalls(Images):
 
 
 class Store(Images):
-    options = ("--max-bytes", "30M")
+    options = ("--max-bytes", "30M", "--redis-timeout-ms", 2000 * min(lib.SLOWER, 30))
 
     def test_the_store_is_bounded(self):
         """--max-bytes 30M: the upload that does not fit is told to come again later."""

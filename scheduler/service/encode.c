@@ -236,7 +236,7 @@ static pseg_status enqueue(pseg_service *s, encode_task *t, pseg_err *err)
                         (long long)s->opt.max_encode_queue);
 }
 
-/* What a mask of so few pixels takes is less than two changes of thread do. */
+/* A mask of so few pixels takes about as long as two changes of thread. */
 #define PIXELS_HERE ((size_t)1 << 17)
 /* But of the loop's time it takes one part in so many. */
 #define SHARE_HERE 5

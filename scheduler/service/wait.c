@@ -56,7 +56,8 @@ static bool wake(waiter_table *t, waiter *w)
 
 static void settle(pseg_rpc_call *c, waiter *w, pseg_queue_reply *r);
 
-/* The answer to ask_for. What is no end, or says that Redis is away, is looked at again. */
+/* The answer to what an event made ask. What is no end, or says that Redis is away, is looked at
+ * again. */
 static void have_end(pseg_rpc_call *c, void *arg)
 {
     waiter *w = arg;
@@ -127,9 +128,8 @@ void wait_on_event(pseg_service *s, const pseg_queue_event *e)
     pthread_mutex_unlock(&t->mu);
     for (waiter *next; due; due = next) {
         next = due->next;
-        if (e)
-            ask(s, due, true, answered,
-                due); /* at once: the loop need not know before the answer */
+        if (e) /* at once: the loop need not know before the answer */
+            ask(s, due, true, answered, due);
         else
             pseg_rpc_post(due->ticket, woken, due);
     }

@@ -72,7 +72,8 @@ static bool has_f16c(void)
     if (has == 0) {
         bool is_there =
             __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
-        has = known = is_there ? 1 : -1;
+        has = is_there ? 1 : -1;
+        known = has;
     }
     return has > 0;
 }

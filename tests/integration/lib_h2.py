@@ -43,6 +43,50 @@ def grpc_message(data, compressed=False, claimed=None):
     return bytes([compressed]) + struct.pack(">I", len(data) if claimed is None else claimed) + data
 
 
+class Tls:
+    """A socket with TLS on it that one thread reads and others write to, which ssl.SSLSocket does not bear: the
+    library's object is used by one at a time, and never while the socket is waited for."""
+
+    def __init__(self, sock, context, name):
+        self.sock, self.incoming, self.outgoing = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
+        self.mu, self.sending = threading.Lock(), threading.Lock()
+        self.settimeout, self.shutdown, self.close = sock.settimeout, sock.shutdown, sock.close
+        while True:
+            try:
+                self.tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                sock.sendall(self.outgoing.read())
+                self._receive()
+        sock.sendall(self.outgoing.read())
+
+    def _receive(self):
+        data = self.sock.recv(65536)
+        with self.mu:
+            self.incoming.write(data)
+            if not data:
+                self.incoming.write_eof()
+
+    def sendall(self, data):
+        with self.sending:
+            with self.mu:
+                self.tls.write(data)
+                data = self.outgoing.read()
+            self.sock.sendall(data)
+
+    def recv(self, n):
+        while True:
+            with self.mu:
+                try:
+                    return self.tls.read(n)
+                except ssl.SSLWantReadError:
+                    pass
+                except ssl.SSLZeroReturnError:
+                    return b""
+            self._receive()
+
+
 class Connection:
     """target: "host:port". With ca, TLS by that authority's certificate."""
 
@@ -53,7 +97,7 @@ class Connection:
         if ca:
             context = ssl.create_default_context(cafile=str(ca))
             context.set_alpn_protocols(["h2"])
-            self.sock = context.wrap_socket(self.sock, server_hostname="localhost")
+            self.sock = Tls(self.sock, context, "localhost")
         self.frames, self.resets, self.goaway, self.closed = 0, {}, False, threading.Event()
         self.ended, self.change = set(), threading.Condition()
         self.initial, self.sent, self.allowed = 65535, {}, {0: 65535}  # flow control

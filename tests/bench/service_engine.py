@@ -42,7 +42,10 @@ def cpu_ms(pid):
     """Of a process and what it has started."""
     total = 0
     for p in children(pid):
-        fields = pathlib.Path(f"/proc/{p}/stat").read_text().rpartition(")")[2].split()
+        try:
+            fields = pathlib.Path(f"/proc/{p}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:  # it has just ended, and counts as its parent's
+            continue
         total += int(fields[11]) + int(fields[12])
     return total * TICK_MS
 

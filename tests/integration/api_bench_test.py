@@ -49,6 +49,16 @@ class Bench(lib.Test):
         self.bench("--jobs", 20, "--clients", 2, "--distinct")
         self.assertEqual(int(self.cluster.redis_cli("zcard", "pseg:{default}:images")) - images, 21)
 
+    def test_an_image_by_its_digest(self):
+        images = int(self.cluster.redis_cli("zcard", "pseg:{default}:images"))
+        d, _ = self.bench("--jobs", 20, "--clients", 2, "--by-digest")
+        self.assertEqual((d["jobs"], d["failed"]), (20, 0))
+        self.assertLessEqual(int(self.cluster.redis_cli("zcard", "pseg:{default}:images")) - images, 1)
+        refused = self.begin("--by-digest", "--distinct")
+        out, err = refused.communicate(timeout=60)
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn("--distinct sends an image with each job, --by-digest with none; give one", out + err)
+
     def test_an_open_loop_sends_at_its_rate(self):
         for arrivals, least in (("poisson", 1.8), ("even", 2.9)):  # 3 s; Poisson: less than 5 standard deviations fewer
             d, _ = self.bench("--rate", 50, "--jobs", 150, "--clients", 64, "--arrivals", arrivals)
